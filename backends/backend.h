@@ -1,0 +1,87 @@
+/* backend.h: what a backend is: it compiles a planned graph to something that runs, or to files. */
+#ifndef RAFTC_BACKEND_H
+#define RAFTC_BACKEND_H
+
+#include "ir/ir.h"
+#include "ir/target.h"
+#include "passes/pass.h"
+#include "runtime/program.h"
+
+/* ---- reference/: plain loops, any graph at any stage ----------------------------------------- */
+
+/* Tensors named like the graph's inputs and parameters, row-major, each as the type says (for a
+ * parameter: the elements of its stored shape). Results: one array for each output, malloced by the
+ * caller. `f64` computes everything in double from the same f32 inputs, and gives doubles. */
+typedef struct ReferenceTensor {
+    const char *name;
+    const float *data;
+} ReferenceTensor;
+
+/* Runs the whole graph for `batch` images. outputs[i]: room for output i, float or (f64) double
+ * elements. `entry` NULL: every output; else those of that entry, the others are not touched.
+ * False with a message where memory runs out or a tensor is missing. */
+bool reference_run(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
+                   int tensor_count, const char *entry, bool f64, void *const *outputs, Diag *diag);
+
+/* ---- llvm/: machine code for CPUs -------------------------------------------------------------- */
+
+typedef struct CpuOptions {
+    const char *triple;   /* NULL: this machine's */
+    const char *cpu;      /* NULL or "host": this machine's */
+    const char *features; /* like "+avx2,-avx512f"; NULL: the CPU's own */
+    bool sanitize_address;
+} CpuOptions;
+
+typedef struct CpuCode CpuCode; /* a module of kernels for one plan, optimised */
+
+/* True if raftc was built with LLVM. */
+bool llvm_available(void);
+/* Describes the machine of `options`. False with a message: unknown triple or CPU. */
+bool llvm_target(const CpuOptions *options, Target *target, Diag *diag);
+/* Emits and optimises the kernels of a plan. NULL with messages. */
+CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag);
+void llvm_free(CpuCode *code);
+typedef enum { CODE_IR, CODE_ASSEMBLY, CODE_OBJECT } CodeKind;
+/* The module as text or object bytes, in `arena`. */
+bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, size_t *size,
+                Diag *diag);
+/* Loads the code into this process; the program's kernels stay valid until llvm_free. */
+const RaftProgram *llvm_load(CpuCode *code, Diag *diag);
+
+/* ---- library.c: from a plan and an object to files that people link ------------------------------ */
+
+/* How the steps of a plan are cut: what a program table needs to know beside the plan. One entry a step
+ * of the plan. */
+typedef struct StepCode {
+    const char *symbol; /* of the kernel function in the object */
+    int64_t units;      /* for one image, or in all where not batched */
+    bool batched;
+} StepCode;
+
+const StepCode *llvm_steps(const CpuCode *code); /* plan->step_count of them */
+int64_t llvm_scratch_bytes(const CpuCode *code);
+
+/* The program table in memory; kernels[i] is the code of step i. In `arena`. */
+RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps,
+                           RaftKernel *const *kernels, int64_t scratch_bytes);
+
+typedef struct LibraryOptions {
+    const char *base;        /* path without extension: base.so, base.a, base.h */
+    const char *prefix;      /* of every symbol */
+    const char *made_by;     /* for the header's comment: command line, versions, hash of the model */
+    const char *triple;      /* NULL: this machine's */
+    bool shared, archive, header;
+} LibraryOptions;
+
+/* The header of a library as text. */
+const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions *options);
+/* The C text of a library's shell: program table, shell.c and the exported functions. */
+const char *library_source(Arena *arena, const Plan *plan, const StepCode *steps,
+                           int64_t scratch_bytes, const LibraryOptions *options);
+/* Writes the files that the options ask for, each whole or not at all. The compiler is $CC, the archiver
+ * $AR (or the cross tools of the triple); where one is missing, an error says what to install. */
+bool library_write(Arena *arena, const Plan *plan, const StepCode *steps, int64_t scratch_bytes,
+                   const char *object, size_t object_size, const LibraryOptions *options,
+                   Diag *diag);
+
+#endif

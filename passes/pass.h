@@ -1,0 +1,97 @@
+/* pass.h: passes and the pipeline that runs them.
+ *
+ * A pass is one file, one function, one row of pass.def, one test folder, one flag name. It reads a
+ * graph and returns another in the arena it is given (or the same one, if it changed nothing). It does
+ * no dumping, timing or verifying: pipeline.c does that for all of them.
+ */
+#ifndef RAFTC_PASS_H
+#define RAFTC_PASS_H
+
+#include "ir/ir.h"
+#include "ir/target.h"
+
+typedef struct PassContext {
+    Arena *arena;
+    const Target *target;
+    Diag *diag;        /* remarks: `missed: ...` where a rewrite was near and did not happen */
+    int64_t rewrites;  /* rewrites made so far in the compilation */
+    int64_t rewrite_limit; /* no rewrite past this many; INT64_MAX: no limit */
+} PassContext;
+
+/* Asks leave for one rewrite: false once the limit is reached. Every rewrite asks exactly once. */
+bool pass_may_rewrite(PassContext *context);
+
+typedef Graph *PassFunction(PassContext *context, const Graph *graph);
+
+typedef struct PassInfo {
+    const char *name;
+    const char *summary; /* one line, for --help and the README */
+    PassFunction *run;
+    bool required; /* cannot be disabled: a backend could not run what comes out without it */
+} PassInfo;
+
+/* In the order in which they run. */
+extern const PassInfo pass_table[];
+extern const int pass_count;
+
+typedef struct PipelineOptions {
+    const char *only;          /* comma-separated pass names to run, in table order; NULL: all */
+    const char *const *disabled; /* pass names */
+    int disabled_count;
+    int64_t rewrite_limit;     /* INT64_MAX: none */
+    const char *dump;          /* pass name, "all", or NULL */
+    const char *dump_dir;      /* NULL: dumps go to `dump_file` */
+    FILE *dump_file;
+} PipelineOptions;
+
+typedef struct PassStatistics {
+    int64_t rewrites;
+    double seconds;
+    uint32_t nodes_after;
+} PassStatistics;
+
+/* Runs the passes over `graph`, verifying after each. Returns the last graph, or NULL with messages
+ * in `diag` (unknown pass names: the nearest is named). statistics: pass_count rows, or NULL. */
+Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
+                    const PipelineOptions *options, Diag *diag, PassStatistics *statistics);
+
+/* ---- plan.c: from a graph in which every node is in a kernel to steps and buffers ---------- */
+
+typedef enum { BUFFER_INPUT, BUFFER_OUTPUT, BUFFER_PARAM, BUFFER_PREPARED, BUFFER_ARENA } BufferKind;
+
+typedef struct Buffer {
+    NodeId value;
+    BufferKind kind;
+    int index;           /* among the inputs, outputs or parameters of the graph, in its order */
+    int64_t elements;    /* of one image where batched, of the whole tensor else */
+    bool batched;        /* has the symbol b: its size and offset are multiplied by the batch */
+    int64_t offset;      /* in floats, in the arena or the prepared block; 64-byte aligned */
+    int first_step, last_step; /* live range, in forward steps */
+} Buffer;
+
+typedef struct Step {
+    int kernel;
+    bool prepare;      /* runs when parameters are set */
+    unsigned entries;  /* bit i: needed by entry i (Plan.entry) */
+    int argument_count;
+    int *arguments;    /* buffer of each: what it reads in order of first use, then what it writes */
+} Step;
+
+typedef struct Plan {
+    const Graph *graph;
+    int buffer_count;
+    Buffer *buffers;
+    int step_count;
+    Step *steps;
+    int entry_count;
+    const char *entry[8];    /* "forward", "features" */
+    int64_t arena_floats;    /* per image */
+    int64_t prepared_floats;
+    int64_t peak_floats;     /* most that is live at once per image: the lower bound of arena_floats */
+} Plan;
+
+/* Every node but inputs and parameters must be in a kernel. */
+Plan *plan_memory(Arena *arena, const Graph *graph);
+void plan_print(const Plan *plan, Text *out);
+
+#endif
