@@ -21,7 +21,7 @@
 
 #include "ir/base.h"
 
-enum { MAX_AXES = 8, NAME_SIZE = 16, MAX_NODES = 1 << 20 };
+enum { MAX_AXES = 8, NAME_SIZE = 16, MAX_NODES = 1 << 16 };
 
 typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_I32 } DType;
 

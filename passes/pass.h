@@ -13,8 +13,8 @@
 typedef struct PassContext {
     Arena *arena;
     const Target *target;
-    Diag *diag;        /* remarks: `missed: ...` where a rewrite was near and did not happen */
-    int64_t rewrites;  /* rewrites made so far in the compilation */
+    Diag *diag;            /* remarks: `missed: ...` where a rewrite was near and did not happen */
+    int64_t rewrites;      /* rewrites made so far in the compilation */
     int64_t rewrite_limit; /* no rewrite past this many; INT64_MAX: no limit */
 } PassContext;
 
@@ -35,12 +35,12 @@ extern const PassInfo pass_table[];
 extern const int pass_count;
 
 typedef struct PipelineOptions {
-    const char *only;          /* comma-separated pass names to run, in table order; NULL: all */
+    const char *only;            /* comma-separated pass names to run, in table order; NULL: all */
     const char *const *disabled; /* pass names */
     int disabled_count;
-    int64_t rewrite_limit;     /* INT64_MAX: none */
-    const char *dump;          /* pass name, "all", or NULL */
-    const char *dump_dir;      /* NULL: dumps go to `dump_file` */
+    int64_t rewrite_limit; /* INT64_MAX: none */
+    const char *dump;      /* pass name, "all", or NULL */
+    const char *dump_dir;  /* NULL: dumps go to `dump_file` */
     FILE *dump_file;
 } PipelineOptions;
 
@@ -57,24 +57,30 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
 
 /* ---- plan.c: from a graph in which every node is in a kernel to steps and buffers ---------- */
 
-typedef enum { BUFFER_INPUT, BUFFER_OUTPUT, BUFFER_PARAM, BUFFER_PREPARED, BUFFER_ARENA } BufferKind;
+typedef enum {
+    BUFFER_INPUT,
+    BUFFER_OUTPUT,
+    BUFFER_PARAM,
+    BUFFER_PREPARED,
+    BUFFER_ARENA
+} BufferKind;
 
 typedef struct Buffer {
     NodeId value;
     BufferKind kind;
-    int index;           /* among the inputs, outputs or parameters of the graph, in its order */
-    int64_t elements;    /* of one image where batched, of the whole tensor else */
-    bool batched;        /* has the symbol b: its size and offset are multiplied by the batch */
-    int64_t offset;      /* in floats, in the arena or the prepared block; 64-byte aligned */
+    int index;        /* among the inputs, outputs or parameters of the graph, in its order */
+    int64_t elements; /* of one image where batched, of the whole tensor else */
+    bool batched;     /* has the symbol b: its size and offset are multiplied by the batch */
+    int64_t offset;   /* in floats, in the arena or the prepared block; 64-byte aligned */
     int first_step, last_step; /* live range, in forward steps */
 } Buffer;
 
 typedef struct Step {
     int kernel;
-    bool prepare;      /* runs when parameters are set */
-    unsigned entries;  /* bit i: needed by entry i (Plan.entry) */
+    bool prepare;     /* runs when parameters are set */
+    unsigned entries; /* bit i: needed by entry i (Plan.entry) */
     int argument_count;
-    int *arguments;    /* buffer of each: what it reads in order of first use, then what it writes */
+    int *arguments; /* buffer of each: what it reads in order of first use, then what it writes */
 } Step;
 
 typedef struct Plan {
@@ -84,10 +90,10 @@ typedef struct Plan {
     int step_count;
     Step *steps;
     int entry_count;
-    const char *entry[8];    /* "forward", "features" */
-    int64_t arena_floats;    /* per image */
+    const char *entry[8]; /* "forward", "features" */
+    int64_t arena_floats; /* per image */
     int64_t prepared_floats;
-    int64_t peak_floats;     /* most that is live at once per image: the lower bound of arena_floats */
+    int64_t peak_floats; /* most that is live at once per image: the lower bound of arena_floats */
 } Plan;
 
 /* Every node but inputs and parameters must be in a kernel. */

@@ -1,0 +1,34 @@
+/* form_kernels.c
+ *
+ * Makes every op that is in no kernel yet a kernel of its own, with the reads before it and the write after it; the
+ * embedding, a product that reads windows of the image, thus becomes one kernel that stores no window. After it only
+ * inputs, parameters and kernels are left.
+ *
+ *   before  %1 = read @x [b, c, h*4 + ky, w*4 + kx]     after  kernel for (b, h 56, w 56, c 64) {
+ *           %2 = linear %1, @w, @b over (c, ky, kx)              %1 = read @x [..]; %2 = read @w [..]; ..
+ *                                                                %4 = linear %1, %2, %3 over (c, ky, kx)
+ *                                                                %5 = write %4 [b, h, w, c]
+ *                                                              }
+ *
+ * needs: nothing.  keeps: kernels that are there.  breaks: nothing. Required: backends run kernels.
+ */
+#include "passes/kernels.h"
+
+/* Must a read be stored, because the caller wants it or a write outside kernels takes it? */
+static bool is_output(const Graph *graph, NodeId id)
+{
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        if (graph->outputs[i].value == id) return true;
+    return false;
+}
+
+Graph *pass_form_kernels(PassContext *context, const Graph *graph)
+{
+    Draft draft = draft_new(context->arena, graph);
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        bool stored_read = node->op == OP_READ && node->kernel == NO_KERNEL && is_output(graph, id);
+        if (draft_free(&draft, id) || stored_read) draft_add(&draft, &id, 1);
+    }
+    return draft_finish(context, &draft);
+}

@@ -1,0 +1,71 @@
+/* fuse_mlp.c
+ *
+ * Makes one kernel of a residual MLP: product, GELU, product, residual sum, and the LayerNorm before them if it feeds
+ * nothing else. The raft axis blocks, vertical and horizontal, the Mixer token block and the channel block all have
+ * this form; they differ in the axes contracted and in the access maps.
+ *
+ *   before  %2 = layernorm %1, ..                  after  kernel for (b, w 56) {
+ *           %3 = linear %2, .. over (raft, h)               %2 = read %0 [b, h, w, raft*32 + group]
+ *           %4 = gelu %3                                    %3 = layernorm %2, ..  (then the others)
+ *           %5 = linear %4, .. over (k)                     %9 = write %8 [b, h, w, raft, group]
+ *           %6 = add %1, %5                               }
+ *
+ * needs: nothing.  keeps: everything outside.  breaks: nothing. The values between the first and the last op
+ * are no longer stored.
+ */
+#include "passes/kernels.h"
+
+static bool missed(PassContext *context, const Node *node, const char *why)
+{
+    diag_remark(context->diag, node->loc, "missed: fuse_mlp: %s", why);
+    return false;
+}
+
+/* Is `id` a node of kind `op` that may join, used once? */
+static bool is_link(const Draft *draft, NodeId id, Op op)
+{
+    return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
+}
+
+/* Finds the chain that ends in the sum `add`; members in order. */
+static bool find_chain(PassContext *context, const Draft *draft, NodeId add, NodeId members[5],
+                       int *count)
+{
+    const Graph *g = draft->graph;
+    const Node *sum = graph_node(g, add);
+    if (sum->op != OP_ADD || !draft_free(draft, add)) return false;
+    NodeId second = sum->operands[1];
+    if (graph_node(g, second)->op != OP_LINEAR) second = sum->operands[0];
+    if (graph_node(g, second)->op != OP_LINEAR) return false;
+    NodeId gelu = graph_node(g, second)->operands[0];
+    if (graph_node(g, gelu)->op != OP_GELU) return false;
+    NodeId first = graph_node(g, gelu)->operands[0];
+    if (graph_node(g, first)->op != OP_LINEAR) return false;
+    if (!is_link(draft, second, OP_LINEAR))
+        return missed(context, sum, "the second product is used elsewhere too");
+    if (!is_link(draft, gelu, OP_GELU) || !is_link(draft, first, OP_LINEAR))
+        return missed(context, sum, "the hidden values are used elsewhere too");
+    NodeId norm = graph_node(g, first)->operands[0];
+    *count = 0;
+    if (is_link(draft, norm, OP_LAYERNORM))
+        members[(*count)++] = norm;
+    else if (graph_node(g, norm)->op == OP_LAYERNORM)
+        missed(context, graph_node(g, norm), "the normalised values are used elsewhere too");
+    members[(*count)++] = first;
+    members[(*count)++] = gelu;
+    members[(*count)++] = second;
+    members[(*count)++] = add;
+    return true;
+}
+
+Graph *pass_fuse_mlp(PassContext *context, const Graph *graph)
+{
+    Draft draft = draft_new(context->arena, graph);
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        NodeId members[5];
+        int count;
+        if (find_chain(context, &draft, id, members, &count) && pass_may_rewrite(context))
+            draft_add(&draft, members, count);
+    }
+    return draft_finish(context, &draft);
+}
