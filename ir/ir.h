@@ -111,7 +111,7 @@ typedef enum {
 } Op;
 
 enum { MANY = 255 };
-typedef enum { MIX_NONE, MIX_OVER, MIX_ALL } Mix;
+typedef enum { MIX_NONE, MIX_OVER, MIX_TAPS, MIX_ALL } Mix;
 typedef enum { COST_NONE, COST_OVER, COST_TAPS } CostKind;
 
 typedef struct OpInfo {

@@ -3,10 +3,12 @@
 
 #include <string.h>
 
-bool node_mixes(const Node *node, const char *axis)
+bool node_mixes(const Graph *graph, const Node *node, const char *axis)
 {
     const Attributes *a = &node->attributes;
-    if (op_info[node->op].mixes == MIX_NONE) return false;
+    Mix mixes = op_info[node->op].mixes;
+    if (mixes == MIX_NONE) return false;
+    if (mixes == MIX_TAPS && graph_node(graph, node->operands[0])->op == OP_READ) return false;
     if (names_contain(&a->over, axis)) return true;
     for (int i = 0; i < a->group_count; i++)
         if (names_contain(&a->groups[i].from, axis) || names_contain(&a->groups[i].to, axis))
@@ -37,7 +39,8 @@ void draft_add(Draft *draft, const NodeId *members, int count)
 {
     for (int i = 0; i < count; i++) draft->group[members[i]] = draft->count;
     NodeId last = members[count - 1];
-    for (NodeId id = last + 1; draft->uses[last] == 1 && id < draft->graph->node_count; id++) {
+    bool writes = draft->uses[last] == 1 && !is_movement(graph_node(draft->graph, last)->op);
+    for (NodeId id = last + 1; writes && id < draft->graph->node_count; id++) {
         const Node *node = graph_node(draft->graph, id);
         if (node->op == OP_WRITE && node->operands[0] == last && draft_free(draft, id))
             draft->group[id] = draft->count;
@@ -76,6 +79,15 @@ static NodeId add_to_kernel(Finish *f, int kernel, NodeId made)
     return made;
 }
 
+static NodeId bring_inside(Finish *f, int unit, int kernel, NodeId id);
+
+/* What a read inside the kernel reads: a stored value, or another read. */
+static NodeId bring_source(Finish *f, int unit, int kernel, NodeId id)
+{
+    return is_virtual(f, id) || f->inside_of[id] == unit ? bring_inside(f, unit, kernel, id)
+                                                         : rewriter_value(&f->rewriter, id);
+}
+
 /* The number, inside kernel `unit`, of an operand: a member, a copy of a read, or a new plain read. */
 static NodeId bring_inside(Finish *f, int unit, int kernel, NodeId id)
 {
@@ -84,9 +96,7 @@ static NodeId bring_inside(Finish *f, int unit, int kernel, NodeId id)
     const Node *node = graph_node(f->draft->graph, id);
     NodeId made;
     if (is_virtual(f, id)) {
-        NodeId source = node->operands[0];
-        source = is_virtual(f, source) ? bring_inside(f, unit, kernel, source)
-                                       : rewriter_value(&f->rewriter, source);
+        NodeId source = bring_source(f, unit, kernel, node->operands[0]);
         made = build_read(to, source, &node->attributes.map, &node->type, node->loc);
     } else {
         Map map = map_identity(&node->type, &node->type);
@@ -112,7 +122,7 @@ static void find_kernel_axes(Graph *to, int kernel)
         for (NodeId id = first; id < end; id++) {
             const Node *node = &to->nodes[id];
             bool boundary = node->op == OP_READ || node->op == OP_WRITE;
-            if (!boundary && node_mixes(node, name)) parallel = false;
+            if (!boundary && node_mixes(to, node, name)) parallel = false;
             if (node->op == OP_WRITE) {
                 const Type *written = graph_type(to, node->operands[0]);
                 int at = type_find(written, name);
@@ -139,7 +149,8 @@ static NodeId copy_member(Finish *f, int unit, int kernel, NodeId id)
     }
     NodeId *operands = arena_array(to->arena, node->operand_count, sizeof *operands);
     for (uint32_t i = 0; i < node->operand_count; i++)
-        operands[i] = bring_inside(f, unit, kernel, node->operands[i]);
+        operands[i] = node->op == OP_READ ? bring_source(f, unit, kernel, node->operands[i])
+                                          : bring_inside(f, unit, kernel, node->operands[i]);
     NodeId made = graph_add(to, node->op, operands, node->operand_count, &node->type,
                             &node->attributes, node->loc);
     graph_node(to, made)->layout = node->layout;

@@ -26,7 +26,7 @@ void draft_add(Draft *draft, const NodeId *members, int count);
 Graph *draft_finish(PassContext *context, const Draft *draft);
 
 /* Does the node treat the axis otherwise than point by point? */
-bool node_mixes(const Node *node, const char *axis);
+bool node_mixes(const Graph *graph, const Node *node, const char *axis);
 
 /* A rearrange, unfold or slice as reads (splits, renames, windows, ranges) and writes (merges) of its operand,
  * appended to `to`; `x` is the operand there. Returns the last value. */

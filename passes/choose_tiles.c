@@ -1,0 +1,105 @@
+/* choose_tiles.c
+ *
+ * Cuts each kernel into units of work: along the kernel's axes, one unit takes as many indices as the register tile of its
+ * costliest product has rows; a kernel without products takes some thousand elements.
+ *
+ *   before  kernel for (b, h 56, w 56) {          after  kernel for (b, h 56, w 56 by 14) {
+ *
+ * needs: every op in a kernel.  keeps: everything else.  breaks: nothing. Units never change how a sum is taken.
+ */
+#include "passes/kernels.h"
+#include "passes/products.h"
+
+#include <string.h>
+
+/* Elements of a unit of a kernel that only moves or maps, and units an image below which lanes are shared out too. */
+enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8 };
+
+/* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take whole rows. */
+static bool reads_windows(const Graph *graph, NodeId first, NodeId end)
+{
+    for (NodeId id = first; id < end; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op == OP_READ &&
+            map_may_leave(&node->attributes.map, &node->type, graph_type(graph, node->operands[0])))
+            return true;
+    }
+    return false;
+}
+
+static NodeId costliest_product(const Graph *graph, NodeId first, NodeId end)
+{
+    NodeId best = NO_NODE;
+    for (NodeId id = first; id < end; id++)
+        if (graph_node(graph, id)->op == OP_LINEAR &&
+            (best == NO_NODE || op_cost(graph, id) > op_cost(graph, best)))
+            best = id;
+    return best;
+}
+
+/* Units an image with the lane axis left whole. */
+static int64_t units_without(const Kernel *kernel, const char *lane)
+{
+    int64_t units = 1;
+    for (int i = 0; i < kernel->rank; i++) {
+        const Axis *axis = &kernel->axis[i];
+        if (!axis->symbol[0] && strcmp(axis->name, lane) != 0)
+            units *= (axis->extent + kernel->tile[i] - 1) / kernel->tile[i];
+    }
+    return units;
+}
+
+static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,
+                         NodeId linear, const char *lane, const Target *target)
+{
+    Product p = product_tile(graph, linear, lane, target);
+    bool whole_rows = reads_windows(graph, first, end);
+    for (int i = 0; i < kernel->rank; i++)
+        for (int k = 0; k < p.row_count; k++)
+            if (strcmp(kernel->axis[i].name, p.row[k]) == 0)
+                kernel->tile[i] =
+                    whole_rows && k == p.row_count - 1 ? kernel->axis[i].extent : p.row_tile[k];
+    for (int i = 0; i < kernel->rank; i++) {
+        Axis *axis = &kernel->axis[i];
+        if (!lane || axis->symbol[0] || strcmp(axis->name, lane) != 0) continue;
+        int64_t width = product_width(&p, target);
+        bool few = units_without(kernel, lane) < FEW_UNITS;
+        kernel->tile[i] = few && axis->extent > width ? width : axis->extent;
+    }
+}
+
+/* Whole inner axes, the lane axis first, up to UNIT_ELEMENTS. */
+static void tile_elements(Kernel *kernel, const char *lane)
+{
+    int64_t elements = 1;
+    for (int i = 0; i < kernel->rank; i++) {
+        if (kernel->axis[i].symbol[0] || !lane || strcmp(kernel->axis[i].name, lane) != 0) continue;
+        elements = kernel->tile[i] = kernel->axis[i].extent;
+    }
+    for (int i = kernel->rank; i-- > 0;) {
+        const Axis *axis = &kernel->axis[i];
+        if (axis->symbol[0] || kernel->tile[i] > 1) continue;
+        if (elements * axis->extent > UNIT_ELEMENTS) break;
+        kernel->tile[i] = axis->extent;
+        elements *= axis->extent;
+    }
+}
+
+Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
+{
+    Rewriter r = rewriter_new(graph, context->arena);
+    for (NodeId id = 0; id < graph->node_count; id++) rewriter_copy(&r, id);
+    for (uint32_t k = 0; k < graph->kernel_count; k++) {
+        NodeId first, end;
+        kernel_range(graph, (int)k, &first, &end);
+        if (first == end || !pass_may_rewrite(context)) continue;
+        const char **lane = kernel_lanes(graph, (int)k, context->arena);
+        NodeId linear = costliest_product(graph, first, end);
+        if (linear != NO_NODE)
+            tile_product(graph, &r.to->kernels[k], first, end, linear, lane[linear - first],
+                         context->target);
+        else
+            tile_elements(&r.to->kernels[k], lane[end - 1 - first]);
+    }
+    return rewriter_finish(&r);
+}

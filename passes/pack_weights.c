@@ -1,0 +1,132 @@
+/* pack_weights.c
+ *
+ * Lays each weight of a product out in the order in which the inner loop reads it: panels of lanes where the weight is the
+ * vector operand, rows of the register tile side by side where it is the other. A kernel in `prepare` makes the copy.
+ *
+ *   before  %2 = read @w [k, c] : f32[k 256, c 64]      after  kernel for (k 256, c 64) {
+ *           %3 = linear %1, %2 over (c)                          %0 = read @w [k, c]
+ *                                                                %1 = write %0 [k, c] : .. packed (k/32, c, k%32)
+ *                                                              }
+ *                                                              %2 = read %1 [k, c] : f32[k 256, c 64]
+ *
+ * needs: every op in a kernel.  keeps: kernels, order.  breaks: nothing.
+ */
+#include "passes/products.h"
+
+#include <string.h>
+
+static void add_dim(Layout *layout, int axis, int64_t divisor, int64_t extent)
+{
+    RAFTC_ASSERT(layout->rank < MAX_AXES);
+    layout->dim[layout->rank].axis = axis;
+    layout->dim[layout->rank].divisor = divisor;
+    layout->dim[layout->rank++].extent = extent;
+}
+
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Tiles outermost, then what is contracted, then the indices inside a tile. False: the row-major order is as good, or
+ * the layout would need too many dimensions. */
+static bool product_layout(const Type *w, const AxisNames *over, const Product *p, int64_t width,
+                           Layout *layout)
+{
+    int64_t tile[MAX_AXES];
+    int tiled = 0, free_axes = 0;
+    for (int i = 0; i < w->rank; i++) {
+        tile[i] = 0;
+        if (w->axis[i].symbol[0]) return false;
+        if (names_contain(over, w->axis[i].name)) continue;
+        free_axes++;
+        if (!p->rows_in_w && strcmp(w->axis[i].name, p->lane) == 0) tile[i] = width;
+        for (int k = 0; p->rows_in_w && k < p->row_count; k++)
+            if (strcmp(w->axis[i].name, p->row[k]) == 0) tile[i] = p->row_tile[k];
+        tiled += tile[i] > 0;
+    }
+    if (tiled == 0 || free_axes + tiled + over->count > MAX_AXES) return false;
+    for (int i = 0; i < w->rank; i++)
+        if (!names_contain(over, w->axis[i].name))
+            add_dim(layout, i, tile[i] ? tile[i] : 1,
+                    ceil_divide(w->axis[i].extent, tile[i] ? tile[i] : 1));
+    for (int i = 0; i < over->count; i++) {
+        int axis = type_find(w, over->name[i]);
+        add_dim(layout, axis, 1, w->axis[axis].extent);
+    }
+    for (int i = 0; i < w->rank; i++)
+        if (tile[i]) add_dim(layout, i, 1, tile[i]);
+    return true;
+}
+
+/* The weight of a product: a plain read of a stored value that depends on parameters alone. */
+static NodeId packable_weight(const Graph *graph, const bool *param_only, const Node *linear)
+{
+    const Node *read = graph_node(graph, linear->operands[1]);
+    if (read->op != OP_READ || !map_is_identity(&read->attributes.map, read->type.rank))
+        return NO_NODE;
+    NodeId weight = read->operands[0];
+    const Node *stored = graph_node(graph, weight);
+    bool fits = param_only[weight] && stored->layout.rank == 0 &&
+                stored->type.rank == read->type.rank &&
+                (stored->op == OP_PARAM || stored->op == OP_WRITE);
+    return fits ? weight : NO_NODE;
+}
+
+static NodeId add_pack_kernel(Graph *to, NodeId weight, const Layout *layout, Loc loc)
+{
+    Kernel kernel = {0};
+    Type type = *graph_type(to, weight);
+    for (int i = 0; i < type.rank; i++) {
+        kernel.axis[i] = type.axis[i];
+        kernel.tile[i] = i == 0 ? 1 : type.axis[i].extent;
+    }
+    kernel.rank = type.rank;
+    int index = (int)to->kernel_count;
+    *ARENA_PUSH(to->arena, to->kernels, to->kernel_count, to->kernel_capacity) = kernel;
+    Map map = map_identity(&type, &type);
+    NodeId read = build_read(to, weight, &map, &type, loc);
+    NodeId write = build_write(to, read, &map, &type, loc);
+    graph_node(to, read)->kernel = graph_node(to, write)->kernel = index;
+    graph_node(to, write)->layout = *layout;
+    return write;
+}
+
+Graph *pass_pack_weights(PassContext *context, const Graph *graph)
+{
+    Rewriter r = rewriter_new(graph, context->arena);
+    if (!context->target->packs_weights) return (Graph *)graph;
+    bool *param_only = graph_param_only(graph, context->arena);
+    for (NodeId id = 0; id < graph->node_count;) {
+        int k = graph->nodes[id].kernel;
+        if (k == NO_KERNEL) {
+            rewriter_copy(&r, id++);
+            continue;
+        }
+        NodeId first, end;
+        kernel_range(graph, k, &first, &end);
+        const char **lane = kernel_lanes(graph, k, context->arena);
+        NodeId *packed = arena_array(context->arena, end - first, sizeof *packed);
+        for (NodeId n = first; n < end; n++) packed[n - first] = NO_NODE;
+        for (NodeId n = first; n < end; n++) {
+            const Node *linear = graph_node(graph, n);
+            if (linear->op != OP_LINEAR || param_only[n]) continue;
+            NodeId weight = packable_weight(graph, param_only, linear);
+            if (weight == NO_NODE) continue;
+            Product p = product_tile(graph, n, lane[n - first], context->target);
+            Layout layout = {0};
+            if (!product_layout(graph_type(graph, weight), &linear->attributes.over, &p,
+                                product_width(&p, context->target), &layout) ||
+                !pass_may_rewrite(context))
+                continue;
+            packed[linear->operands[1] - first] =
+                add_pack_kernel(r.to, rewriter_value(&r, weight), &layout, linear->loc);
+        }
+        for (; id < end; id++) {
+            NodeId made = rewriter_copy(&r, id);
+            if (packed[id - first] != NO_NODE)
+                graph_node(r.to, made)->operands[0] = packed[id - first];
+        }
+    }
+    return rewriter_finish(&r);
+}

@@ -1,0 +1,35 @@
+/* products.h: how the products of a kernel are cut for registers. One analysis that choose_tiles and pack_weights
+ * write into the graph and that the vector backend reads off again: both see the same tile.
+ *
+ * The result of a `linear` is computed in register tiles of rows x lanes. Lanes are `vectors` vectors along one axis that
+ * lies contiguously in memory; one operand has that axis and is loaded as vectors, the other is loaded one number a row.
+ */
+#ifndef RAFTC_PRODUCTS_H
+#define RAFTC_PRODUCTS_H
+
+#include "passes/pass.h"
+
+typedef struct Product {
+    const char *lane; /* axis of the vectors; NULL: the result is a single number */
+    bool lane_in_x, lane_in_w;
+    int vectors;   /* in a full tile */
+    int row_count; /* 0, 1 or 2 axes of the result make up the rows, outer first, */
+    const char *row[2];
+    int64_t row_tile[2]; /* so many consecutive indices of each */
+    bool rows_in_w;      /* are the rows axes of operand 1, or of operand 0? */
+} Product;
+
+/* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of the node less that of
+ * the first in the kernel. */
+const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena);
+
+/* The tile of a linear whose result has the lane axis `lane`. */
+Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target);
+
+/* Lanes of a full tile. */
+static inline int64_t product_width(const Product *product, const Target *target)
+{
+    return (int64_t)product->vectors * target->vector_floats;
+}
+
+#endif
