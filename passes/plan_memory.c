@@ -1,0 +1,224 @@
+/* plan_memory.c: the order of the kernels as steps, and a place for every stored value.
+ *
+ * Values that live at the same time get disjoint ranges of one arena, the largest placed first, each at the lowest offset
+ * where it fits. What depends on parameters alone goes to the prepared block, which stays.
+ */
+#include "passes/pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN_FLOATS = 16 }; /* 64 bytes: a cache line, and the widest vector */
+
+static int64_t round_up(int64_t n)
+{
+    return (n + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+}
+
+static bool is_stored(const Node *node)
+{
+    return node->op == OP_INPUT || node->op == OP_PARAM || node->op == OP_WRITE;
+}
+
+static int output_index(const Graph *graph, NodeId value)
+{
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        if (graph->outputs[i].value == value) return (int)i;
+    return -1;
+}
+
+static int *list_buffers(Arena *arena, Plan *plan)
+{
+    const Graph *g = plan->graph;
+    bool *param_only = graph_param_only(g, arena);
+    int *buffer_of = arena_array(arena, g->node_count, sizeof *buffer_of);
+    plan->buffers = arena_array(arena, g->node_count, sizeof *plan->buffers);
+    int inputs = 0, params = 0;
+    for (NodeId id = 0; id < g->node_count; id++) {
+        const Node *node = graph_node(g, id);
+        buffer_of[id] = -1;
+        if (!is_stored(node)) continue;
+        int symbols, output = output_index(g, id);
+        type_elements(&node->type, &symbols);
+        Buffer b = {.value = id, .first_step = -1, .last_step = -1, .batched = symbols > 0};
+        b.elements = layout_elements(&node->type, &node->layout);
+        if (node->op == OP_INPUT) {
+            b.kind = BUFFER_INPUT;
+            b.index = inputs++;
+        } else if (node->op == OP_PARAM) {
+            b.kind = BUFFER_PARAM;
+            b.index = params++;
+        } else if (output >= 0) {
+            b.kind = BUFFER_OUTPUT;
+            b.index = output;
+        } else {
+            b.kind = param_only[id] ? BUFFER_PREPARED : BUFFER_ARENA;
+        }
+        buffer_of[id] = plan->buffer_count;
+        plan->buffers[plan->buffer_count++] = b;
+    }
+    return buffer_of;
+}
+
+static void add_argument(Step *step, int buffer)
+{
+    for (int i = 0; i < step->argument_count; i++)
+        if (step->arguments[i] == buffer) return;
+    step->arguments[step->argument_count++] = buffer;
+}
+
+/* One step a kernel, in the order of the nodes: what it reads, then what it writes. */
+static void list_steps(Arena *arena, Plan *plan, const int *buffer_of)
+{
+    const Graph *g = plan->graph;
+    bool *param_only = graph_param_only(g, arena);
+    plan->steps = arena_array(arena, g->kernel_count, sizeof *plan->steps);
+    for (NodeId id = 0; id < g->node_count;) {
+        int kernel = g->nodes[id].kernel;
+        if (kernel == NO_KERNEL) {
+            RAFTC_ASSERT(is_stored(&g->nodes[id]));
+            id++;
+            continue;
+        }
+        NodeId first, end;
+        kernel_range(g, kernel, &first, &end);
+        Step *step = &plan->steps[plan->step_count++];
+        step->kernel = kernel;
+        step->prepare = true;
+        step->arguments = arena_array(arena, 2 * (size_t)(end - first), sizeof *step->arguments);
+        for (NodeId n = first; n < end; n++) {
+            const Node *node = &g->nodes[n];
+            if (node->op == OP_READ && buffer_of[node->operands[0]] >= 0)
+                add_argument(step, buffer_of[node->operands[0]]);
+        }
+        for (NodeId n = first; n < end; n++) {
+            if (g->nodes[n].op != OP_WRITE) continue;
+            add_argument(step, buffer_of[n]);
+            step->prepare &= param_only[n];
+        }
+        id = end;
+    }
+}
+
+/* Which entries need which steps: backwards from their outputs. */
+static void find_entries(Arena *arena, Plan *plan, const int *buffer_of)
+{
+    const Graph *g = plan->graph;
+    unsigned *needed = arena_array(arena, (size_t)plan->buffer_count, sizeof *needed);
+    for (uint32_t i = 0; i < g->output_count; i++) {
+        int entry = 0;
+        while (entry < plan->entry_count && strcmp(plan->entry[entry], g->outputs[i].entry) != 0)
+            entry++;
+        RAFTC_ASSERT(entry < (int)ARRAY_SIZE(plan->entry));
+        plan->entry[entry] = g->outputs[i].entry;
+        if (entry == plan->entry_count) plan->entry_count++;
+        needed[buffer_of[g->outputs[i].value]] |= 1u << entry;
+    }
+    for (int s = plan->step_count; s-- > 0;) {
+        Step *step = &plan->steps[s];
+        for (int i = 0; i < step->argument_count; i++) {
+            NodeId value = plan->buffers[step->arguments[i]].value;
+            if (g->nodes[value].kernel == step->kernel) step->entries |= needed[step->arguments[i]];
+        }
+        for (int i = 0; i < step->argument_count; i++) needed[step->arguments[i]] |= step->entries;
+    }
+}
+
+static void find_live_ranges(Plan *plan)
+{
+    for (int s = 0; s < plan->step_count; s++) {
+        for (int i = 0; i < plan->steps[s].argument_count; i++) {
+            Buffer *b = &plan->buffers[plan->steps[s].arguments[i]];
+            if (b->first_step < 0) b->first_step = s;
+            b->last_step = s;
+        }
+    }
+}
+
+static bool live_together(const Buffer *a, const Buffer *b)
+{
+    return a->first_step <= b->last_step && b->first_step <= a->last_step;
+}
+
+/* Lowest offset at which `b` overlaps none of the `count` placed buffers that live with it. */
+static int64_t lowest_offset(const Buffer *b, Buffer *const *placed, int count)
+{
+    int64_t offset = 0;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (int i = 0; i < count; i++) {
+            const Buffer *p = placed[i];
+            int64_t end = p->offset + round_up(p->elements);
+            if (live_together(b, p) && offset < end && p->offset < offset + round_up(b->elements)) {
+                offset = end;
+                moved = true;
+            }
+        }
+    }
+    return offset;
+}
+
+static int by_size(const void *left, const void *right)
+{
+    const Buffer *a = *(Buffer *const *)left, *b = *(Buffer *const *)right;
+    if (a->elements != b->elements) return a->elements > b->elements ? -1 : 1;
+    return a->value < b->value ? -1 : 1;
+}
+
+static void place_arena(Arena *arena, Plan *plan)
+{
+    Buffer **list = arena_array(arena, (size_t)plan->buffer_count, sizeof *list);
+    int count = 0;
+    for (int i = 0; i < plan->buffer_count; i++)
+        if (plan->buffers[i].kind == BUFFER_ARENA) list[count++] = &plan->buffers[i];
+    qsort(list, (size_t)count, sizeof *list, by_size);
+    for (int i = 0; i < count; i++) {
+        list[i]->offset = lowest_offset(list[i], list, i);
+        int64_t end = list[i]->offset + round_up(list[i]->elements);
+        if (end > plan->arena_floats) plan->arena_floats = end;
+    }
+    for (int s = 0; s < plan->step_count; s++) {
+        int64_t live = 0;
+        for (int i = 0; i < count; i++)
+            if (list[i]->first_step <= s && s <= list[i]->last_step)
+                live += round_up(list[i]->elements);
+        if (live > plan->peak_floats) plan->peak_floats = live;
+    }
+}
+
+Plan *plan_memory(Arena *arena, const Graph *graph)
+{
+    Plan *plan = arena_alloc(arena, sizeof *plan);
+    plan->graph = graph;
+    int *buffer_of = list_buffers(arena, plan);
+    list_steps(arena, plan, buffer_of);
+    find_entries(arena, plan, buffer_of);
+    find_live_ranges(plan);
+    place_arena(arena, plan);
+    for (int i = 0; i < plan->buffer_count; i++) {
+        Buffer *b = &plan->buffers[i];
+        if (b->kind != BUFFER_PREPARED) continue;
+        b->offset = plan->prepared_floats;
+        plan->prepared_floats += round_up(b->elements);
+    }
+    return plan;
+}
+
+void plan_print(const Plan *plan, Text *out)
+{
+    static const char *const kind[] = {"input", "output", "param", "prepared", "arena"};
+    text_printf(out,
+                "arena %lld bytes an image, lower bound %lld; prepared %lld bytes\n"
+                "buffer    bytes/image  offset       steps      type\n",
+                (long long)plan->arena_floats * 4, (long long)plan->peak_floats * 4,
+                (long long)plan->prepared_floats * 4);
+    for (int i = 0; i < plan->buffer_count; i++) {
+        const Buffer *b = &plan->buffers[i];
+        if (b->kind == BUFFER_PARAM) continue;
+        text_printf(out, "%-9s %12lld %12lld %4d..%-4d  ", kind[b->kind],
+                    (long long)b->elements * 4, (long long)b->offset * 4, b->first_step,
+                    b->last_step);
+        type_print(graph_type(plan->graph, b->value), out);
+        text_put(out, "\n");
+    }
+}
