@@ -1,8 +1,8 @@
 """RaftMLP-S/M/L in PyTorch, to be timed beside raftc (and, exported, by what reads ONNX).
 
 Written for speed in eager mode: the channels stay last, the cross-scale embedding is a sum of
-convolutions, LayerNorm's parameters are permuted once. `python raftmlp_torch.py GOLDEN...` checks it
-against goldens; peers.py does so before it times anything.
+convolutions, LayerNorm's parameters are permuted once. `python raftmlp_torch.py GOLDEN...` checks
+it against goldens; peers.py does so before it times anything.
 """
 import json
 import math
