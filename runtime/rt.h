@@ -1,0 +1,88 @@
+/* rt.h: what the files of the runtime library share and nobody else sees.
+ *
+ *   RtFile    a file mapped for reading
+ *   RtOutput  a file being written, which takes its name only when it is whole
+ */
+#ifndef RAFT_RT_H
+#define RAFT_RT_H
+
+#include <stdio.h>
+
+#include "runtime/raft.h"
+
+#define RT_PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))
+
+/* ---- status.c -------------------------------------------------------------------------------- */
+
+/* Writes the message, where `error` is not NULL, and returns `status`. */
+RaftStatus rt_fail(RaftError *error, RaftStatus status, const char *format, ...)
+    RT_PRINTF_LIKE(3, 4);
+/* "PATH: byte OFFSET: ..."; returns RAFT_BAD_FILE. */
+RaftStatus rt_bad_file(RaftError *error, const char *path, uint64_t offset, const char *format, ...)
+    RT_PRINTF_LIKE(4, 5);
+/* Adds to the end of the message what fits. */
+void rt_add(RaftError *error, const char *format, ...) RT_PRINTF_LIKE(2, 3);
+/* Returns RAFT_NO_MEMORY with the message "WHAT: out of memory". */
+RaftStatus rt_no_memory(RaftError *error, const char *what);
+
+/* ---- file.c ---------------------------------------------------------------------------------- */
+
+typedef struct RtFile {
+    const uint8_t *data; /* NULL where size is 0 */
+    size_t size;
+} RtFile;
+
+/* Maps a regular file, read only. Release with rt_file_unmap (a zeroed RtFile is legal there). */
+RaftStatus rt_file_map(const char *path, RtFile *file, RaftError *error);
+void rt_file_unmap(RtFile *file);
+
+typedef struct RtOutput {
+    FILE *stream;
+    char *path;      /* what is replaced, symbolic links resolved */
+    char *temporary; /* beside it */
+    int failure;     /* errno of the first write that failed */
+} RtOutput;
+
+/* Opens a new file beside `path`. Writes need no check, the commit tells. A commit syncs the file
+ * and gives it its name: whatever happens, the old content or the new is there. One of commit and
+ * discard must follow a successful open. */
+RaftStatus rt_output_open(const char *path, RtOutput *output, RaftError *error);
+void rt_output_write(RtOutput *output, const void *data, size_t size);
+RaftStatus rt_output_commit(RtOutput *output, RaftError *error);
+void rt_output_discard(RtOutput *output);
+
+/* ---- weights.c, safetensors.c ---------------------------------------------------------------- */
+
+struct RaftWeights {
+    char *path;
+    RtFile file; /* zero where the caller owns the bytes */
+    RaftTensor *tensor;
+    int count;
+    const RaftTensor **by_name; /* the tensors in the order of their names */
+    const char **metadata;  /* key, value, ... */
+    int metadata_count;     /* pairs */
+    struct RtBlock *blocks; /* what rt_weights_alloc gave */
+};
+
+/* Reads a weight file in memory; `data` must outlive the weights. */
+RaftStatus rt_weights_parse(const char *path, const uint8_t *data, size_t size,
+                            RaftWeights **weights, RaftError *error);
+/* A zeroed array that lives as long as the weights; NULL where it is too large or memory is out. */
+void *rt_weights_alloc(RaftWeights *weights, size_t count, size_t size);
+char *rt_weights_strdup(RaftWeights *weights, const char *string);
+/* The product of the extents; false where one is negative or the product overflows. */
+bool rt_count_elements(int rank, const int64_t *shape, int64_t *elements);
+/* Fills in tensors (in the order of their data) and metadata. */
+RaftStatus rt_safetensors_read(RaftWeights *weights, const uint8_t *data, size_t size,
+                               RaftError *error);
+
+/* ---- image.c, resize.c ----------------------------------------------------------------------- */
+
+/* The most pixels that a picture may have (Pillow's limit), and its longest side. */
+enum { RT_MAX_PIXELS = 178956970, RT_MAX_SIDE = 65500 };
+
+/* Decodes a picture in memory; `path` is for messages. */
+RaftStatus rt_image_decode(const char *path, const uint8_t *data, size_t size, RaftImage *image,
+                           RaftError *error);
+
+#endif
