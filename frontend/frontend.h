@@ -13,7 +13,7 @@
 typedef enum { TOKEN_RAFT, TOKEN_MIXER } TokenMixing;      /* ser_pm, original_tm */
 typedef enum { EMBED_CROSS, EMBED_PATCH } EmbeddingType;   /* emb_cross_mlp, emb_mixer */
 
-enum { MAX_EMBEDDING_KERNELS = 16 };
+enum { MAX_EMBEDDING_KERNELS = 16, SETTINGS_MAX_SIZE = 1 << 20 /* bytes */ };
 
 typedef struct LayerSettings {
     int64_t depth, dim, patch_size;
@@ -83,6 +83,9 @@ typedef struct Model {
  * height 0: the default of the data set. name NULL: from the path of the settings. */
 Model *model_resolve(Arena *arena, const Settings *settings, const char *name, int64_t height,
                      int64_t width, Diag *diag);
+
+/* Number of parameters (elements, not tensors). */
+int64_t model_parameter_count(const Model *model);
 
 /* A C identifier from a path or text: base name without .yaml, '-' and others to '_'. */
 const char *model_identifier(Arena *arena, const char *path);

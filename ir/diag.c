@@ -7,8 +7,9 @@
 
 enum {
     ERRORS_KEPT = 20,
-    LINE_SHOWN = 160, /* characters of a source line; */
-    CARET_MOST = 120, /* a line whose caret would stand further right is cut on the left */
+    MESSAGE_MOST = 1000, /* bytes of a message, which may quote the user at length */
+    LINE_SHOWN = 160,    /* characters of a source line; */
+    CARET_MOST = 120,    /* a line whose caret would stand further right is cut on the left */
 };
 
 Diag diag_new(Arena *arena)
@@ -79,6 +80,7 @@ static void add(Diag *diag, Message message, const char *format, va_list args)
     if (of_error && diag->errors > ERRORS_KEPT) return;
     Text text = text_new(diag->arena);
     text_vprintf(&text, format, args);
+    if (text.length > MESSAGE_MOST) memcpy(text.data + MESSAGE_MOST, "...", 4);
     message.text = text.data;
     *ARENA_PUSH(diag->arena, diag->messages, diag->count, diag->capacity) = message;
 }
