@@ -204,6 +204,13 @@ static bool take_event(Loader *loader, const yaml_event_t *event)
     }
 }
 
+/* libyaml puts the end of a text on a line of its own, which may not be there. */
+static Loc place_of_problem(const Loader *loader, yaml_mark_t mark)
+{
+    Loc loc = place(loader, mark), end = place_of_byte(loader, loader->size);
+    return loc.line > end.line ? end : loc;
+}
+
 /* What libyaml says of the text; of bytes that are not characters it knows the offset alone. */
 static void report(const Loader *loader, const yaml_parser_t *parser)
 {
@@ -214,9 +221,10 @@ static void report(const Loader *loader, const yaml_parser_t *parser)
         diag_error(loader->diag, place_of_byte(loader, offset), "not UTF-8 text: %s", problem);
         return;
     }
-    diag_error(loader->diag, place(loader, parser->problem_mark), "%s", problem);
+    diag_error(loader->diag, place_of_problem(loader, parser->problem_mark), "%s", problem);
     if (parser->context)
-        diag_note(loader->diag, place(loader, parser->context_mark), "%s", parser->context);
+        diag_note(loader->diag, place_of_problem(loader, parser->context_mark), "%s",
+                  parser->context);
 }
 
 static bool take_events(Loader *loader, yaml_parser_t *parser)
