@@ -1,0 +1,155 @@
+/* builder.c: a thin layer over the LLVM builder. */
+#include "backends/llvm/emit.h"
+
+#include <string.h>
+
+LLVMValueRef int_constant(Emitter *e, int64_t value)
+{
+    return LLVMConstInt(e->i64, (unsigned long long)value, true);
+}
+
+LLVMTypeRef float_type(Emitter *e, int width)
+{
+    return width == 1 ? e->f32 : LLVMVectorType(e->f32, (unsigned)width);
+}
+
+LLVMValueRef float_constant(Emitter *e, float value, int width)
+{
+    LLVMValueRef lane[MAX_TILE], scalar = LLVMConstReal(e->f32, (double)value);
+    if (width == 1) return scalar;
+    for (int i = 0; i < width; i++) lane[i] = scalar;
+    return LLVMConstVector(lane, (unsigned)width);
+}
+
+LLVMValueRef splat(Emitter *e, LLVMValueRef scalar, int width)
+{
+    if (width == 1) return scalar;
+    LLVMTypeRef type = float_type(e, width);
+    LLVMValueRef poison = LLVMGetPoison(type);
+    LLVMValueRef first = LLVMBuildInsertElement(e->builder, poison, scalar, int_constant(e, 0), "");
+    LLVMValueRef zeros = LLVMConstNull(LLVMVectorType(e->i32, (unsigned)width));
+    return LLVMBuildShuffleVector(e->builder, first, poison, zeros, "");
+}
+
+LLVMValueRef intrinsic(Emitter *e, const char *name, LLVMValueRef *arguments, unsigned count)
+{
+    unsigned id = LLVMLookupIntrinsicID(name, strlen(name));
+    RAFTC_ASSERT(id != 0);
+    LLVMTypeRef type = LLVMTypeOf(arguments[0]);
+    LLVMValueRef function = LLVMGetIntrinsicDeclaration(e->module, id, &type, 1);
+    LLVMTypeRef function_type = LLVMIntrinsicGetType(e->context, id, &type, 1);
+    return LLVMBuildCall2(e->builder, function_type, function, arguments, count, "");
+}
+
+LLVMValueRef multiply_add(Emitter *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c)
+{
+    if (!e->target->fma)
+        return LLVMBuildFAdd(e->builder, LLVMBuildFMul(e->builder, a, b, ""), c, "");
+    return intrinsic(e, "llvm.fma", (LLVMValueRef[]){a, b, c}, 3);
+}
+
+/* The constant part comes last, so that addresses that differ in it alone share the rest. */
+LLVMValueRef address(Emitter *e, LLVMValueRef base, const Affine *offset)
+{
+    Affine variable = *offset;
+    variable.constant = 0;
+    if (variable.count > 0) {
+        LLVMValueRef index = affine_emit(e, &variable);
+        base = LLVMBuildGEP2(e->builder, e->f32, base, &index, 1, "");
+    }
+    if (offset->constant == 0) return base;
+    LLVMValueRef index = int_constant(e, offset->constant);
+    return LLVMBuildGEP2(e->builder, e->f32, base, &index, 1, "");
+}
+
+/* i1 lanes: true for the first `active`. */
+static LLVMValueRef lane_mask(Emitter *e, const Lanes *lanes)
+{
+    LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context);
+    LLVMValueRef lane[MAX_TILE];
+    for (int i = 0; i < lanes->width; i++) lane[i] = LLVMConstInt(i1, i < lanes->active, false);
+    return LLVMConstVector(lane, (unsigned)lanes->width);
+}
+
+/* llvm.masked.load and .store are overloaded on the vector and the pointer. */
+static LLVMValueRef masked(Emitter *e, const char *name, LLVMTypeRef vector,
+                           LLVMValueRef *arguments)
+{
+    unsigned id = LLVMLookupIntrinsicID(name, strlen(name));
+    LLVMTypeRef overload[] = {vector, e->pointer};
+    LLVMValueRef function = LLVMGetIntrinsicDeclaration(e->module, id, overload, 2);
+    LLVMTypeRef type = LLVMIntrinsicGetType(e->context, id, overload, 2);
+    return LLVMBuildCall2(e->builder, type, function, arguments, 4, "");
+}
+
+LLVMValueRef load_masked(Emitter *e, LLVMValueRef base, const Affine *offset, LLVMValueRef mask,
+                         LLVMTypeRef type)
+{
+    LLVMValueRef zero = LLVMConstNull(type);
+    if (LLVMGetTypeKind(type) !=
+        LLVMVectorTypeKind) { /* a number: read the first element in its stead */
+        LLVMValueRef at = address(e, base, offset);
+        at = LLVMBuildSelect(e->builder, mask, at, base, "");
+        return LLVMBuildSelect(e->builder, mask, LLVMBuildLoad2(e->builder, type, at, ""), zero,
+                               "");
+    }
+    LLVMValueRef arguments[] = {address(e, base, offset), LLVMConstInt(e->i32, 4, false), mask,
+                                zero};
+    return masked(e, "llvm.masked.load", type, arguments);
+}
+
+LLVMValueRef load_lanes(Emitter *e, LLVMValueRef base, const Affine *offset, const Lanes *lanes,
+                        bool padded)
+{
+    LLVMTypeRef type = float_type(e, lanes->width);
+    LLVMValueRef at = address(e, base, offset);
+    LLVMValueRef align = LLVMConstInt(e->i32, 4, false);
+    if (lanes->active < lanes->width && !padded)
+        return masked(e, "llvm.masked.load", type,
+                      (LLVMValueRef[]){at, align, lane_mask(e, lanes), LLVMConstNull(type)});
+    LLVMValueRef value = LLVMBuildLoad2(e->builder, type, at, "");
+    LLVMSetAlignment(value, 4);
+    return value;
+}
+
+void store_lanes(Emitter *e, LLVMValueRef value, LLVMValueRef base, const Affine *offset,
+                 const Lanes *lanes, bool padded)
+{
+    LLVMValueRef at = address(e, base, offset);
+    LLVMValueRef align = LLVMConstInt(e->i32, 4, false);
+    if (lanes->active < lanes->width && !padded) {
+        masked(e, "llvm.masked.store", LLVMTypeOf(value),
+               (LLVMValueRef[]){value, at, align, lane_mask(e, lanes)});
+        return;
+    }
+    LLVMSetAlignment(LLVMBuildStore(e->builder, value, at), 4);
+}
+
+LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type)
+{
+    return LLVMBuildAlloca(e->entry_builder, type, "");
+}
+
+Loop loop_begin(Emitter *e, LLVMValueRef count)
+{
+    Loop loop = {.count = count};
+    LLVMBasicBlockRef before = LLVMGetInsertBlock(e->builder);
+    loop.body = LLVMAppendBasicBlockInContext(e->context, e->function, "loop");
+    loop.exit = LLVMAppendBasicBlockInContext(e->context, e->function, "done");
+    LLVMBuildBr(e->builder, loop.body);
+    LLVMPositionBuilderAtEnd(e->builder, loop.body);
+    loop.index = LLVMBuildPhi(e->builder, e->i64, "i");
+    LLVMValueRef zero = int_constant(e, 0);
+    LLVMAddIncoming(loop.index, &zero, &before, 1);
+    return loop;
+}
+
+void loop_end(Emitter *e, Loop *loop)
+{
+    LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->builder);
+    LLVMValueRef next = LLVMBuildNSWAdd(e->builder, loop->index, int_constant(e, 1), "");
+    LLVMAddIncoming(loop->index, &next, &latch, 1);
+    LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntSLT, next, loop->count, "");
+    LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);
+    LLVMPositionBuilderAtEnd(e->builder, loop->exit);
+}

@@ -1,0 +1,213 @@
+/* kernel.c: the function of a kernel: arguments, blocks, units, variants of a unit, stages. */
+#include "backends/llvm/emit.h"
+
+#include <string.h>
+
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Units along an axis of the kernel: a constant, or the batch. */
+static LLVMValueRef units_along(Emitter *e, const Kernel *kernel, int i)
+{
+    if (kernel->axis[i].symbol[0]) return e->batch;
+    return int_constant(e, ceil_divide(kernel->axis[i].extent, kernel->tile[i]));
+}
+
+/* Sets the first index along each axis for unit number `unit`. */
+static void find_base(Emitter *e, const Kernel *kernel, LLVMValueRef unit)
+{
+    for (int i = kernel->rank; i-- > 0;) {
+        LLVMValueRef index = unit;
+        if (i > 0) {
+            LLVMValueRef count = units_along(e, kernel, i);
+            index = LLVMBuildURem(e->builder, unit, count, "");
+            unit = LLVMBuildUDiv(e->builder, unit, count, "");
+        }
+        e->base[i] = affine_value(index, kernel->tile[i]);
+        coordinate_push(e, kernel->axis[i].name, e->base[i]);
+    }
+}
+
+/* Emits body() for the present unit: once where its extents are always the same, else behind a test for each kind
+ * of unit at an edge. */
+typedef void UnitBody(Emitter *e, const Stage *stage, const Dim *lanes);
+
+static void emit_variants(Emitter *e, const Kernel *kernel, int from, const Stage *stage,
+                          const Dim *lanes, UnitBody *body)
+{
+    if (from == kernel->rank) {
+        body(e, stage, lanes);
+        return;
+    }
+    const Axis *axis = &kernel->axis[from];
+    int64_t tile = kernel->tile[from];
+    e->extent[from] = axis->symbol[0] || axis->extent >= tile ? tile : axis->extent;
+    int64_t rest = axis->symbol[0] ? 0 : axis->extent % tile;
+    if (rest == 0 || axis->extent < tile) {
+        emit_variants(e, kernel, from + 1, stage, lanes, body);
+        return;
+    }
+    LLVMBasicBlockRef whole = LLVMAppendBasicBlockInContext(e->context, e->function, "whole");
+    LLVMBasicBlockRef edge = LLVMAppendBasicBlockInContext(e->context, e->function, "edge");
+    LLVMBasicBlockRef after = LLVMAppendBasicBlockInContext(e->context, e->function, "after");
+    LLVMValueRef at_edge = LLVMBuildICmp(e->builder, LLVMIntEQ, affine_emit(e, &e->base[from]),
+                                         int_constant(e, axis->extent - rest), "");
+    LLVMBuildCondBr(e->builder, at_edge, edge, whole);
+    for (int k = 0; k < 2; k++) {
+        LLVMPositionBuilderAtEnd(e->builder, k == 0 ? whole : edge);
+        e->extent[from] = k == 0 ? tile : rest;
+        emit_variants(e, kernel, from + 1, stage, lanes, body);
+        LLVMBuildBr(e->builder, after);
+    }
+    LLVMPositionBuilderAtEnd(e->builder, after);
+}
+
+typedef struct Block {
+    LLVMValueRef first, count, scratch;
+} Block;
+
+static void emit_units(Emitter *e, const Block *block, const Stage *stage, const Dim *lanes,
+                       UnitBody *body)
+{
+    const Kernel *kernel = &e->graph->kernels[e->kernel];
+    Loop loop = loop_begin(e, block->count);
+    int mark = e->coordinate_count;
+    LLVMValueRef unit = LLVMBuildNSWAdd(e->builder, block->first, loop.index, "");
+    Affine offset = affine_value(loop.index, e->unit_floats);
+    e->scratch = address(e, block->scratch, &offset);
+    find_base(e, kernel, unit);
+    emit_variants(e, kernel, 0, stage, lanes, body);
+    e->coordinate_count = mark;
+    loop_end(e, &loop);
+}
+
+static void stage_body(Emitter *e, const Stage *stage, const Dim *lanes)
+{
+    (void)lanes;
+    emit_stage(e, stage);
+}
+
+/* A panel of weights serves all units of the block before the next is fetched. */
+typedef struct PanelNest {
+    Nest nest;
+    const Block *block;
+} PanelNest;
+
+static void panel_leaf(Nest *nest)
+{
+    PanelNest *panel = (PanelNest *)nest;
+    emit_units(nest->e, panel->block, nest->stage, &nest->dim[0], emit_product);
+}
+
+/* Are the weights the vector operand, and their lanes all in every unit? */
+static bool has_panels(const Emitter *e, const Stage *stage)
+{
+    const Product *p = &stage->product;
+    if (stage->kind != STAGE_PRODUCT || !p->lane || p->lane_in_x || e->block == 1) return false;
+    int axis = kernel_axis(e, p->lane);
+    const Kernel *kernel = &e->graph->kernels[e->kernel];
+    return axis < 0 || kernel->tile[axis] >= kernel->axis[axis].extent;
+}
+
+static void emit_block(Emitter *e, const Block *block)
+{
+    for (int i = 0; i < e->stage_count; i++) {
+        const Stage *stage = &e->stages[i];
+        if (!has_panels(e, stage)) {
+            emit_units(e, block, stage, NULL, stage_body);
+            continue;
+        }
+        const Type *type = graph_type(e->graph, stage->root);
+        const Axis *axis = &type->axis[type_find(type, stage->product.lane)];
+        PanelNest panel = {.nest = {.e = e, .stage = stage, .leaf = panel_leaf, .count = 1},
+                           .block = block};
+        panel.nest.dim[0] = (Dim){axis->name,   affine_constant(0),
+                                  axis->extent, product_width(&stage->product, e->target),
+                                  {0},          0};
+        emit_nest(&panel.nest, 0);
+    }
+}
+
+/* Blocks of at most e->block units from begin to end. */
+static void emit_blocks(Emitter *e, LLVMValueRef begin, LLVMValueRef end, LLVMValueRef scratch)
+{
+    LLVMValueRef size = int_constant(e, e->block),
+                 units = LLVMBuildNSWSub(e->builder, end, begin, "");
+    LLVMValueRef rounded = LLVMBuildNSWAdd(e->builder, units, int_constant(e, e->block - 1), "");
+    LLVMValueRef count = LLVMBuildSDiv(e->builder, rounded, size, "");
+    LLVMBasicBlockRef work = LLVMAppendBasicBlockInContext(e->context, e->function, "work");
+    LLVMBasicBlockRef leave = LLVMAppendBasicBlockInContext(e->context, e->function, "leave");
+    LLVMValueRef any = LLVMBuildICmp(e->builder, LLVMIntSGT, count, int_constant(e, 0), "");
+    LLVMBuildCondBr(e->builder, any, work, leave);
+    LLVMPositionBuilderAtEnd(e->builder, work);
+    Loop loop = loop_begin(e, count);
+    Affine offset = affine_value(loop.index, e->block), from = affine_value(begin, 1);
+    offset = affine_add(e, offset, &from, 1);
+    Block block = {.first = affine_emit(e, &offset), .scratch = scratch};
+    LLVMValueRef left = LLVMBuildNSWSub(e->builder, end, block.first, "");
+    block.count = LLVMBuildSelect(e->builder, LLVMBuildICmp(e->builder, LLVMIntSLT, left, size, ""),
+                                  left, size, "");
+    emit_block(e, &block);
+    loop_end(e, &loop);
+    LLVMBuildBr(e->builder, leave);
+    LLVMPositionBuilderAtEnd(e->builder, leave);
+    LLVMBuildRetVoid(e->builder);
+}
+
+static void add_attribute(Emitter *e, const char *name, const char *value)
+{
+    LLVMAttributeRef attribute = LLVMCreateStringAttribute(e->context, name, (unsigned)strlen(name),
+                                                           value, (unsigned)strlen(value));
+    LLVMAddAttributeAtIndex(e->function, LLVMAttributeFunctionIndex, attribute);
+}
+
+static void count_units(const Kernel *kernel, int64_t *units, bool *batched)
+{
+    *units = 1;
+    *batched = false;
+    for (int i = 0; i < kernel->rank; i++) {
+        if (kernel->axis[i].symbol[0])
+            *batched = true;
+        else
+            *units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
+    }
+}
+
+bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *units, bool *batched,
+                 int64_t *scratch_bytes)
+{
+    e->step = step;
+    e->kernel = step->kernel;
+    kernel_range(e->graph, step->kernel, &e->first, &e->end);
+    e->computed = arena_array(e->arena, e->end - e->first, sizeof *e->computed);
+    e->coordinate_count = 0;
+    if (!schedule_kernel(e)) return false;
+    count_units(&e->graph->kernels[step->kernel], units, batched);
+    *scratch_bytes = 4 * e->block * e->unit_floats;
+
+    LLVMTypeRef parameter[] = {e->pointer, e->i64, e->i64, e->i64, e->pointer};
+    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->context), parameter, 5, false);
+    e->function = LLVMAddFunction(e->module, symbol, type);
+    LLVMSetVisibility(e->function, LLVMHiddenVisibility);
+    if (e->target->vector_floats == 16) {
+        add_attribute(e, "prefer-vector-width", "512");
+        add_attribute(e, "min-legal-vector-width", "512");
+    }
+    LLVMBasicBlockRef entry = LLVMAppendBasicBlockInContext(e->context, e->function, "entry");
+    LLVMBasicBlockRef start = LLVMAppendBasicBlockInContext(e->context, e->function, "start");
+    LLVMPositionBuilderAtEnd(e->entry_builder, entry);
+    LLVMPositionBuilderAtEnd(e->builder, start);
+    e->batch = LLVMGetParam(e->function, 1);
+    e->buffer = arena_array(e->arena, (size_t)step->argument_count, sizeof *e->buffer);
+    for (int i = 0; i < step->argument_count; i++) {
+        LLVMValueRef index = int_constant(e, i), list = LLVMGetParam(e->function, 0);
+        LLVMValueRef at = LLVMBuildGEP2(e->builder, e->pointer, list, &index, 1, "");
+        e->buffer[i] = LLVMBuildLoad2(e->builder, e->pointer, at, "");
+    }
+    emit_blocks(e, LLVMGetParam(e->function, 2), LLVMGetParam(e->function, 3),
+                LLVMGetParam(e->function, 4));
+    LLVMBuildBr(e->entry_builder, start);
+    return true;
+}

@@ -1,0 +1,26 @@
+/* llvm.h: what module.c, target.c and jit.c share. */
+#ifndef RAFTC_LLVM_H
+#define RAFTC_LLVM_H
+
+#include <llvm-c/Core.h>
+#include <llvm-c/LLJIT.h>
+#include <llvm-c/TargetMachine.h>
+
+#include "backends/backend.h"
+
+struct CpuCode {
+    Arena *arena;
+    const Plan *plan;
+    LLVMContextRef context;
+    LLVMModuleRef module;
+    LLVMTargetMachineRef machine;
+    StepCode *steps;
+    int64_t scratch_bytes;
+    bool sanitized;
+    LLVMOrcLLJITRef jit; /* NULL until llvm_load */
+};
+
+/* A target machine for the options, and the names it was made with (in `arena`); NULL with messages. */
+LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag);
+
+#endif

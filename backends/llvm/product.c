@@ -1,0 +1,206 @@
+/* product.c: matrix products in register tiles of rows x lanes.
+ *
+ * For a tile, all sums are kept in registers while the contracted axes are walked once, in the order in which they are
+ * named; each step loads the vectors of one operand and, for each row, one number of the other. Then the
+ * epilogue computes what follows and stores it.
+ */
+#include "backends/llvm/emit.h"
+
+#include <string.h>
+
+typedef struct Tile {
+    Nest nest;
+    int row_dim[2]; /* dims of nest that make up the rows, outer first; -1: none */
+    int lane_dim;   /* likewise of the lanes; -1: none */
+    Dim lanes;      /* tile of lanes where the caller walks them */
+    int rows, vectors;
+    LLVMValueRef sum[MAX_TILE]; /* stack slots, row by row; promoted to registers */
+} Tile;
+
+static int64_t row_tile_of(const Product *p, const char *axis)
+{
+    for (int i = 0; i < p->row_count; i++)
+        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
+    return 1;
+}
+
+static Lanes vector_lanes(const Tile *tile, int vector)
+{
+    if (!tile->lanes.axis) return (Lanes){NULL, 1, 1};
+    int width = tile->nest.e->target->vector_floats;
+    int64_t left = tile->lanes.count - (int64_t)vector * width;
+    return (Lanes){tile->lanes.axis, width, (int)(left < width ? left : width)};
+}
+
+/* Coordinates of one row and one vector of the tile; the caller restores coordinate_count. */
+static void at_row(Tile *tile, int row)
+{
+    int64_t inner = tile->row_dim[1] >= 0 ? tile->nest.dim[tile->row_dim[1]].count : 1;
+    int64_t offset[] = {row / inner, row % inner};
+    for (int k = 0; k < 2; k++) {
+        if (tile->row_dim[k] < 0) continue;
+        const Dim *dim = &tile->nest.dim[tile->row_dim[k]];
+        Affine at = dim->start;
+        at.constant += offset[k];
+        coordinate_push(tile->nest.e, dim->axis, at);
+    }
+}
+
+static void at_vector(Tile *tile, int vector)
+{
+    if (!tile->lanes.axis) return;
+    Affine at = tile->lanes.start;
+    at.constant += (int64_t)vector * tile->nest.e->target->vector_floats;
+    coordinate_push(tile->nest.e, tile->lanes.axis, at);
+}
+
+static LLVMTypeRef sum_type(const Tile *tile)
+{
+    return float_type(tile->nest.e, tile->lanes.axis ? tile->nest.e->target->vector_floats : 1);
+}
+
+static void start_sums(Tile *tile, const Node *linear)
+{
+    Emitter *e = tile->nest.e;
+    for (int row = 0; row < tile->rows; row++) {
+        for (int v = 0; v < tile->vectors; v++) {
+            int mark = e->coordinate_count;
+            at_row(tile, row);
+            at_vector(tile, v);
+            LLVMValueRef start = LLVMConstNull(sum_type(tile));
+            if (linear->operand_count == 3)
+                start = emit_value(e, linear->operands[2], vector_lanes(tile, v));
+            LLVMBuildStore(e->builder, start, tile->sum[row * tile->vectors + v]);
+            e->coordinate_count = mark;
+        }
+    }
+}
+
+static void add_to_sum(Tile *tile, int row, int v, LLVMValueRef a, LLVMValueRef b)
+{
+    Emitter *e = tile->nest.e;
+    LLVMValueRef slot = tile->sum[row * tile->vectors + v];
+    LLVMValueRef sum = LLVMBuildLoad2(e->builder, sum_type(tile), slot, "");
+    LLVMBuildStore(e->builder, multiply_add(e, a, b, sum), slot);
+}
+
+/* One step of the contraction. The operand without lanes is loaded once a row, the other once a vector. */
+static void add_products(Tile *tile, const Node *linear)
+{
+    Emitter *e = tile->nest.e;
+    const Product *p = &tile->nest.stage->product;
+    NodeId vector = linear->operands[p->rows_in_w ? 0 : 1],
+           number = linear->operands[p->rows_in_w ? 1 : 0];
+    bool both = p->lane_in_x && p->lane_in_w;
+    LLVMValueRef loaded[MAX_TILE];
+    int mark = e->coordinate_count;
+    for (int v = 0; v < tile->vectors; v++) {
+        at_row(tile, 0);
+        at_vector(tile, v);
+        loaded[v] = emit_value(e, vector, vector_lanes(tile, v));
+        e->coordinate_count = mark;
+    }
+    for (int row = 0; row < tile->rows; row++) {
+        LLVMValueRef one = NULL;
+        for (int v = 0; v < tile->vectors; v++) {
+            at_row(tile, row);
+            at_vector(tile, v);
+            Lanes lanes = vector_lanes(tile, v);
+            if (both)
+                one = emit_value(e, number, lanes);
+            else if (!one)
+                one = splat(e, emit_value(e, number, (Lanes){NULL, 1, 1}), lanes.width);
+            add_to_sum(tile, row, v, one, loaded[v]);
+            e->coordinate_count = mark;
+        }
+    }
+}
+
+static void contract(Tile *tile, const Node *linear, int axis)
+{
+    Emitter *e = tile->nest.e;
+    const AxisNames *over = &linear->attributes.over;
+    if (axis == over->count) {
+        add_products(tile, linear);
+        return;
+    }
+    const Type *x = graph_type(e->graph, linear->operands[0]);
+    int64_t extent = x->axis[type_find(x, over->name[axis])].extent;
+    int mark = e->coordinate_count;
+    if (extent == 1) {
+        coordinate_push(e, over->name[axis], affine_constant(0));
+        contract(tile, linear, axis + 1);
+    } else {
+        Loop loop = loop_begin(e, int_constant(e, extent));
+        coordinate_push(e, over->name[axis], affine_value(loop.index, 1));
+        contract(tile, linear, axis + 1);
+        loop_end(e, &loop);
+    }
+    e->coordinate_count = mark;
+}
+
+static void finish_sums(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    const Stage *stage = tile->nest.stage;
+    Place *end = place_of(e, stage->end);
+    Slot slot = end->value;
+    for (int row = 0; row < tile->rows; row++) {
+        for (int v = 0; v < tile->vectors; v++) {
+            int mark = e->coordinate_count;
+            at_row(tile, row);
+            at_vector(tile, v);
+            Lanes lanes = vector_lanes(tile, v);
+            e->computed[stage->root - e->first] =
+                LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[row * tile->vectors + v], "");
+            end->value.elements = 0; /* computed here, not loaded */
+            LLVMValueRef value = emit_value(e, stage->end, lanes);
+            end->value = slot;
+            e->computed[stage->end - e->first] = value;
+            store_end(e, stage, lanes);
+            e->computed[stage->root - e->first] = e->computed[stage->end - e->first] = NULL;
+            e->coordinate_count = mark;
+        }
+    }
+}
+
+static void tile_leaf(Nest *nest)
+{
+    Tile *tile = (Tile *)nest;
+    Emitter *e = nest->e;
+    const Node *linear = graph_node(e->graph, nest->stage->root);
+    if (tile->lane_dim >= 0) tile->lanes = nest->dim[tile->lane_dim];
+    tile->rows = 1;
+    for (int k = 0; k < 2; k++)
+        if (tile->row_dim[k] >= 0) tile->rows *= (int)nest->dim[tile->row_dim[k]].count;
+    int width = e->target->vector_floats;
+    tile->vectors = tile->lanes.axis ? (int)((tile->lanes.count + width - 1) / width) : 1;
+    RAFTC_ASSERT(tile->rows * tile->vectors <= MAX_TILE);
+    for (int i = 0; i < tile->rows * tile->vectors; i++)
+        tile->sum[i] = stack_slot(e, sum_type(tile));
+    start_sums(tile, linear);
+    contract(tile, linear, 0);
+    finish_sums(tile);
+}
+
+void emit_product(Emitter *e, const Stage *stage, const Dim *lanes)
+{
+    Tile tile = {
+        .nest = {.e = e, .stage = stage, .leaf = tile_leaf}, .row_dim = {-1, -1}, .lane_dim = -1};
+    const Product *p = &stage->product;
+    const Type *type = graph_type(e->graph, stage->root);
+    if (lanes) tile.lanes = *lanes;
+    if (!lanes && p->lane) {
+        const Axis *axis = &type->axis[type_find(type, p->lane)];
+        tile.lane_dim = tile.nest.count;
+        tile.nest.dim[tile.nest.count++] = unit_dim(e, axis, product_width(p, e->target));
+    }
+    for (int i = 0; i < type->rank; i++) {
+        const Axis *axis = &type->axis[i];
+        if (axis->symbol[0] || (p->lane && strcmp(axis->name, p->lane) == 0)) continue;
+        for (int k = 0; k < p->row_count; k++)
+            if (strcmp(p->row[k], axis->name) == 0) tile.row_dim[k] = tile.nest.count;
+        tile.nest.dim[tile.nest.count++] = unit_dim(e, axis, row_tile_of(p, axis->name));
+    }
+    emit_nest(&tile.nest, 0);
+}

@@ -1,0 +1,384 @@
+/* stage.c: the loop nests of a kernel, but for products. */
+#include "backends/llvm/emit.h"
+
+#include <string.h>
+
+Dim unit_dim(Emitter *e, const Axis *axis, int64_t tile)
+{
+    Dim dim = {
+        .axis = axis->name, .base = affine_constant(0), .extent = axis->extent, .tile = tile};
+    int k = kernel_axis(e, axis->name);
+    if (k >= 0) {
+        dim.base = e->base[k];
+        dim.extent = e->extent[k];
+    }
+    return dim;
+}
+
+static void visit_tile(Nest *nest, int at, Affine start, int64_t count)
+{
+    Emitter *e = nest->e;
+    int mark = e->coordinate_count;
+    nest->dim[at].start = start;
+    nest->dim[at].count = count;
+    coordinate_push(e, nest->dim[at].axis, start);
+    emit_nest(nest, at + 1);
+    e->coordinate_count = mark;
+}
+
+void emit_nest(Nest *nest, int from)
+{
+    if (from == nest->count) {
+        nest->leaf(nest);
+        return;
+    }
+    Emitter *e = nest->e;
+    const Dim dim = nest->dim[from];
+    int64_t full = dim.extent / dim.tile, rest = dim.extent % dim.tile;
+    if (full == 1) {
+        visit_tile(nest, from, dim.base, dim.tile);
+    } else if (full > 1) {
+        Loop loop = loop_begin(e, int_constant(e, full));
+        Affine index = affine_value(loop.index, dim.tile);
+        visit_tile(nest, from, affine_add(e, index, &dim.base, 1), dim.tile);
+        loop_end(e, &loop);
+    }
+    if (rest > 0) {
+        Affine start = dim.base;
+        start.constant += full * dim.tile;
+        visit_tile(nest, from, start, rest);
+    }
+}
+
+static const char *lane_of(const Emitter *e, NodeId id)
+{
+    return e->lane[id - e->first];
+}
+
+static Lanes tile_lanes(const Emitter *e, const char *axis, int64_t count)
+{
+    if (!axis) return (Lanes){NULL, 1, 1};
+    return (Lanes){axis, e->target->vector_floats, (int)count};
+}
+
+void store_end(Emitter *e, const Stage *stage, Lanes lanes)
+{
+    LLVMValueRef value = emit_value(e, stage->end, lanes);
+    const Slot *slot = &place_of(e, stage->end)->value;
+    if (slot->elements) {
+        Affine offset = slot_offset(e, slot);
+        bool padded =
+            lanes.axis && slot->rank && strcmp(slot->dim[slot->rank - 1].axis, lanes.axis) == 0;
+        store_lanes(e, value, e->scratch, &offset, &lanes, padded);
+    }
+    for (int i = 0; i < stage->write_count; i++) emit_write(e, stage->writes[i], value, lanes);
+}
+
+/* Dims for every constant axis of `type` but those in `without`, vectors along `lane`. */
+static void add_dims(Nest *nest, const Type *type, const AxisNames *without, const char *lane)
+{
+    Emitter *e = nest->e;
+    for (int i = 0; i < type->rank; i++) {
+        const Axis *axis = &type->axis[i];
+        if (axis->symbol[0] || (without && names_contain(without, axis->name))) continue;
+        bool is_lane = lane && strcmp(lane, axis->name) == 0;
+        nest->dim[nest->count++] = unit_dim(e, axis, is_lane ? e->target->vector_floats : 1);
+    }
+}
+
+/* Lanes at a leaf: those of the dim along `lane`. */
+static Lanes leaf_lanes(const Nest *nest, const char *lane)
+{
+    for (int i = 0; lane && i < nest->count; i++)
+        if (strcmp(nest->dim[i].axis, lane) == 0)
+            return tile_lanes(nest->e, lane, nest->dim[i].count);
+    return (Lanes){NULL, 1, 1};
+}
+
+/* ---- map: every element on its own ---------------------------------------------------------------- */
+
+/* The value is emitted from its operands: its own slot is what is being filled. */
+static void map_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    NodeId end = nest->stage->end;
+    Lanes lanes = leaf_lanes(nest, lane_of(e, end));
+    Slot slot = place_of(e, end)->value;
+    place_of(e, end)->value.elements = 0;
+    LLVMValueRef value = emit_value(e, end, lanes);
+    place_of(e, end)->value = slot;
+    e->computed[end - e->first] = value;
+    store_end(e, nest->stage, lanes);
+    e->computed[end - e->first] = NULL;
+}
+
+static void emit_map(Emitter *e, const Stage *stage)
+{
+    Nest nest = {.e = e, .stage = stage, .leaf = map_leaf};
+    const Node *node = graph_node(e->graph, stage->end);
+    const char *lane = lane_of(e, stage->end);
+    if (node->op == OP_READ && stage->write_count > 0) lane = lane_of(e, stage->writes[0]);
+    e->lane[stage->end - e->first] = lane;
+    add_dims(&nest, &node->type, NULL, lane);
+    emit_nest(&nest, 0);
+}
+
+/* ---- statistics of a layernorm ---------------------------------------------------------------------- */
+
+typedef struct Reduction {
+    Nest nest;
+    NodeId value;       /* what is summed */
+    LLVMValueRef total; /* stack slot of the running sum */
+    LLVMValueRef mean;  /* not NULL: squares of the distance from it are summed */
+    const char *lane;   /* axis of the vectors */
+    bool lane_is_summed;
+} Reduction;
+
+static void sum_leaf(Nest *nest)
+{
+    Reduction *r = (Reduction *)nest;
+    Emitter *e = nest->e;
+    int width = r->lane ? e->target->vector_floats : 1;
+    Lanes lanes = {r->lane, width, width};
+    for (int i = 0; i < nest->count; i++)
+        if (r->lane && strcmp(nest->dim[i].axis, r->lane) == 0)
+            lanes.active = (int)nest->dim[i].count;
+    LLVMValueRef x = emit_value(e, r->value, lanes);
+    LLVMTypeRef type = float_type(e, width);
+    LLVMValueRef sum = LLVMBuildLoad2(e->builder, type, r->total, "");
+    if (r->mean) x = LLVMBuildFSub(e->builder, x, r->mean, "");
+    if (lanes.active < width) { /* the rest of the vector counts for nothing */
+        LLVMValueRef keep[MAX_TILE];
+        LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context);
+        for (int i = 0; i < width; i++) keep[i] = LLVMConstInt(i1, i < lanes.active, false);
+        x = LLVMBuildSelect(e->builder, LLVMConstVector(keep, (unsigned)width), x,
+                            LLVMConstNull(type), "");
+    }
+    sum = r->mean ? multiply_add(e, x, x, sum) : LLVMBuildFAdd(e->builder, sum, x, "");
+    LLVMBuildStore(e->builder, sum, r->total);
+}
+
+/* Halves are added until one number is left: one fixed tree. */
+static LLVMValueRef sum_lanes(Emitter *e, LLVMValueRef value, int width)
+{
+    for (int half = width / 2; half >= 1; half /= 2) {
+        LLVMValueRef low[MAX_TILE], high[MAX_TILE];
+        for (int i = 0; i < half; i++) {
+            low[i] = LLVMConstInt(e->i32, (unsigned)i, false);
+            high[i] = LLVMConstInt(e->i32, (unsigned)(i + half), false);
+        }
+        LLVMValueRef poison = LLVMGetPoison(LLVMTypeOf(value));
+        LLVMValueRef a = LLVMBuildShuffleVector(e->builder, value, poison,
+                                                LLVMConstVector(low, (unsigned)half), "");
+        LLVMValueRef b = LLVMBuildShuffleVector(e->builder, value, poison,
+                                                LLVMConstVector(high, (unsigned)half), "");
+        value = LLVMBuildFAdd(e->builder, a, b, "");
+    }
+    return width > 1 ? LLVMBuildExtractElement(e->builder, value, int_constant(e, 0), "") : value;
+}
+
+/* The sum over the axes `over` of node `value` at the present coordinates: a number, or a vector where the lanes are
+ * not summed. */
+static LLVMValueRef emit_sum(Emitter *e, NodeId value, const AxisNames *over, Lanes lanes,
+                             LLVMValueRef mean)
+{
+    Reduction r = {
+        .nest = {.e = e, .leaf = sum_leaf}, .value = value, .lane = lanes.axis, .mean = mean};
+    r.lane_is_summed = lanes.axis && names_contain(over, lanes.axis);
+    int width = lanes.axis ? e->target->vector_floats : 1;
+    r.total = stack_slot(e, float_type(e, width));
+    LLVMBuildStore(e->builder, LLVMConstNull(float_type(e, width)), r.total);
+    const Type *type = graph_type(e->graph, value);
+    for (int i = 0; i < over->count; i++) {
+        const Axis *axis = &type->axis[type_find(type, over->name[i])];
+        bool is_lane = lanes.axis && strcmp(lanes.axis, axis->name) == 0;
+        r.nest.dim[r.nest.count++] = unit_dim(e, axis, is_lane ? width : 1);
+    }
+    if (lanes.axis && !r.lane_is_summed) {
+        /* The caller walks the lanes: the nest only sums. */
+        r.nest.dim[r.nest.count++] =
+            (Dim){lanes.axis, *coordinate_of(e, lanes.axis), lanes.active, lanes.active, {0}, 0};
+    }
+    emit_nest(&r.nest, 0);
+    LLVMValueRef sum = LLVMBuildLoad2(e->builder, float_type(e, width), r.total, "");
+    return r.lane_is_summed ? sum_lanes(e, sum, width) : sum;
+}
+
+static int64_t count_over(const Type *type, const AxisNames *over)
+{
+    int64_t count = 1;
+    for (int i = 0; i < over->count; i++)
+        count *= type->axis[type_find(type, over->name[i])].extent;
+    return count;
+}
+
+/* Two passes: the mean, then the squared distances from it. */
+static void statistics_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    NodeId id = nest->stage->root;
+    const Node *node = graph_node(e->graph, id);
+    const AxisNames *over = &node->attributes.over;
+    const char *lane = lane_of(e, id);
+    bool summed = lane && names_contain(over, lane);
+    Lanes out = summed ? (Lanes){NULL, 1, 1} : leaf_lanes(nest, lane);
+    Lanes in = summed ? tile_lanes(e, lane, e->target->vector_floats) : out;
+    LLVMValueRef inverse =
+        float_constant(e, (float)(1.0 / (double)count_over(&node->type, over)), out.width);
+    LLVMValueRef mean = emit_sum(e, node->operands[0], over, in, NULL);
+    mean = LLVMBuildFMul(e->builder, mean, inverse, "");
+    LLVMValueRef spread = summed ? splat(e, mean, in.width) : mean;
+    LLVMValueRef variance = emit_sum(e, node->operands[0], over, in, spread);
+    variance = LLVMBuildFMul(e->builder, variance, inverse, "");
+    LLVMValueRef eps = float_constant(e, (float)node->attributes.eps, out.width);
+    variance = LLVMBuildFAdd(e->builder, variance, eps, "");
+    LLVMValueRef root = intrinsic(e, "llvm.sqrt", &variance, 1);
+    LLVMValueRef rstd = LLVMBuildFDiv(e->builder, float_constant(e, 1, out.width), root, "");
+    Place *place = place_of(e, id);
+    Affine at = slot_offset(e, &place->mean);
+    store_lanes(e, mean, e->scratch, &at, &out, true);
+    at = slot_offset(e, &place->rstd);
+    store_lanes(e, rstd, e->scratch, &at, &out, true);
+}
+
+static void emit_statistics(Emitter *e, const Stage *stage)
+{
+    Nest nest = {.e = e, .stage = stage, .leaf = statistics_leaf};
+    const Node *node = graph_node(e->graph, stage->root);
+    add_dims(&nest, &node->type, &node->attributes.over, lane_of(e, stage->root));
+    emit_nest(&nest, 0);
+}
+
+/* ---- mean ------------------------------------------------------------------------------------------- */
+
+static void mean_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    NodeId root = nest->stage->root;
+    const Node *node = graph_node(e->graph, root);
+    const Type *x = graph_type(e->graph, node->operands[0]);
+    Lanes lanes = leaf_lanes(nest, lane_of(e, root));
+    LLVMValueRef sum = emit_sum(e, node->operands[0], &node->attributes.over, lanes, NULL);
+    float inverse = (float)(1.0 / (double)count_over(x, &node->attributes.over));
+    sum = LLVMBuildFMul(e->builder, sum, float_constant(e, inverse, lanes.width), "");
+    e->computed[root - e->first] = sum;
+    Slot slot = place_of(e, nest->stage->end)->value;
+    if (nest->stage->end != root) {
+        place_of(e, nest->stage->end)->value.elements = 0;
+        LLVMValueRef value = emit_value(e, nest->stage->end, lanes);
+        place_of(e, nest->stage->end)->value = slot;
+        e->computed[nest->stage->end - e->first] = value;
+    }
+    store_end(e, nest->stage, lanes);
+    e->computed[root - e->first] = e->computed[nest->stage->end - e->first] = NULL;
+}
+
+static void emit_mean(Emitter *e, const Stage *stage)
+{
+    Nest nest = {.e = e, .stage = stage, .leaf = mean_leaf};
+    add_dims(&nest, graph_type(e->graph, stage->root), NULL, lane_of(e, stage->root));
+    emit_nest(&nest, 0);
+}
+
+/* ---- window ----------------------------------------------------------------------------------------- */
+
+/* One run along the innermost axis of the window; lanes outside the tensor are zero. */
+static void window_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    NodeId id = nest->stage->root;
+    const Node *read = graph_node(e->graph, id);
+    const Type *operand = graph_type(e->graph, read->operands[0]);
+    const Slot *window = &place_of(e, id)->window;
+    int width = e->target->vector_floats, last = operand->rank - 1;
+    LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context), vector = float_type(e, width);
+    Affine at[MAX_AXES], offset = affine_constant(window->offset);
+    LLVMValueRef inside = LLVMConstInt(i1, 1, false);
+    for (int d = 0; d < operand->rank; d++) {
+        const Affine *local = &nest->dim[d].start;
+        offset = affine_add(e, offset, local, window->dim[d].stride);
+        Affine base = affine_constant(read->attributes.map.dim[d].offset);
+        for (int i = 0; i < read->type.rank; i++) {
+            int k = kernel_axis(e, read->type.axis[i].name);
+            int64_t c = read->attributes.map.dim[d].coefficient[i];
+            if (c != 0 && k >= 0) base = affine_add(e, base, &e->base[k], c);
+        }
+        at[d] = affine_add(e, base, local, 1);
+        if (d == last || operand->axis[d].symbol[0]) continue;
+        LLVMValueRef index = affine_emit(e, &at[d]),
+                     bound = int_constant(e, operand->axis[d].extent);
+        inside = LLVMBuildAnd(e->builder, inside,
+                              LLVMBuildICmp(e->builder, LLVMIntULT, index, bound, ""), "");
+        at[d] = affine_value(LLVMBuildSelect(e->builder, inside, index, int_constant(e, 0), ""), 1);
+    }
+    LLVMValueRef lane[MAX_TILE], start = affine_emit(e, &at[last]);
+    for (int i = 0; i < width; i++) lane[i] = int_constant(e, i);
+    LLVMValueRef mask, iota = width > 1 ? LLVMConstVector(lane, (unsigned)width) : lane[0];
+    LLVMValueRef spread = start, bound = int_constant(e, operand->axis[last].extent);
+    if (width > 1) {
+        LLVMTypeRef indices = LLVMVectorType(e->i64, (unsigned)width);
+        LLVMValueRef zeros = LLVMConstNull(LLVMVectorType(e->i32, (unsigned)width));
+        spread = LLVMBuildInsertElement(e->builder, LLVMGetPoison(indices), start,
+                                        int_constant(e, 0), "");
+        spread = LLVMBuildShuffleVector(e->builder, spread, LLVMGetPoison(indices), zeros, "");
+        for (int i = 0; i < width; i++) lane[i] = bound;
+        bound = LLVMConstVector(lane, (unsigned)width);
+    }
+    spread = LLVMBuildAdd(e->builder, spread, iota, "");
+    mask = LLVMBuildICmp(e->builder, LLVMIntULT, spread, bound, "");
+    int64_t count = nest->dim[last].count;
+    if (width > 1) {
+        LLVMValueRef all =
+            LLVMBuildInsertElement(e->builder, LLVMGetPoison(LLVMVectorType(i1, (unsigned)width)),
+                                   inside, int_constant(e, 0), "");
+        all = LLVMBuildShuffleVector(e->builder, all, LLVMGetPoison(LLVMTypeOf(all)),
+                                     LLVMConstNull(LLVMVectorType(e->i32, (unsigned)width)), "");
+        mask = LLVMBuildAnd(e->builder, mask, all, "");
+        for (int i = 0; i < width; i++) lane[i] = LLVMConstInt(i1, i < count, false);
+        if (count < width)
+            mask = LLVMBuildAnd(e->builder, mask, LLVMConstVector(lane, (unsigned)width), "");
+    } else {
+        mask = LLVMBuildAnd(e->builder, mask, inside, "");
+    }
+    Affine from = storage_offset(e, read->operands[0], at);
+    LLVMValueRef value = load_masked(e, buffer_of(e, read->operands[0]), &from, mask, vector);
+    store_lanes(e, value, e->scratch, &offset, &(Lanes){"", width, (int)count}, false);
+}
+
+/* The window's axes are the operand's, so its nest has coordinates of its own. */
+static void emit_window(Emitter *e, const Stage *stage)
+{
+    const Slot *window = &place_of(e, stage->root)->window;
+    Nest nest = {.e = e, .stage = stage, .leaf = window_leaf, .count = window->rank};
+    for (int d = 0; d < window->rank; d++) {
+        bool innermost = d == window->rank - 1;
+        nest.dim[d] = (Dim){window->dim[d].axis,
+                            affine_constant(0),
+                            window->dim[d].extent,
+                            innermost ? e->target->vector_floats : 1,
+                            {0},
+                            0};
+    }
+    emit_nest(&nest, 0);
+}
+
+void emit_stage(Emitter *e, const Stage *stage)
+{
+    switch (stage->kind) {
+    case STAGE_WINDOW:
+        emit_window(e, stage);
+        break;
+    case STAGE_STATISTICS:
+        emit_statistics(e, stage);
+        break;
+    case STAGE_MAP:
+        emit_map(e, stage);
+        break;
+    case STAGE_MEAN:
+        emit_mean(e, stage);
+        break;
+    case STAGE_PRODUCT:
+        emit_product(e, stage, NULL);
+        break;
+    }
+}

@@ -1,0 +1,109 @@
+/* target.c: what machine to compile for. */
+#include "backends/llvm/llvm.h"
+
+#include <llvm-c/Target.h>
+#include <string.h>
+#include <unistd.h>
+
+bool llvm_available(void)
+{
+    return true;
+}
+
+static bool is_host(const CpuOptions *options)
+{
+    return !options->triple && (!options->cpu || strcmp(options->cpu, "host") == 0);
+}
+
+LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag)
+{
+    LLVMInitializeAllTargetInfos();
+    LLVMInitializeAllTargets();
+    LLVMInitializeAllTargetMCs();
+    LLVMInitializeAllAsmPrinters();
+    char *triple =
+        options->triple ? LLVMNormalizeTargetTriple(options->triple) : LLVMGetDefaultTargetTriple();
+    char *cpu = is_host(options) ? LLVMGetHostCPUName() : NULL;
+    char *features = is_host(options) ? LLVMGetHostCPUFeatures() : NULL, *message = NULL;
+    const char *all = arena_printf(arena, "%s%s%s", features ? features : "",
+                                   features && options->features ? "," : "",
+                                   options->features ? options->features : "");
+    const char *name = cpu ? cpu : options->cpu ? options->cpu : "generic";
+    if (strcmp(name, "host") == 0) name = "generic";
+    LLVMTargetRef target = NULL;
+    LLVMTargetMachineRef machine = NULL;
+    if (LLVMGetTargetFromTriple(triple, &target, &message)) {
+        diag_error(diag, (Loc){0}, "unknown target triple '%s': %s", triple, message);
+        LLVMDisposeMessage(message);
+    } else {
+        machine = LLVMCreateTargetMachine(target, triple, name, all, LLVMCodeGenLevelAggressive,
+                                          LLVMRelocPIC, LLVMCodeModelDefault);
+        if (!machine) diag_error(diag, (Loc){0}, "LLVM has no code generator for '%s'", triple);
+    }
+    if (cpu) LLVMDisposeMessage(cpu);
+    if (features) LLVMDisposeMessage(features);
+    LLVMDisposeMessage(triple);
+    return machine;
+}
+
+/* Assembly of a function that multiplies and adds vectors of 16 floats: the registers it uses tell what the machine has,
+ * whatever its name and features are called. */
+static LLVMMemoryBufferRef probe_assembly(LLVMTargetMachineRef machine)
+{
+    LLVMContextRef context = LLVMContextCreate();
+    LLVMModuleRef module = LLVMModuleCreateWithNameInContext("probe", context);
+    LLVMTypeRef f32 = LLVMFloatTypeInContext(context), vector = LLVMVectorType(f32, 16);
+    LLVMTypeRef pointer = LLVMPointerTypeInContext(context, 0);
+    LLVMTypeRef parameter[] = {pointer, vector, vector};
+    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(context), parameter, 3, false);
+    LLVMValueRef function = LLVMAddFunction(module, "probe", type);
+    LLVMAttributeRef wide = LLVMCreateStringAttribute(context, "prefer-vector-width", 19, "512", 3);
+    LLVMAddAttributeAtIndex(function, LLVMAttributeFunctionIndex, wide);
+    LLVMBuilderRef builder = LLVMCreateBuilderInContext(context);
+    LLVMPositionBuilderAtEnd(builder, LLVMAppendBasicBlockInContext(context, function, "entry"));
+    LLVMValueRef x = LLVMBuildLoad2(builder, vector, LLVMGetParam(function, 0), "");
+    unsigned id = LLVMLookupIntrinsicID("llvm.fma", 8);
+    LLVMValueRef fma = LLVMGetIntrinsicDeclaration(module, id, &vector, 1);
+    LLVMValueRef arguments[] = {x, LLVMGetParam(function, 1), LLVMGetParam(function, 2)};
+    LLVMValueRef y = LLVMBuildCall2(builder, LLVMIntrinsicGetType(context, id, &vector, 1), fma,
+                                    arguments, 3, "");
+    LLVMBuildStore(builder, y, LLVMGetParam(function, 0));
+    LLVMBuildRetVoid(builder);
+    LLVMDisposeBuilder(builder);
+    LLVMMemoryBufferRef buffer = NULL;
+    char *message = NULL;
+    if (LLVMTargetMachineEmitToMemoryBuffer(machine, module, LLVMAssemblyFile, &message, &buffer)) {
+        LLVMDisposeMessage(message);
+        buffer = NULL;
+    }
+    LLVMDisposeModule(module);
+    LLVMContextDispose(context);
+    return buffer;
+}
+
+bool llvm_target(const CpuOptions *options, Target *target, Diag *diag)
+{
+    LLVMTargetMachineRef machine = llvm_machine(diag->arena, options, diag);
+    if (!machine) return false;
+    LLVMMemoryBufferRef buffer = probe_assembly(machine);
+    LLVMDisposeTargetMachine(machine);
+    if (!buffer) return diag_error(diag, (Loc){0}, "LLVM cannot generate code for this target");
+    const char *text =
+        arena_strndup(diag->arena, LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));
+    LLVMDisposeMemoryBuffer(buffer);
+    bool zmm = strstr(text, "zmm"), ymm = strstr(text, "ymm"), neon = strstr(text, "fmla");
+    *target = (Target){.vector_floats = zmm   ? 16
+                                        : ymm ? 8
+                                              : 4,
+                       .vector_registers = zmm || neon ? 32 : 16,
+                       .fma = strstr(text, "vfmadd") || neon,
+                       .l1_bytes = 32 << 10,
+                       .l2_bytes = 1 << 20,
+                       .packs_weights = true};
+    if (is_host(options)) {
+        long l1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+        if (l1 > 0) target->l1_bytes = l1;
+        if (l2 > 0) target->l2_bytes = l2;
+    }
+    return true;
+}
