@@ -55,8 +55,8 @@ static const Key settings_keys[] = {
     KEY(in_channels,              read_integer,      "3",        1, 65536,   in_channels,              AT(in_channels_loc)),
     KEY(num_classes,              read_integer,      NONE,       1, 1 << 24, num_classes,              AT(num_classes_loc)),
     KEY(shortcut,                 read_bool,         "false",    0, 0,       shortcut,                 AT(shortcut_loc)),
-    KEY(dropout,                  read_rate,         "0",        0, 1,       dropout,                  NO_PLACE),
-    KEY(drop_path_rate,           read_rate,         "0",        0, 1,       drop_path_rate,           NO_PLACE),
+    KEY(dropout,                  read_rate,         "0",        0, 0,       dropout,                  NO_PLACE),
+    KEY(drop_path_rate,           read_rate,         "0",        0, 0,       drop_path_rate,           NO_PLACE),
     /* the recipe */
     KEY(data_path,                read_text,         NONE,       0, 0,       data_path,                NO_PLACE),
     KEY(pretrained_from,          read_text,         NONE,       0, 0,       pretrained_from,          NO_PLACE),
@@ -206,23 +206,31 @@ static bool is_decimal(const char *text)
     return !*end;
 }
 
-static bool read_real(const Reader *reader, const Key *key, const Yaml *value, void *record)
+static bool parse_real(const Reader *reader, const Key *key, const Yaml *value, double *number)
 {
     if (value->kind != YAML_TEXT || !value->plain || !is_decimal(value->text))
         return must_be(reader, key, "a number", value);
-    double number = strtod(value->text, NULL);
-    if (number < (double)key->least || number > (double)key->most)
-        return out_of_range(reader, key, value);
-    *(double *)((char *)record + key->member) = number;
+    *number = strtod(value->text, NULL);
     return true;
 }
 
-/* A share of what is dropped: something must be left. */
+static bool read_real(const Reader *reader, const Key *key, const Yaml *value, void *record)
+{
+    double *number = (double *)((char *)record + key->member);
+    if (!parse_real(reader, key, value, number)) return false;
+    bool inside = *number >= (double)key->least && *number <= (double)key->most;
+    return inside || out_of_range(reader, key, value);
+}
+
+/* The share that is dropped: something must be left. */
 static bool read_rate(const Reader *reader, const Key *key, const Yaml *value, void *record)
 {
-    if (!read_real(reader, key, value, record)) return false;
-    if (*(double *)((char *)record + key->member) < 1) return true;
-    return diag_error(reader->diag, value->loc, "%s must be less than 1", key->name);
+    double *rate = (double *)((char *)record + key->member);
+    if (!parse_real(reader, key, value, rate)) return false;
+    if (*rate >= 0 && *rate < 1) return true;
+    return diag_error(reader->diag, value->loc,
+                      "%s %s is out of range: it must be at least 0 and less than 1", key->name,
+                      cut(reader, value->text));
 }
 
 static bool read_bool(const Reader *reader, const Key *key, const Yaml *value, void *record)
@@ -292,43 +300,47 @@ static bool read_data_set(const Reader *reader, const Key *key, const Yaml *valu
 
 /* ---- records ------------------------------------------------------------------------------------ */
 
-static void report_unknown(const Reader *reader, const YamlEntry *entry, const Key *keys,
+static bool report_unknown(const Reader *reader, const YamlEntry *entry, const Key *keys,
                            size_t count)
 {
     const char **names = arena_array(reader->arena, count, sizeof *names);
     for (size_t i = 0; i < count; i++) names[i] = keys[i].name;
     const char *nearest = diag_nearest(entry->key, names, count), *key = cut(reader, entry->key);
-    if (nearest)
-        diag_error(reader->diag, entry->key_loc, "unknown key '%s'; did you mean '%s'?", key,
-                   nearest);
-    else
-        diag_error(reader->diag, entry->key_loc, "unknown key '%s'", key);
+    if (!nearest) return diag_error(reader->diag, entry->key_loc, "unknown key '%s'", key);
+    return diag_error(reader->diag, entry->key_loc, "unknown key '%s'; did you mean '%s'?", key,
+                      nearest);
 }
 
-/* Reads every key of a mapping, and goes on after an error so that all are found. */
+static bool read_entry(const Reader *reader, const YamlEntry *entry, const Key *keys, size_t count,
+                       void *record)
+{
+    const Key *key = keys;
+    while (key < keys + count && strcmp(entry->key, key->name) != 0) key++;
+    if (key == keys + count) return report_unknown(reader, entry, keys, count);
+    if (key->place) *(Loc *)((char *)record + key->place) = entry->value->loc;
+    if (key->otherwise == NONE && is_none(entry->value)) return true;
+    return key->read(reader, key, entry->value, record);
+}
+
+static bool read_otherwise(const Reader *reader, const Yaml *map, const Key *key, void *record)
+{
+    if (key->place) *(Loc *)((char *)record + key->place) = map->loc;
+    if (key->otherwise == NONE) return true;
+    if (strcmp(key->otherwise, REQUIRED) == 0)
+        return diag_error(reader->diag, map->loc, "%s is missing", key->name);
+    const Yaml value = {.loc = map->loc, .text = key->otherwise, .plain = true};
+    return key->read(reader, key, &value, record);
+}
+
+/* Reads a mapping whole, whatever is wrong, so that all faults are found. */
 static bool read_record(const Reader *reader, const Yaml *map, const Key *keys, size_t count,
                         void *record)
 {
     bool good = true;
-    for (uint32_t i = 0; i < map->count; i++) {
-        size_t known = 0;
-        while (known < count && strcmp(map->entries[i].key, keys[known].name) != 0) known++;
-        if (known < count) continue;
-        report_unknown(reader, &map->entries[i], keys, count);
-        good = false;
-    }
-    for (const Key *key = keys; key < keys + count; key++) {
-        const Yaml *value = yaml_find(map, key->name);
-        if (value && key->otherwise == NONE && is_none(value)) value = NULL;
-        if (key->place) *(Loc *)((char *)record + key->place) = value ? value->loc : map->loc;
-        const Yaml otherwise = {.loc = map->loc, .text = key->otherwise, .plain = true};
-        if (value)
-            good &= key->read(reader, key, value, record);
-        else if (key->otherwise && strcmp(key->otherwise, REQUIRED) == 0)
-            good = diag_error(reader->diag, map->loc, "%s is missing", key->name);
-        else if (key->otherwise)
-            good &= key->read(reader, key, &otherwise, record);
-    }
+    for (uint32_t i = 0; i < map->count; i++)
+        good &= read_entry(reader, &map->entries[i], keys, count, record);
+    for (size_t i = 0; i < count; i++)
+        if (!yaml_find(map, keys[i].name)) good &= read_otherwise(reader, map, &keys[i], record);
     return good;
 }
 

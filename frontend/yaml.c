@@ -211,6 +211,17 @@ static Loc place_of_problem(const Loader *loader, yaml_mark_t mark)
     return loc.line > end.line ? end : loc;
 }
 
+/* First byte of the character at a mark; 0 at the end. */
+static char character_at(const Loader *loader, yaml_mark_t mark)
+{
+    size_t i = 0;
+    for (size_t left = mark.index; left && i < loader->size; left--) {
+        i++;
+        while (i < loader->size && ((unsigned char)loader->text[i] & 0xC0) == 0x80) i++;
+    }
+    return i < loader->size ? loader->text[i] : '\0';
+}
+
 /* What libyaml says of the text; of bytes that are not characters it knows the offset alone. */
 static void report(const Loader *loader, const yaml_parser_t *parser)
 {
@@ -218,9 +229,11 @@ static void report(const Loader *loader, const yaml_parser_t *parser)
     if (parser->error == YAML_READER_ERROR) {
         size_t offset =
             parser->problem_offset < loader->size ? parser->problem_offset : loader->size;
-        diag_error(loader->diag, place_of_byte(loader, offset), "not UTF-8 text: %s", problem);
+        diag_error(loader->diag, place_of_byte(loader, offset), "not text: %s", problem);
         return;
     }
+    if (character_at(loader, parser->problem_mark) == '\t')
+        problem = "a tab cannot stand here; indent with spaces";
     diag_error(loader->diag, place_of_problem(loader, parser->problem_mark), "%s", problem);
     if (parser->context)
         diag_note(loader->diag, place_of_problem(loader, parser->context_mark), "%s",
