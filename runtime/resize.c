@@ -1,0 +1,193 @@
+/* resize.c: Pillow's bilinear resize, bit for bit, and the test transform made of it.
+ *
+ * Each output value is a weighted sum of the inputs under a triangle as wide as two output pixels
+ * (two input pixels, where the picture grows). Weights are fixed-point numbers of 22 bits; the sum
+ * is rounded to 8 bits after the horizontal pass and again after the vertical one. Output pixels do
+ * not depend on each other, so a crop of a large result is computed alone. */
+#include "runtime/rt.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PRECISION_BITS = 32 - 8 - 2 };
+
+/* Outputs [first, first + count) of a line of `from` pixels resized to `to`. */
+typedef struct Window {
+    int64_t from, to, first;
+    int count;
+} Window;
+
+/* For each output of a window: the inputs that it sums, and their weights. */
+typedef struct Taps {
+    int *start, *length; /* [count] */
+    int32_t *weight;     /* [count][most] */
+    int most;
+} Taps;
+
+static double triangle(double x)
+{
+    x = fabs(x);
+    return x < 1.0 ? 1.0 - x : 0.0;
+}
+
+static void free_taps(Taps *taps)
+{
+    free(taps->start);
+    free(taps->length);
+    free(taps->weight);
+}
+
+/* Weights of one output, normalised so that they sum to 1, then rounded. */
+static void fill_taps(Taps *taps, const Window *window, int index, double *weight)
+{
+    double scale = (double)window->from / (double)window->to;
+    double support = scale < 1.0 ? 1.0 : scale, sum = 0.0;
+    double centre = ((double)(window->first + index) + 0.5) * scale;
+    int start = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
+    if (start < 0) start = 0;
+    if (end > window->from) end = (int)window->from;
+    for (int i = start; i < end; i++) {
+        weight[i - start] = triangle((i - centre + 0.5) * (1.0 / support));
+        sum += weight[i - start];
+    }
+    for (int i = 0; i < end - start; i++)
+        taps->weight[(size_t)index * (size_t)taps->most + (size_t)i] =
+            (int32_t)(0.5 + (sum != 0.0 ? weight[i] / sum : weight[i]) * (1 << PRECISION_BITS));
+    taps->start[index] = start;
+    taps->length[index] = end - start;
+}
+
+/* To be released with free_taps, whether it succeeds or not. */
+static bool make_taps(const Window *window, Taps *taps)
+{
+    double scale = (double)window->from / (double)window->to;
+    taps->most = (int)ceil(scale < 1.0 ? 1.0 : scale) * 2 + 1;
+    size_t count = (size_t)window->count, most = (size_t)taps->most;
+    double *weight = malloc(most * sizeof *weight);
+    taps->start = malloc(count * sizeof *taps->start);
+    taps->length = malloc(count * sizeof *taps->length);
+    taps->weight = malloc(count * most * sizeof *taps->weight);
+    bool good = weight && taps->start && taps->length && taps->weight;
+    for (int i = 0; good && i < window->count; i++) fill_taps(taps, window, i, weight);
+    free(weight);
+    return good;
+}
+
+/* Output `index`, one channel, from inputs `step` bytes apart. */
+static uint8_t sum_taps(const Taps *taps, int index, const uint8_t *input, size_t step)
+{
+    const int32_t *weight = taps->weight + (size_t)index * (size_t)taps->most;
+    int32_t sum = 1 << (PRECISION_BITS - 1);
+    input += (size_t)taps->start[index] * step;
+    for (int i = 0; i < taps->length[index]; i++) sum += input[(size_t)i * step] * weight[i];
+    sum >>= PRECISION_BITS;
+    return (uint8_t)(sum > 255 ? 255 : sum);
+}
+
+/* Fills out[down.count][across.count][3]. */
+static RaftStatus resample(const RaftImage *image, const Window *across, const Window *down,
+                           uint8_t *out, RaftError *error)
+{
+    Taps columns = {0}, rows = {0};
+    uint8_t *narrowed = NULL;
+    bool good = make_taps(across, &columns) && make_taps(down, &rows);
+    int first = good ? rows.start[0] : 0;
+    int last = good ? rows.start[down->count - 1] + rows.length[down->count - 1] : 0;
+    size_t row_bytes = (size_t)across->count * 3;
+    if (good) narrowed = malloc((size_t)(last - first) * row_bytes);
+    for (int y = first; narrowed && y < last; y++) {
+        const uint8_t *row = image->rgb + (size_t)y * (size_t)image->width * 3;
+        uint8_t *narrow = narrowed + (size_t)(y - first) * row_bytes;
+        for (int x = 0; x < across->count; x++)
+            for (int c = 0; c < 3; c++) *narrow++ = sum_taps(&columns, x, row + c, 3);
+    }
+    for (int y = 0; narrowed && y < down->count; y++) {
+        rows.start[y] -= first;
+        for (size_t i = 0; i < row_bytes; i++) *out++ = sum_taps(&rows, y, narrowed + i, row_bytes);
+    }
+    good = narrowed;
+    free(narrowed);
+    free_taps(&columns);
+    free_taps(&rows);
+    return good ? RAFT_OK : rt_no_memory(error, "resizing a picture");
+}
+
+/* Whether the arguments are within the limits of pictures; so no product below overflows. */
+static RaftStatus check(const RaftImage *image, int width, int height, RaftError *error)
+{
+    if (!image->rgb || image->width < 1 || image->height < 1)
+        return rt_fail(error, RAFT_INVALID, "the picture to be resized is empty");
+    if (width < 1 || height < 1 || width > RT_MAX_SIDE || height > RT_MAX_SIDE ||
+        (int64_t)width * height > RT_MAX_PIXELS || (int64_t)width * image->height > RT_MAX_PIXELS)
+        return rt_fail(error, RAFT_INVALID, "a picture of %d x %d cannot be resized to %d x %d",
+                       image->width, image->height, width, height);
+    return RAFT_OK;
+}
+
+RaftStatus raft_image_resize(const RaftImage *image, int width, int height, RaftImage *out,
+                             RaftError *error)
+{
+    RaftStatus status = check(image, width, height, error);
+    *out = (RaftImage){0};
+    if (status) return status;
+    RaftImage resized = {.width = width, .height = height, .warnings = image->warnings};
+    Window across = {.from = image->width, .to = width, .count = width};
+    Window down = {.from = image->height, .to = height, .count = height};
+    resized.rgb = malloc((size_t)width * (size_t)height * 3);
+    status = resized.rgb ? resample(image, &across, &down, resized.rgb, error)
+                         : rt_no_memory(error, "resizing a picture");
+    if (status)
+        raft_image_free(&resized);
+    else
+        *out = resized;
+    return status;
+}
+
+/* The middle `size` pixels of a line of `from` pixels resized to `to`, or all where these are fewer;
+ * an odd rest is halved to the even side, as Python rounds. */
+static Window centre_window(int64_t from, int64_t to, int size)
+{
+    Window window = {.from = from, .to = to, .count = to < size ? (int)to : size};
+    int64_t rest = to - window.count;
+    window.first = rest / 2 + (rest % 2 && rest / 2 % 2);
+    return window;
+}
+
+/* chw[3][height][width] from rgb[down.count][across.count][3], put in the middle of zeros. */
+static void normalise(const uint8_t *rgb, const Window *across, const Window *down, int height,
+                      int width, const double mean[3], const double std[3], float *chw)
+{
+    int left = (width - across->count) / 2, top = (height - down->count) / 2;
+    for (int c = 0; c < 3; c++)
+        for (int y = -top; y < height - top; y++)
+            for (int x = -left; x < width - left; x++) {
+                bool inside = x >= 0 && x < across->count && y >= 0 && y < down->count;
+                uint8_t value = inside ? rgb[((int64_t)y * across->count + x) * 3 + c] : 0;
+                *chw++ = ((float)value / 255.0f - (float)mean[c]) / (float)std[c];
+            }
+}
+
+RaftStatus raft_image_preprocess(const RaftImage *image, int height, int width, bool exact,
+                                 const double mean[3], const double std[3], float *chw,
+                                 RaftError *error)
+{
+    RaftStatus status = check(image, width, height, error);
+    if (status) return status;
+    int64_t from_width = image->width, from_height = image->height;
+    int64_t to_width = width, to_height = height;
+    if (!exact) {
+        int64_t side = ((width < height ? width : height) * (int64_t)16 + 7) / 14; /* x 256 / 224 */
+        bool upright = from_width <= from_height;
+        to_width = upright ? side : side * from_width / from_height;
+        to_height = upright ? side * from_height / from_width : side;
+    }
+    Window across = centre_window(from_width, to_width, width);
+    Window down = centre_window(from_height, to_height, height);
+    uint8_t *rgb = malloc((size_t)across.count * (size_t)down.count * 3);
+    if (!rgb) return rt_no_memory(error, "resizing a picture");
+    status = resample(image, &across, &down, rgb, error);
+    if (!status) normalise(rgb, &across, &down, height, width, mean, std, chw);
+    free(rgb);
+    return status;
+}
