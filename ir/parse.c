@@ -458,8 +458,10 @@ Graph *graph_parse(Arena *arena, const Source *source, Diag *diag)
     if (!lex_expect(&p.lexer, TOKEN_WORD, "the name of the graph")) return NULL;
     p.graph = graph_new(arena, arena_strndup(diag->arena, name.text, name.length));
     if (!lex_expect(&p.lexer, '{', "'{'")) return NULL;
-    while (!lex_accept(&p.lexer, '}'))
+    while (!lex_is(&p.lexer, '}'))
         if (!parse_statement(&p)) return NULL;
+    if (p.graph->output_count == 0) return lex_expected(&p.lexer, "an output"), NULL;
+    lex_next(&p.lexer);
     if (!lex_expect(&p.lexer, TOKEN_END, "nothing after the '}' of the graph")) return NULL;
     return graph_verify(p.graph, diag) ? p.graph : NULL;
 }

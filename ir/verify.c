@@ -81,9 +81,7 @@ static bool layout_covers(const Layout *layout, int index, const Axis *axis)
         weight[count] = layout->dim[i].divisor;
         extent[count++] = layout->dim[i].extent;
     }
-    if (axis->symbol[0]) return count == 1 && weight[0] == 1 && extent[0] == 0;
-    for (int i = 0; i < count; i++)
-        if (extent[i] < 1) return false;
+    if (axis->symbol[0]) return count == 1 && weight[0] == 1;
     return digits_product(count, weight, extent) >= axis->extent;
 }
 
@@ -94,9 +92,18 @@ static bool verify_layout(Diag *diag, const Node *node)
     if (layout->rank == 0) return true;
     if (layout->rank < 0 || layout->rank > MAX_AXES)
         return node_error(diag, node, "a layout cannot have %d dimensions", layout->rank);
-    for (int i = 0; i < layout->rank; i++)
-        if (layout->dim[i].axis < 0 || layout->dim[i].axis >= type->rank)
-            return node_error(diag, node, "the layout has no axis %d to pack", layout->dim[i].axis);
+    for (int i = 0; i < layout->rank; i++) {
+        int axis = layout->dim[i].axis;
+        int64_t divisor = layout->dim[i].divisor, extent = layout->dim[i].extent;
+        if (axis < 0 || axis >= type->rank)
+            return node_error(diag, node, "the layout packs axis %d, which does not exist", axis);
+        if (!in_range(divisor, 1) ||
+            (type->axis[axis].symbol[0] ? extent != 0 : !in_range(extent, 1)))
+            return node_error(diag, node,
+                              "divisor %" PRId64 " or extent %" PRId64
+                              " of packed '%s' is out of range",
+                              divisor, extent, type->axis[axis].name);
+    }
     if (layout_elements(type, layout) > MOST_ELEMENTS)
         return node_error(diag, node, "a packed tensor has less than 2^40 elements");
     for (int i = 0; i < type->rank; i++)
@@ -137,7 +144,8 @@ static bool verify_windows(Diag *diag, const Node *node)
 {
     const Attributes *attributes = &node->attributes;
     if (attributes->window_count < 1 || attributes->window_count > MAX_AXES)
-        return node_error(diag, node, "%d windows", attributes->window_count);
+        return node_error(diag, node, "has %d windows, not 1 to %d", attributes->window_count,
+                          MAX_AXES);
     for (int i = 0; i < attributes->window_count; i++) {
         const Window *window = &attributes->windows[i];
         if (!in_range(window->kernel, 1) || !in_range(window->stride, 1) ||
