@@ -2,8 +2,11 @@
  * with what a model wants. */
 #include "runtime/rt.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as they lie in files");
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
