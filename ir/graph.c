@@ -257,6 +257,22 @@ NodeId rewriter_copy(Rewriter *rewriter, NodeId id)
     return copy;
 }
 
+/* Kernels are numbered in the order of their nodes; those that have none left are gone. */
+static void drop_empty_kernels(Graph *graph)
+{
+    Kernel *kept = arena_array(graph->arena, graph->kernel_count, sizeof *kept);
+    uint32_t count = 0;
+    int last = NO_KERNEL;
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        int kernel = graph->nodes[id].kernel;
+        if (kernel != NO_KERNEL && kernel != last) kept[count++] = graph->kernels[kernel];
+        if (kernel != NO_KERNEL) graph->nodes[id].kernel = (int)count - 1;
+        last = kernel;
+    }
+    graph->kernels = kept;
+    graph->kernel_count = graph->kernel_capacity = count;
+}
+
 Graph *graph_without_dead(const Graph *graph, Arena *arena)
 {
     bool *live = arena_array(arena, graph->node_count, sizeof *live);
@@ -270,6 +286,7 @@ Graph *graph_without_dead(const Graph *graph, Arena *arena)
     Rewriter r = rewriter_new(graph, arena);
     for (NodeId id = 0; id < graph->node_count; id++)
         if (live[id]) rewriter_copy(&r, id);
+    drop_empty_kernels(r.to);
     for (uint32_t i = 0; i < graph->output_count; i++)
         graph_add_output(r.to, graph->outputs[i].name, graph->outputs[i].entry,
                          rewriter_value(&r, graph->outputs[i].value));

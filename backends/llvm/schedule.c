@@ -56,6 +56,7 @@ static NodeId *find_epilogues(Emitter *e)
             place_of(e, user)->fused = true;
             at = user;
         }
+        place_of(e, id)->fused = at != id;
         stage_end[id - e->first] = at;
     }
     return stage_end;
