@@ -13,7 +13,7 @@ enum {
 /* Most parameters of a model, and most elements of a tensor of one image. */
 static const int64_t MAX_ELEMENTS = (int64_t)1 << 33;
 
-/* ---- arithmetic that stops at INT64_MAX ------------------------------------------------------ */
+/* ---- arithmetic that stops at INT64_MAX -------------------------------------------------- */
 
 static int64_t times(int64_t a, int64_t b)
 {
@@ -37,7 +37,7 @@ static int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* ---- counting --------------------------------------------------------------------------------- */
+/* ---- counting ---------------------------------------------------------------------------- */
 
 static int64_t count_linear(int64_t in, int64_t out)
 {
@@ -101,7 +101,7 @@ static int64_t largest_tensor(const Settings *settings, const Level *level)
     return larger(padded, larger(tokens, times(pixels, channels)));
 }
 
-/* ---- what cannot run ---------------------------------------------------------------------------- */
+/* ---- what cannot run --------------------------------------------------------------------- */
 
 /* Each kernel is a window of whole patches around the patch that it stands for. */
 static bool kernel_fits(int64_t kernel, int64_t patch)
@@ -192,7 +192,7 @@ static bool check_sizes(const Model *model, Diag *diag)
     return good;
 }
 
-/* ---- resolving ---------------------------------------------------------------------------------- */
+/* ---- resolving --------------------------------------------------------------------------- */
 
 static void resolve_levels(Model *model)
 {

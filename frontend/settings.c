@@ -1,9 +1,9 @@
 /* settings.c: YAML settings to typed values: every key checked, every default filled in.
  *
- * Two tables say all there is to know about a key. A value is read by the type of its key: `1e-5` is
- * a number, `False` a bool. Whole numbers are written in digits alone (neither 2e3 nor 64.0), and
- * numbers and bools without quotes. Where a key has no default, an empty value or `null` is as good
- * as leaving the key out.
+ * Two tables say all there is to know about a key. A value is read by the type of its key: `1e-5`
+ * is a number, `False` a bool. Whole numbers are written in digits alone (neither 2e3 nor 64.0),
+ * and numbers and bools without quotes. Where a key has no default, an empty value or `null` is as
+ * good as leaving the key out.
  */
 #include "frontend/frontend.h"
 #include "frontend/yaml.h"
@@ -27,7 +27,7 @@ struct Key {
     ReadFunction *read;
     const char *otherwise; /* the value where the key is left out: REQUIRED, NONE or text */
     int64_t least, most;   /* of numbers */
-    size_t member, place;  /* offsets in the record; place 0: not kept */
+    size_t member, place;  /* offsets in the record, of the value and of its Loc if that is kept */
 };
 
 static ReadFunction read_integer, read_real, read_rate, read_bool, read_text, read_token_mixing,
@@ -35,64 +35,71 @@ static ReadFunction read_integer, read_real, read_rate, read_bool, read_text, re
 
 enum { MAX_LAYERS = 64, MAX_SIDE = 16384 };
 
-#define NONE     NULL
-#define REQUIRED "required"
-#define NO_PLACE 0
+#define NONE      NULL
+#define REQUIRED  "required"
+#define NO_MEMBER 0
+#define NO_PLACE  0
 
 /* clang-format off */
-#define KEY(name, read, otherwise, least, most, member, place) \
-    {#name, read, otherwise, least, most, offsetof(Settings, member), place}
-#define AT(place) offsetof(Settings, place)
+/* A plain key; one whose place is kept; one whose reader knows alone where the value belongs. */
+#define KEY(name, read, otherwise, least, most) \
+    {#name, read, otherwise, least, most, offsetof(Settings, name), NO_PLACE}
+#define PLACED(name, read, otherwise, least, most, place) \
+    {#name, read, otherwise, least, most, offsetof(Settings, name), offsetof(Settings, place)}
+#define OTHER(name, read, otherwise, place) \
+    {#name, read, otherwise, 0, 0, NO_MEMBER, place}
 static const Key settings_keys[] = {
     /* the model */
-    KEY(layers,                   read_layers,       REQUIRED,   1, MAX_LAYERS, layers,                NO_PLACE),
-    KEY(token_mixing_type,        read_token_mixing, "ser_pm",   0, 0,       token_mixing,             AT(token_mixing_loc)),
-    KEY(embedding_type,           read_embedding,    "emb_mixer", 0, 0,      embedding,                AT(embedding_loc)),
-    KEY(pretrained_image_size,    read_integer,      "224",      1, MAX_SIDE, pretrained_image_size,   AT(pretrained_image_size_loc)),
-    KEY(token_expansion_factor,   read_integer,      "2",        1, 1024,    token_expansion_factor,   AT(token_expansion_loc)),
-    KEY(channel_expansion_factor, read_integer,      "4",        1, 1024,    channel_expansion_factor, AT(channel_expansion_loc)),
-    KEY(dataset_name,             read_data_set,     "imagenet", 0, 0,       dataset_name,             NO_PLACE),
-    KEY(in_channels,              read_integer,      "3",        1, 65536,   in_channels,              AT(in_channels_loc)),
-    KEY(num_classes,              read_integer,      NONE,       1, 1 << 24, num_classes,              AT(num_classes_loc)),
-    KEY(shortcut,                 read_bool,         "false",    0, 0,       shortcut,                 AT(shortcut_loc)),
-    KEY(dropout,                  read_rate,         "0",        0, 0,       dropout,                  NO_PLACE),
-    KEY(drop_path_rate,           read_rate,         "0",        0, 0,       drop_path_rate,           NO_PLACE),
+    OTHER(layers, read_layers, REQUIRED, NO_PLACE),
+    OTHER(dataset_name, read_data_set, "imagenet", NO_PLACE),
+    OTHER(token_mixing_type, read_token_mixing, "ser_pm", offsetof(Settings, token_mixing_loc)),
+    OTHER(embedding_type, read_embedding, "emb_mixer", offsetof(Settings, embedding_loc)),
+    PLACED(pretrained_image_size,    read_integer, "224",   1, MAX_SIDE, pretrained_image_size_loc),
+    PLACED(token_expansion_factor,   read_integer, "2",     1, 1024,     token_expansion_loc),
+    PLACED(channel_expansion_factor, read_integer, "4",     1, 1024,     channel_expansion_loc),
+    PLACED(in_channels,              read_integer, "3",     1, 65536,    in_channels_loc),
+    PLACED(num_classes,              read_integer, NONE,    1, 1 << 24,  num_classes_loc),
+    PLACED(shortcut,                 read_bool,    "false", 0, 0,        shortcut_loc),
+    KEY(dropout,               read_rate,    "0",  0, 0),
+    KEY(drop_path_rate,        read_rate,    "0",  0, 0),
     /* the recipe */
-    KEY(data_path,                read_text,         NONE,       0, 0,       data_path,                NO_PLACE),
-    KEY(pretrained_from,          read_text,         NONE,       0, 0,       pretrained_from,          NO_PLACE),
-    KEY(resume_from,              read_text,         NONE,       0, 0,       resume_from,              NO_PLACE),
-    KEY(task_name,                read_text,         NONE,       0, 0,       task_name,                NO_PLACE),
-    KEY(project_name,             read_text,         NONE,       0, 0,       project_name,             NO_PLACE),
-    KEY(bucket_name,              read_text,         NONE,       0, 0,       bucket_name,              NO_PLACE),
-    KEY(backend,                  read_text,         NONE,       0, 0,       backend,                  NO_PLACE),
-    KEY(batch_size,               read_integer,      NONE,       1, 1 << 24, batch_size,               NO_PLACE),
-    KEY(num_workers,              read_integer,      NONE,       0, 4096,    num_workers,              NO_PLACE),
-    KEY(num_epochs,               read_integer,      NONE,       1, 1 << 24, num_epochs,               NO_PLACE),
-    KEY(num_warmup_epochs,        read_integer,      NONE,       0, 1 << 24, num_warmup_epochs,        NO_PLACE),
-    KEY(validate_every,           read_integer,      NONE,       1, 1 << 24, validate_every,           NO_PLACE),
-    KEY(checkpoint_every,         read_integer,      NONE,       1, INT32_MAX, checkpoint_every,       NO_PLACE),
-    KEY(log_every_iters,          read_integer,      NONE,       1, INT32_MAX, log_every_iters,        NO_PLACE),
-    KEY(stop_iteration,           read_integer,      NONE,       1, INT64_MAX, stop_iteration,         NO_PLACE),
-    KEY(nproc_per_node,           read_integer,      NONE,       1, 4096,    nproc_per_node,           NO_PLACE),
-    KEY(seed,                     read_integer,      "42",       0, INT64_MAX, seed,                   NO_PLACE),
-    KEY(lr,                       read_real,         NONE,       0, 1000,    lr,                       NO_PLACE),
-    KEY(end_lr,                   read_real,         NONE,       0, 1000,    end_lr,                   NO_PLACE),
-    KEY(weight_decay,             read_real,         NONE,       0, 1000,    weight_decay,             NO_PLACE),
-    KEY(label_smoothing_alpha,    read_real,         NONE,       0, 1,       label_smoothing_alpha,    NO_PLACE),
-    KEY(mixup_alpha,              read_real,         NONE,       0, 1000,    mixup_alpha,              NO_PLACE),
-    KEY(mixup_p,                  read_real,         NONE,       0, 1,       mixup_p,                  NO_PLACE),
-    KEY(cutmix_alpha,             read_real,         NONE,       0, 1000,    cutmix_alpha,             NO_PLACE),
-    KEY(cutmix_p,                 read_real,         NONE,       0, 1,       cutmix_p,                 NO_PLACE),
-    KEY(cutout_p,                 read_real,         NONE,       0, 1,       cutout_p,                 NO_PLACE),
-    KEY(color_jitter,             read_real,         NONE,       0, 1000,    color_jitter,             NO_PLACE),
-    KEY(with_amp,                 read_bool,         NONE,       0, 0,       with_amp,                 NO_PLACE),
-    KEY(with_clearml,             read_bool,         NONE,       0, 0,       with_clearml,             NO_PLACE),
+    KEY(data_path,             read_text,    NONE, 0, 0),
+    KEY(pretrained_from,       read_text,    NONE, 0, 0),
+    KEY(resume_from,           read_text,    NONE, 0, 0),
+    KEY(task_name,             read_text,    NONE, 0, 0),
+    KEY(project_name,          read_text,    NONE, 0, 0),
+    KEY(bucket_name,           read_text,    NONE, 0, 0),
+    KEY(backend,               read_text,    NONE, 0, 0),
+    KEY(batch_size,            read_integer, NONE, 1, 1 << 24),
+    KEY(num_workers,           read_integer, NONE, 0, 4096),
+    KEY(num_epochs,            read_integer, NONE, 1, 1 << 24),
+    KEY(num_warmup_epochs,     read_integer, NONE, 0, 1 << 24),
+    KEY(validate_every,        read_integer, NONE, 1, 1 << 24),
+    KEY(checkpoint_every,      read_integer, NONE, 1, INT32_MAX),
+    KEY(log_every_iters,       read_integer, NONE, 1, INT32_MAX),
+    KEY(stop_iteration,        read_integer, NONE, 1, INT64_MAX),
+    KEY(nproc_per_node,        read_integer, NONE, 1, 4096),
+    KEY(seed,                  read_integer, "42", 0, INT64_MAX),
+    KEY(lr,                    read_real,    NONE, 0, 1000),
+    KEY(end_lr,                read_real,    NONE, 0, 1000),
+    KEY(weight_decay,          read_real,    NONE, 0, 1000),
+    KEY(label_smoothing_alpha, read_real,    NONE, 0, 1),
+    KEY(mixup_alpha,           read_real,    NONE, 0, 1000),
+    KEY(mixup_p,               read_real,    NONE, 0, 1),
+    KEY(cutmix_alpha,          read_real,    NONE, 0, 1000),
+    KEY(cutmix_p,              read_real,    NONE, 0, 1),
+    KEY(cutout_p,              read_real,    NONE, 0, 1),
+    KEY(color_jitter,          read_real,    NONE, 0, 1000),
+    KEY(with_amp,              read_bool,    NONE, 0, 0),
+    KEY(with_clearml,          read_bool,    NONE, 0, 0),
 };
 #undef KEY
-#undef AT
+#undef PLACED
+#undef OTHER
 
-#define KEY(name, read, otherwise, least, most, member, place) \
-    {#name, read, otherwise, least, most, offsetof(LayerSettings, member), offsetof(LayerSettings, place)}
+#define KEY(name, read, otherwise, least, most, member, place)             \
+    {#name, read, otherwise, least, most, offsetof(LayerSettings, member), \
+     offsetof(LayerSettings, place)}
 static const Key layer_keys[] = {
     KEY(depth,             read_integer, REQUIRED, 1, 4096,     depth,      depth_loc),
     KEY(dim,               read_integer, REQUIRED, 1, 1 << 20,  dim,        dim_loc),
@@ -120,7 +127,7 @@ static const DataSet data_sets[] = {
 };
 /* clang-format on */
 
-/* ---- single values ------------------------------------------------------------------------------ */
+/* ---- single values ----------------------------------------------------------------------- */
 
 /* The user's text as a message shows it: not all of it where it is long. */
 static const char *cut(const Reader *reader, const char *text)
@@ -298,7 +305,7 @@ static bool read_data_set(const Reader *reader, const Key *key, const Yaml *valu
     return true;
 }
 
-/* ---- records ------------------------------------------------------------------------------------ */
+/* ---- records ----------------------------------------------------------------------------- */
 
 static bool report_unknown(const Reader *reader, const YamlEntry *entry, const Key *keys,
                            size_t count)
@@ -365,9 +372,9 @@ static bool read_layers(const Reader *reader, const Key *key, const Yaml *value,
 {
     Settings *settings = record;
     if (value->kind != YAML_LIST) return must_be(reader, key, "a list of layers", value);
-    if (value->count < key->least || value->count > key->most)
-        return diag_error(reader->diag, value->loc, "layers must have %d to %d entries, not %u",
-                          (int)key->least, (int)key->most, value->count);
+    if (value->count == 0 || value->count > MAX_LAYERS)
+        return diag_error(reader->diag, value->loc, "%s must have 1 to %d entries, not %u",
+                          key->name, MAX_LAYERS, value->count);
     settings->layer_count = (int)value->count;
     settings->layers = arena_array(reader->arena, value->count, sizeof *settings->layers);
     bool good = true;
@@ -381,7 +388,7 @@ static bool read_layers(const Reader *reader, const Key *key, const Yaml *value,
     return good;
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------- */
+/* ---- the whole --------------------------------------------------------------------------- */
 
 /* Keys of a layer that only some types of mixing and embedding need. */
 static bool check_layer_keys(const Settings *settings, Diag *diag)

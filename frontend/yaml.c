@@ -27,7 +27,7 @@ typedef struct Loader {
     uint32_t values;
 } Loader;
 
-/* ---- places --------------------------------------------------------------------------------- */
+/* ---- places ------------------------------------------------------------------------------ */
 
 static uint32_t count_characters(const char *text, size_t size)
 {
@@ -78,7 +78,7 @@ static bool check_lines(Loader *loader)
     return true;
 }
 
-/* ---- events to tree --------------------------------------------------------------------------- */
+/* ---- events to tree ---------------------------------------------------------------------- */
 
 static Yaml *new_value(Loader *loader, int kind, Loc loc)
 {
@@ -290,7 +290,7 @@ const Yaml *yaml_find(const Yaml *map, const char *key)
     return entry ? entry->value : NULL;
 }
 
-/* ---- overrides -------------------------------------------------------------------------------- */
+/* ---- overrides --------------------------------------------------------------------------- */
 
 static bool parse_index(const char *text, uint32_t *index)
 {

@@ -18,7 +18,7 @@ static _Noreturn void out_of_memory(Arena *arena, size_t size)
     RAFTC_BUG("out of memory: no room for %zu more bytes", size);
 }
 
-/* calloc zeroes large chunks at no cost, and a chunk is never used twice: so all memory is zeroed. */
+/* calloc zeroes large chunks at no cost, and a chunk is never used twice: all memory is zeroed. */
 static ArenaChunk *chunk_new(Arena *arena, size_t size)
 {
     size_t total;

@@ -17,7 +17,7 @@ Diag diag_new(Arena *arena)
     return (Diag){.arena = arena};
 }
 
-/* ---- sources ------------------------------------------------------------------------------ */
+/* ---- sources ----------------------------------------------------------------------------- */
 
 const Source *diag_add_source(Diag *diag, const char *path, const char *text, size_t size)
 {
@@ -71,7 +71,7 @@ const Source *diag_read_source(Diag *diag, const char *path, size_t limit)
     return diag_add_source(diag, path, text, size);
 }
 
-/* ---- adding messages ------------------------------------------------------------------------ */
+/* ---- adding messages --------------------------------------------------------------------- */
 
 static void add(Diag *diag, Message message, const char *format, va_list args)
 {
@@ -121,7 +121,7 @@ void diag_remark(Diag *diag, Loc loc, const char *format, ...)
     ADD(.kind = MESSAGE_REMARK, .loc = loc);
 }
 
-/* ---- printing ------------------------------------------------------------------------------- */
+/* ---- printing ---------------------------------------------------------------------------- */
 
 /* Length in bytes of the character at `text`: 1 to 4, or 0 where it is not valid UTF-8. */
 static size_t character_length(const unsigned char *text, const unsigned char *end)
@@ -163,7 +163,7 @@ static const char *next_character(const char *text, const char *end)
     return text + (length ? length : 1);
 }
 
-/* The bytes of a line, without its end and without the byte order mark that a file may begin with. */
+/* The bytes of a line, without its end and the byte order mark that a file may begin with. */
 static bool find_line(const Source *source, uint32_t line, const char **begin, const char **end)
 {
     const char *text = source->text, *stop = source->text + source->size;
@@ -228,7 +228,7 @@ void diag_print(const Diag *diag, FILE *file)
         fprintf(file, "raftc: errors not shown: %u\n", diag->errors - ERRORS_KEPT);
 }
 
-/* ---- near names ----------------------------------------------------------------------------- */
+/* ---- near names -------------------------------------------------------------------------- */
 
 enum { NAME_MOST = 96 };
 
@@ -270,7 +270,7 @@ const char *diag_nearest(const char *word, const char *const *names, size_t coun
     return nearest;
 }
 
-/* ---- broken invariants ------------------------------------------------------------------------ */
+/* ---- broken invariants ------------------------------------------------------------------- */
 
 void raftc_bug(const char *file, int line, const char *format, ...)
 {

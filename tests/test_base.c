@@ -16,7 +16,7 @@ const char *__asan_default_options(void)
     return "allocator_may_return_null=1";
 }
 
-/* ---- arena ---------------------------------------------------------------------------------- */
+/* ---- arena ------------------------------------------------------------------------------- */
 
 static bool all_zero(const char *bytes, size_t size)
 {
@@ -99,7 +99,7 @@ static void test_out_of_memory(void **state)
     }
 }
 
-/* ---- text ----------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------- */
 
 static void test_text(void **state)
 {
@@ -134,7 +134,7 @@ static void test_long_text(void **state)
     arena_free(&arena);
 }
 
-/* ---- diagnostics ---------------------------------------------------------------------------- */
+/* ---- diagnostics ------------------------------------------------------------------------- */
 
 static void check_printed(const Diag *diag, const char *expected)
 {
