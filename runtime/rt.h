@@ -51,6 +51,20 @@ void rt_output_write(RtOutput *output, const void *data, size_t size);
 RaftStatus rt_output_commit(RtOutput *output, RaftError *error);
 void rt_output_discard(RtOutput *output);
 
+/* ---- memory.c --------------------------------------------------------------------------------- */
+
+typedef struct RtChunk RtChunk;
+typedef struct RtArena { /* zero to begin with */
+    RtChunk *chunks;
+} RtArena;
+
+/* A zeroed array, aligned to 16 bytes, until rt_arena_free; NULL where it is too large or memory is
+ * out. */
+void *rt_alloc(RtArena *arena, size_t count, size_t size);
+/* `length` bytes of a string, terminated. */
+char *rt_strdup(RtArena *arena, const char *string, size_t length);
+void rt_arena_free(RtArena *arena);
+
 /* ---- weights.c, safetensors.c ---------------------------------------------------------------- */
 
 struct RaftWeights {
@@ -59,17 +73,14 @@ struct RaftWeights {
     RaftTensor *tensor;
     int count;
     const RaftTensor **by_name; /* the tensors in the order of their names */
-    const char **metadata;  /* key, value, ... */
-    int metadata_count;     /* pairs */
-    struct RtBlock *blocks; /* what rt_weights_alloc gave */
+    const char **metadata;      /* key, value, ... */
+    int metadata_count;         /* pairs */
+    RtArena arena;              /* all of the above but the path and the file */
 };
 
 /* Reads a weight file in memory; `data` must outlive the weights. */
 RaftStatus rt_weights_parse(const char *path, const uint8_t *data, size_t size,
                             RaftWeights **weights, RaftError *error);
-/* A zeroed array that lives as long as the weights; NULL where it is too large or memory is out. */
-void *rt_weights_alloc(RaftWeights *weights, size_t count, size_t size);
-char *rt_weights_strdup(RaftWeights *weights, const char *string);
 /* The product of the extents; false where one is negative or the product overflows. */
 bool rt_count_elements(int rank, const int64_t *shape, int64_t *elements);
 /* Fills in tensors (in the order of their data) and metadata. */

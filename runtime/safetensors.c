@@ -109,7 +109,7 @@ static RaftStatus read_entry(const Reader *reader, const char *name, const json_
         bytes != range[1] - range[0])
         return bad_entry(reader, name, "shape and dtype do not fit the size in data_offsets");
 
-    tensor->name = rt_weights_strdup(reader->weights, name);
+    tensor->name = rt_strdup(&reader->weights->arena, name, strlen(name));
     if (!tensor->name) return rt_no_memory(reader->error, reader->weights->path);
     tensor->dtype = format->dtype;
     tensor->rank = (int)json_array_size(shape);
@@ -131,14 +131,14 @@ static RaftStatus read_metadata(const Reader *reader, json_t *json)
     const char *key;
     json_t *value;
     if (!json_is_object(json)) return bad_metadata(reader);
-    weights->metadata = rt_weights_alloc(weights, 2 * json_object_size(json), sizeof(char *));
+    weights->metadata = rt_alloc(&weights->arena, 2 * json_object_size(json), sizeof(char *));
     if (!weights->metadata) return rt_no_memory(reader->error, weights->path);
     json_object_foreach(json, key, value)
     {
         if (!json_is_string(value)) return bad_metadata(reader);
         const char **pair = &weights->metadata[2 * weights->metadata_count++];
-        pair[0] = rt_weights_strdup(weights, key);
-        pair[1] = rt_weights_strdup(weights, json_string_value(value));
+        pair[0] = rt_strdup(&weights->arena, key, strlen(key));
+        pair[1] = rt_strdup(&weights->arena, json_string_value(value), json_string_length(value));
         if (!pair[0] || !pair[1]) return rt_no_memory(reader->error, weights->path);
     }
     return RAFT_OK;
@@ -157,7 +157,7 @@ static RaftStatus take_tensors(const Reader *reader, const Entry *entries, int c
 {
     RaftWeights *weights = reader->weights;
     int64_t end = 0;
-    weights->tensor = rt_weights_alloc(weights, count, sizeof *weights->tensor);
+    weights->tensor = rt_alloc(&weights->arena, count, sizeof *weights->tensor);
     if (!weights->tensor) return rt_no_memory(reader->error, weights->path);
     for (int i = 0; i < count; end = entries[i++].end) {
         const Entry *entry = &entries[i];

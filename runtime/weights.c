@@ -10,32 +10,6 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as th
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-typedef struct RtBlock RtBlock;
-struct RtBlock {
-    RtBlock *next;
-    _Alignas(16) unsigned char bytes[];
-};
-
-void *rt_weights_alloc(RaftWeights *weights, size_t count, size_t size)
-{
-    size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes) ||
-        __builtin_add_overflow(bytes, sizeof(RtBlock), &bytes))
-        return NULL;
-    RtBlock *block = calloc(1, bytes);
-    if (!block) return NULL;
-    block->next = weights->blocks;
-    weights->blocks = block;
-    return block->bytes;
-}
-
-char *rt_weights_strdup(RaftWeights *weights, const char *string)
-{
-    size_t size = strlen(string) + 1;
-    char *copy = rt_weights_alloc(weights, size, 1);
-    return copy ? memcpy(copy, string, size) : NULL;
-}
-
 bool rt_count_elements(int rank, const int64_t *shape, int64_t *elements)
 {
     *elements = 1;
@@ -53,7 +27,7 @@ static int compare_names(const void *a, const void *b)
 /* Orders the names for raft_weights_find; a name that stands twice is the file's fault. */
 static RaftStatus index_names(RaftWeights *weights, RaftError *error)
 {
-    const RaftTensor **order = rt_weights_alloc(weights, weights->count, sizeof *order);
+    const RaftTensor **order = rt_alloc(&weights->arena, weights->count, sizeof *order);
     if (!order) return rt_no_memory(error, weights->path);
     for (int i = 0; i < weights->count; i++) order[i] = &weights->tensor[i];
     qsort(order, weights->count, sizeof *order, compare_names);
@@ -103,10 +77,7 @@ RaftStatus raft_weights_open(const char *path, RaftWeights **weights, RaftError 
 void raft_weights_close(RaftWeights *weights)
 {
     if (!weights) return;
-    for (RtBlock *block = weights->blocks, *next; block; block = next) {
-        next = block->next;
-        free(block);
-    }
+    rt_arena_free(&weights->arena);
     rt_file_unmap(&weights->file);
     free(weights->path);
     free(weights);
