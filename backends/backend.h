@@ -65,6 +65,16 @@ int64_t llvm_scratch_bytes(const CpuCode *code);
 RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps,
                            RaftKernel *const *kernels, int64_t scratch_bytes);
 
+/* Whether a program of this plan can be run on a caller's tensors: inputs and outputs are row-major
+ * f32[b, ...] with no other symbol, parameters have no symbol, and each output is written by a
+ * kernel. To be asked before program_build; errors name the value that does not fit. */
+bool program_check(const Plan *plan, Diag *diag);
+
+/* The file that an instance takes for its weights (runtime/shell.h): parameters[i] holds the
+ * elements of parameter i of the program. */
+const char *weights_blob(Arena *arena, const RaftProgram *program, const float *const *parameters,
+                         size_t *size);
+
 typedef struct LibraryOptions {
     const char *base;        /* path without extension: base.so, base.a, base.h */
     const char *prefix;      /* of every symbol */

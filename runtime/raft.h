@@ -11,21 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/program.h"
+#include "runtime/shell.h" /* RaftStatus, and running a compiled program */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-typedef enum RaftStatus {
-    RAFT_OK = 0,
-    RAFT_INVALID = 1, /* an argument is wrong; nothing was changed */
-    RAFT_NO_MEMORY = 2,
-    RAFT_IO = 3,        /* a file cannot be opened, read or written */
-    RAFT_BAD_FILE = 4,  /* a file is damaged or not what it should be */
-    RAFT_NOT_READY = 5, /* parameters are still missing */
-    RAFT_UNSUPPORTED = 6
-} RaftStatus;
 
 /* message: "weights.safetensors: byte 120: tensor 'x': unknown dtype"; always terminated; reports
  * of raft_weights_match have several lines. Every `error` argument may be NULL. */

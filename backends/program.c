@@ -1,0 +1,193 @@
+/* program.c: from a plan to the program table that the shell walks, and the weights blob for it. */
+#include "backends/backend.h"
+#include "runtime/shell.h"
+
+#include <string.h>
+
+/* ---- what can be run ------------------------------------------------------------------------- */
+
+static int symbolic_axes(const Type *type)
+{
+    int count = 0;
+    for (int i = 0; i < type->rank; i++) count += type->axis[i].symbol[0] != '\0';
+    return count;
+}
+
+static bool check_caller_tensor(const Node *node, const char *name, Diag *diag)
+{
+    const Type *type = &node->type;
+    if (type->dtype != DTYPE_F32 || node->layout.rank > 0)
+        return diag_error(diag, node->loc, "'%s' cannot be a caller's tensor: not row-major f32",
+                          name);
+    if (type->rank == 0 || strcmp(type->axis[0].symbol, "b") != 0 || symbolic_axes(type) != 1)
+        return diag_error(diag, node->loc,
+                          "'%s' cannot be a caller's tensor: b must be its first axis, and the "
+                          "only one without a constant extent",
+                          name);
+    return true;
+}
+
+bool program_check(const Plan *plan, Diag *diag)
+{
+    const Graph *graph = plan->graph;
+    bool good = true;
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op == OP_INPUT) good &= check_caller_tensor(node, node->attributes.name, diag);
+        if (node->op == OP_PARAM && symbolic_axes(&node->type))
+            good = diag_error(diag, node->loc, "parameter '%s' must have constant extents",
+                              node->attributes.name);
+    }
+    for (uint32_t i = 0; i < graph->output_count; i++) {
+        const Output *output = &graph->outputs[i];
+        const Node *node = graph_node(graph, output->value);
+        bool written = false;
+        for (int k = 0; k < plan->buffer_count; k++)
+            written |= plan->buffers[k].kind == BUFFER_OUTPUT && plan->buffers[k].index == (int)i;
+        good &= check_caller_tensor(node, output->name, diag);
+        if (!written)
+            good = diag_error(diag, node->loc, "output '%s' must be written by a kernel, alone",
+                              output->name);
+    }
+    return good;
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+/* The axes beyond the fourth count as one with it. */
+static RaftTensorInfo describe(const char *name, const Type *type)
+{
+    RaftTensorInfo info = {.name = name, .elements = 1};
+    for (int i = 0; i < type->rank; i++) {
+        if (type->axis[i].symbol[0]) continue;
+        if (info.rank == (int)ARRAY_SIZE(info.shape))
+            info.shape[info.rank - 1] *= type->axis[i].extent;
+        else
+            info.shape[info.rank++] = type->axis[i].extent;
+        info.elements *= type->axis[i].extent;
+    }
+    return info;
+}
+
+static RaftTensorInfo describe_parameter(const Node *node)
+{
+    RaftTensorInfo info = {.name = node->attributes.name, .rank = node->attributes.stored_rank};
+    info.elements = type_elements(&node->type, NULL);
+    memcpy(info.shape, node->attributes.stored, sizeof info.shape);
+    return info;
+}
+
+static void list_tensors(Arena *arena, RaftProgram *program, const Graph *graph)
+{
+    RaftTensorInfo *input = arena_array(arena, graph->node_count, sizeof *input);
+    RaftTensorInfo *parameter = arena_array(arena, graph->node_count, sizeof *parameter);
+    RaftTensorInfo *output = arena_array(arena, graph->output_count, sizeof *output);
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op == OP_INPUT)
+            input[program->input_count++] = describe(node->attributes.name, &node->type);
+        if (node->op == OP_PARAM) parameter[program->parameter_count++] = describe_parameter(node);
+    }
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        output[i] = describe(graph->outputs[i].name, graph_type(graph, graph->outputs[i].value));
+    program->input = input;
+    program->parameter = parameter;
+    program->output = output;
+    program->output_count = (int)graph->output_count;
+}
+
+static void list_buffers(Arena *arena, RaftProgram *program, const Plan *plan)
+{
+    static const int kind[] = {
+        [BUFFER_INPUT] = RAFT_BUFFER_INPUT, [BUFFER_OUTPUT] = RAFT_BUFFER_OUTPUT,
+        [BUFFER_PARAM] = RAFT_BUFFER_PARAM, [BUFFER_PREPARED] = RAFT_BUFFER_PREPARED,
+        [BUFFER_ARENA] = RAFT_BUFFER_ARENA,
+    };
+    RaftBuffer *buffer = arena_array(arena, (size_t)plan->buffer_count, sizeof *buffer);
+    for (int i = 0; i < plan->buffer_count; i++) {
+        const Buffer *b = &plan->buffers[i];
+        bool placed = b->kind == BUFFER_PREPARED || b->kind == BUFFER_ARENA;
+        buffer[i] = (RaftBuffer){kind[b->kind], placed ? b->offset : b->index};
+    }
+    program->buffer = buffer;
+    program->buffer_count = plan->buffer_count;
+}
+
+/* The steps of prepare, or the others. The i-th step in the table is the i-th such of the plan. */
+static const RaftStep *list_steps(Arena *arena, const Plan *plan, bool prepare,
+                                  const StepCode *steps, RaftKernel *const *kernels, int *count)
+{
+    RaftStep *list = arena_array(arena, (size_t)plan->step_count, sizeof *list);
+    for (int s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (step->prepare != prepare) continue;
+        for (int i = 0; prepare && i < step->argument_count; i++) {
+            BufferKind kind = plan->buffers[step->arguments[i]].kind;
+            RAFTC_ASSERT(kind == BUFFER_PARAM || kind == BUFFER_PREPARED);
+        }
+        list[(*count)++] = (RaftStep){.kernel = kernels ? kernels[s] : NULL,
+                                      .name = plan->graph->kernels[step->kernel].name,
+                                      .units = steps[s].units,
+                                      .batched = steps[s].batched,
+                                      .entries = step->entries,
+                                      .argument_count = step->argument_count,
+                                      .argument = step->arguments};
+    }
+    return list;
+}
+
+static unsigned entry_bit(const Plan *plan, const char *name)
+{
+    for (int i = 0; i < plan->entry_count; i++)
+        if (strcmp(plan->entry[i], name) == 0) return 1u << i;
+    return 0;
+}
+
+/* The more images at a time, the fewer times all weights are read; but what one step writes should
+ * still be in a cache when the next one reads it. */
+static int64_t choose_chunk(const Plan *plan)
+{
+    const int64_t arena_floats = (64 << 20) / sizeof(float), most = 1024;
+    if (plan->arena_floats <= arena_floats / most) return most;
+    return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
+}
+
+RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps,
+                           RaftKernel *const *kernels, int64_t scratch_bytes)
+{
+    RaftProgram *program = arena_alloc(arena, sizeof *program);
+    program->name = plan->graph->name;
+    program->made_by = "";
+    list_tensors(arena, program, plan->graph);
+    list_buffers(arena, program, plan);
+    program->prepare = list_steps(arena, plan, true, steps, kernels, &program->prepare_count);
+    program->step = list_steps(arena, plan, false, steps, kernels, &program->step_count);
+    program->forward_entry = entry_bit(plan, "forward");
+    program->features_entry = entry_bit(plan, "features");
+    program->arena_floats = plan->arena_floats;
+    program->prepared_floats = plan->prepared_floats;
+    program->scratch_bytes = scratch_bytes;
+    program->chunk = choose_chunk(plan);
+    for (int s = 0; s < program->step_count; s++) {
+        int64_t units;
+        RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, program->chunk, &units));
+    }
+    return program;
+}
+
+/* ---- the weights blob ------------------------------------------------------------------------ */
+
+const char *weights_blob(Arena *arena, const RaftProgram *program, const float *const *parameters,
+                         size_t *size)
+{
+    RaftWeightsHeader header = raft_weights_header(program);
+    *size = header.size;
+    char *blob = arena_alloc(arena, *size), *next = blob + sizeof header;
+    memcpy(blob, &header, sizeof header);
+    for (int i = 0; i < program->parameter_count; i++) {
+        const RaftTensorInfo *info = &program->parameter[i];
+        memcpy(next, parameters[i], (size_t)info->elements * sizeof(float));
+        next += raft_weights_stride(info);
+    }
+    return blob;
+}

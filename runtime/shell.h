@@ -1,0 +1,96 @@
+/* shell.h: an instance of a compiled model: its parameters, its memory, and the run of its steps.
+ *
+ * shell.h, shell.c and program.h work in two ways: compiled into raftc for its JIT, and as text in
+ * the source of every generated library, where RAFT_SHELL_LINKAGE is static and the exported
+ * functions (backends/library.c) call these. So they depend on libc and OpenMP alone.
+ *
+ * No function exits, prints or keeps global state. An instance is used by one thread at a time;
+ * each call shares its work out over OpenMP threads. raft_shell_error says why a call failed.
+ */
+#ifndef RAFT_SHELL_H
+#define RAFT_SHELL_H
+
+#include "runtime/program.h"
+
+#ifndef RAFT_SHELL_LINKAGE
+#define RAFT_SHELL_LINKAGE
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum RaftStatus {
+    RAFT_OK = 0,
+    RAFT_INVALID = 1, /* an argument is wrong; nothing was changed */
+    RAFT_NO_MEMORY = 2,
+    RAFT_IO = 3,        /* a file cannot be opened, read or written */
+    RAFT_BAD_FILE = 4,  /* a file is damaged or not what it should be */
+    RAFT_NOT_READY = 5, /* parameters are still missing */
+    RAFT_UNSUPPORTED = 6
+} RaftStatus;
+
+typedef struct RaftShell RaftShell;
+
+/* Zero stands for the default of every field but `size`. */
+typedef struct RaftShellOptions {
+    size_t size;         /* sizeof (RaftShellOptions), so that fields can be added later */
+    int threads;         /* 0: the processors that the process may use */
+    int device;          /* 0: there is but the CPU */
+    void *stream;        /* NULL: likewise */
+    const void *weights; /* a weights blob, aligned to 64 bytes; must outlive the instance */
+    size_t weights_size; /* in bytes */
+} RaftShellOptions;
+
+enum { RAFT_MAX_THREADS = 1024 };
+
+/* Makes an instance without parameters (or with those of options->weights). `options` may be NULL.
+ * On failure *out is NULL and `message` (of message_size bytes; may be NULL) says why. The program
+ * must outlive the instance. */
+RAFT_SHELL_LINKAGE RaftStatus raft_shell_create(const RaftProgram *program,
+                                                const RaftShellOptions *options, RaftShell **out,
+                                                char *message, size_t message_size);
+RAFT_SHELL_LINKAGE void raft_shell_destroy(RaftShell *shell); /* NULL is legal */
+
+/* Copies one parameter; the next run packs it. It may be set again at any time. */
+RAFT_SHELL_LINKAGE RaftStatus raft_shell_set_parameter(RaftShell *shell, const char *name,
+                                                       const int64_t *shape, int rank,
+                                                       const float *data);
+
+/* Runs the steps of `entry` (a bit of RaftStep.entries) for `batch` images. `inputs`: a pointer for
+ * each input of the program; `outputs`: one for each output, where those that the entry does not
+ * compute are not looked at. No output may overlap an input or another output. */
+RAFT_SHELL_LINKAGE RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,
+                                             const float *const *inputs, float *const *outputs);
+/* The entry `forward` of a program with one input, of which it computes one output. */
+RAFT_SHELL_LINKAGE RaftStatus raft_shell_forward(RaftShell *shell, int64_t batch, const float *nchw,
+                                                 float *logits);
+/* The entry `features`: maps[i] is its i-th output. */
+RAFT_SHELL_LINKAGE RaftStatus raft_shell_features(RaftShell *shell, int64_t batch,
+                                                  const float *nchw, float *const *maps);
+
+/* The message of the last call on `shell` that failed; "" if none did. Owned by the shell. */
+RAFT_SHELL_LINKAGE const char *raft_shell_error(const RaftShell *shell);
+
+/* The first 64 bytes of a weights blob, in the byte order of the machine. The parameters follow in
+ * the order of the program, as f32, each at the next multiple of 64 bytes, zeros between. */
+typedef struct RaftWeightsHeader {
+    char magic[8]; /* "RAFTBLOB" */
+    uint32_t version, parameters;
+    uint64_t hash; /* of names and shapes: the blob serves every library of the same model */
+    uint64_t size; /* of the whole blob, in bytes */
+    char zero[32];
+} RaftWeightsHeader;
+
+enum { RAFT_ALIGNMENT = 64 };
+
+/* The only header that a blob of this program may have. */
+RAFT_SHELL_LINKAGE RaftWeightsHeader raft_weights_header(const RaftProgram *program);
+/* Bytes that a parameter takes in the blob: its data, rounded up. */
+RAFT_SHELL_LINKAGE size_t raft_weights_stride(const RaftTensorInfo *parameter);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
