@@ -80,23 +80,26 @@ static NodeId embed_patch(Builder *b, const Level *level, int index, NodeId x, c
     return build_linear(b->graph, patches, weight, bias, "ky, kx, i", level->loc);
 }
 
-/* [b, h, w, c] -> the feature map [b, c, h, w]. */
-static void add_feature(Builder *b, int *count, NodeId x)
+/* How many of the features the tensor after `layer` (0: the embedding) is. Of several levels the first embedding and the
+ * later outputs are features; of one level the embedding, the 4th and 10th layers and the output, which may be the
+ * 10th layer. */
+static int count_as_features(const Model *model, int level, int64_t layer)
 {
-    Type type = type_make(DTYPE_F32, BUILD_TEXT(b, "b, c %ld, h %ld, w %ld", extent(b, x, "c"),
-                                                extent(b, x, "h"), extent(b, x, "w")));
-    NodeId map = build_rearrange(b->graph, x, "", &type, graph_node(b->graph, x)->loc);
-    graph_add_output(b->graph, BUILD_TEXT(b, "feature%d", (*count)++), "features", map);
-}
-
-/* Which tensors are features: of several levels the first embedding and the later outputs; of one level the
- * embedding, the 4th and 10th layers and the output. `layer` 0 is the embedding. */
-static bool is_feature(const Model *model, int level, int64_t layer)
-{
-    if (model->feature_count == 0) return false;
+    if (model->feature_count == 0) return 0;
     bool output = layer == model->levels[level].depth;
     if (model->level_count > 1) return level == 0 ? layer == 0 : output;
-    return layer == 0 || layer == 4 || layer == 10 || output;
+    return (layer == 0 || layer == 4 || layer == 10) + output;
+}
+
+/* [b, h, w, c] -> the feature map [b, c, h, w], as often as it is one. */
+static void add_features(Builder *b, int level, int64_t layer, int *count, NodeId x)
+{
+    for (int i = count_as_features(b->model, level, layer); i > 0; i--) {
+        Type type = type_make(DTYPE_F32, BUILD_TEXT(b, "b, c %ld, h %ld, w %ld", extent(b, x, "c"),
+                                                    extent(b, x, "h"), extent(b, x, "w")));
+        NodeId map = build_rearrange(b->graph, x, "", &type, graph_node(b->graph, x)->loc);
+        graph_add_output(b->graph, BUILD_TEXT(b, "feature%d", (*count)++), "features", map);
+    }
 }
 
 static NodeId build_level(Builder *b, int index, NodeId x, int *features)
@@ -109,12 +112,12 @@ static NodeId build_level(Builder *b, int index, NodeId x, int *features)
     x = b->model->settings->embedding == EMBED_CROSS
             ? embed_cross(b, level, index, x, rows, columns)
             : embed_patch(b, level, index, x, rows, columns);
-    if (is_feature(b->model, index, 0)) add_feature(b, features, x);
+    add_features(b, index, 0, features, x);
     for (int64_t layer = 1; layer <= level->depth; layer++) {
         const char *prefix = BUILD_TEXT(b, "levels.%d.fn.%ld.", index, layer + 1);
         x = b->model->settings->token_mixing == TOKEN_RAFT ? build_raft_layer(b, level, prefix, x)
                                                            : build_mixer_layer(b, level, prefix, x);
-        if (is_feature(b->model, index, layer)) add_feature(b, features, x);
+        add_features(b, index, layer, features, x);
     }
     return x;
 }

@@ -139,6 +139,24 @@ static bool merged_weight_type(const Graph *graph, const Node *linear, const Nod
     return true;
 }
 
+/* The contracted axes in the order in which they lie in the tensor that is looked at, so that the innermost loop walks memory
+ * in steps of one. */
+static void contraction_order(const Graph *graph, const Node *largest, const char *channel,
+                              char *text, size_t size)
+{
+    const Type *x = graph_type(graph, largest->operands[0]);
+    size_t length = 0;
+    for (int i = 0; i < x->rank; i++) {
+        const char *name = strcmp(x->axis[i].name, channel) == 0 ? "i" : NULL;
+        for (int k = 0; k < 2; k++)
+            if (strcmp(x->axis[i].name, largest->attributes.windows[k].from) == 0)
+                name = largest->attributes.windows[k].inner;
+        if (name)
+            length +=
+                (size_t)snprintf(text + length, size - length, "%s%s", length ? ", " : "", name);
+    }
+}
+
 static NodeId merge(Rewriter *r, const Embedding *e, NodeId id, const char *channel,
                     const Type *weight_type)
 {
@@ -160,8 +178,7 @@ static NodeId merge(Rewriter *r, const Embedding *e, NodeId id, const char *chan
     snprintf(text, sizeof text, "%s -> i", channel);
     NodeId x =
         build_rearrange(to, rewriter_value(r, e->unfold[e->largest]), text, &type, linear->loc);
-    snprintf(text, sizeof text, "i, %s, %s", largest->attributes.windows[0].inner,
-             largest->attributes.windows[1].inner);
+    contraction_order(from, largest, channel, text, sizeof text);
     NodeId bias = linear->operand_count == 3 ? rewriter_value(r, linear->operands[2]) : NO_NODE;
     return build_linear(to, x, sum, bias, text, linear->loc);
 }

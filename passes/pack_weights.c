@@ -1,7 +1,8 @@
 /* pack_weights.c
  *
  * Lays each weight of a product out in the order in which the inner loop reads it: panels of lanes where the weight is the
- * vector operand, rows of the register tile side by side where it is the other. A kernel in `prepare` makes the copy.
+ * vector operand, rows of the register tile side by side where it is the other. What is added or multiplied lane by lane, as
+ * a LayerNorm's parameters are, gets the lane axis last. A kernel in `prepare` makes the copy.
  *
  *   before  %2 = read @w [k, c] : f32[k 256, c 64]      after  kernel for (k 256, c 64) {
  *           %3 = linear %1, %2 over (c)                          %0 = read @w [k, c]
@@ -59,10 +60,21 @@ static bool product_layout(const Type *w, const AxisNames *over, const Product *
     return true;
 }
 
-/* The weight of a product: a plain read of a stored value that depends on parameters alone. */
-static NodeId packable_weight(const Graph *graph, const bool *param_only, const Node *linear)
+/* The axes in order, the lane axis last. False: it is last already, or there is none. */
+static bool lane_layout(const Type *type, const char *lane, Layout *layout)
 {
-    const Node *read = graph_node(graph, linear->operands[1]);
+    int at = lane ? type_find(type, lane) : -1;
+    if (at < 0 || at == type->rank - 1) return false;
+    for (int i = 0; i < type->rank; i++)
+        if (i != at) add_dim(layout, i, 1, type->axis[i].extent);
+    add_dim(layout, at, 1, type->axis[at].extent);
+    return true;
+}
+
+/* What an operand of a product or norm reads plainly, if that depends on parameters alone. */
+static NodeId packable_operand(const Graph *graph, const bool *param_only, NodeId operand)
+{
+    const Node *read = graph_node(graph, operand);
     if (read->op != OP_READ || !map_is_identity(&read->attributes.map, read->type.rank))
         return NO_NODE;
     NodeId weight = read->operands[0];
@@ -92,6 +104,33 @@ static NodeId add_pack_kernel(Graph *to, NodeId weight, const Layout *layout, Lo
     return write;
 }
 
+/* Adds pack kernels for the constant operands of node `n`; packed[operand - first] is what is to be read instead. */
+static void pack_operands(PassContext *context, Rewriter *r, const bool *param_only, NodeId n,
+                          const char *lane, NodeId first, NodeId *packed)
+{
+    const Graph *graph = r->from;
+    const Node *node = graph_node(graph, n);
+    bool product = node->op == OP_LINEAR;
+    if (!product && node->op != OP_LAYERNORM) return;
+    for (uint32_t i = 1; i < node->operand_count; i++) {
+        NodeId operand = node->operands[i], stored = packable_operand(graph, param_only, operand);
+        if (stored == NO_NODE || packed[operand - first] != NO_NODE) continue;
+        const Type *type = graph_type(graph, stored);
+        Layout layout = {0};
+        bool packs;
+        if (product && i == 1) {
+            Product p = product_tile(graph, n, lane, context->target);
+            packs = product_layout(type, &node->attributes.over, &p,
+                                   product_width(&p, context->target), &layout);
+        } else {
+            packs = lane_layout(type, lane, &layout);
+        }
+        if (packs && pass_may_rewrite(context))
+            packed[operand - first] =
+                add_pack_kernel(r->to, rewriter_value(r, stored), &layout, node->loc);
+    }
+}
+
 Graph *pass_pack_weights(PassContext *context, const Graph *graph)
 {
     Rewriter r = rewriter_new(graph, context->arena);
@@ -108,20 +147,9 @@ Graph *pass_pack_weights(PassContext *context, const Graph *graph)
         const char **lane = kernel_lanes(graph, k, context->arena);
         NodeId *packed = arena_array(context->arena, end - first, sizeof *packed);
         for (NodeId n = first; n < end; n++) packed[n - first] = NO_NODE;
-        for (NodeId n = first; n < end; n++) {
-            const Node *linear = graph_node(graph, n);
-            if (linear->op != OP_LINEAR || param_only[n]) continue;
-            NodeId weight = packable_weight(graph, param_only, linear);
-            if (weight == NO_NODE) continue;
-            Product p = product_tile(graph, n, lane[n - first], context->target);
-            Layout layout = {0};
-            if (!product_layout(graph_type(graph, weight), &linear->attributes.over, &p,
-                                product_width(&p, context->target), &layout) ||
-                !pass_may_rewrite(context))
-                continue;
-            packed[linear->operands[1] - first] =
-                add_pack_kernel(r.to, rewriter_value(&r, weight), &layout, linear->loc);
-        }
+        for (NodeId n = first; n < end; n++)
+            if (!param_only[n])
+                pack_operands(context, &r, param_only, n, lane[n - first], first, packed);
         for (; id < end; id++) {
             NodeId made = rewriter_copy(&r, id);
             if (packed[id - first] != NO_NODE)

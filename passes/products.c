@@ -83,5 +83,8 @@ Product product_tile(const Graph *graph, NodeId linear, const char *lane, const 
         if (tile < axis->extent || most / tile < 2) break;
         most /= tile;
     }
+    /* Without rows to hide the latency of an addition behind, more vectors do. */
+    int64_t needed = (width + target->vector_floats - 1) / target->vector_floats;
+    if (p.row_count == 0 && lane) p.vectors = needed > 8 ? 8 : (int)needed;
     return p;
 }
