@@ -455,13 +455,15 @@ Graph *graph_parse(Arena *arena, const Source *source, Diag *diag)
     Parser p = {.lexer = lex_new(source, diag), .kernel = NO_KERNEL};
     if (!lex_expect_word(&p.lexer, "graph")) return NULL;
     Token name = p.lexer.token;
-    if (!lex_expect(&p.lexer, TOKEN_WORD, "the name of the graph")) return NULL;
+    if (name.kind != TOKEN_WORD || memchr(name.text, '.', name.length))
+        return lex_expected(&p.lexer, "the name of the graph (letters, digits and _)"), NULL;
+    lex_next(&p.lexer);
     p.graph = graph_new(arena, arena_strndup(diag->arena, name.text, name.length));
     if (!lex_expect(&p.lexer, '{', "'{'")) return NULL;
     while (!lex_is(&p.lexer, '}'))
         if (!parse_statement(&p)) return NULL;
     if (p.graph->output_count == 0) return lex_expected(&p.lexer, "an output"), NULL;
     lex_next(&p.lexer);
-    if (!lex_expect(&p.lexer, TOKEN_END, "nothing after the '}' of the graph")) return NULL;
+    if (!lex_expect(&p.lexer, TOKEN_END, "the end of the file")) return NULL;
     return graph_verify(p.graph, diag) ? p.graph : NULL;
 }

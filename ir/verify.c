@@ -53,7 +53,8 @@ static bool verify_axes(Diag *diag, const Node *node, const Axis *axis, int rank
         if (symbol[0] && !is_axis_name(symbol, strnlen(symbol, NAME_SIZE)))
             return node_error(diag, node, "the symbol of axis '%s' is not " AXIS_NAME_RULE, name);
         if (symbol[0] ? axis[i].extent != 0 : !in_range(axis[i].extent, 1))
-            return node_error(diag, node, "axis '%s' has extent %" PRId64, name, axis[i].extent);
+            return node_error(diag, node, "extent %" PRId64 " of axis '%s' is out of range",
+                              axis[i].extent, name);
         for (int k = 0; k < i; k++)
             if (strcmp(axis[k].name, name) == 0)
                 return node_error(diag, node, "two axes are called '%s'", name);
@@ -162,7 +163,7 @@ static bool verify_over(Diag *diag, const Node *node)
 {
     const AxisNames *over = &node->attributes.over;
     if (over->count < 1 || over->count > MAX_AXES)
-        return node_error(diag, node, "over must name an axis");
+        return node_error(diag, node, "over must name 1 to %d axes, not %d", MAX_AXES, over->count);
     for (int i = 0; i < over->count; i++)
         for (int k = 0; k < i; k++)
             if (strcmp(over->name[i], over->name[k]) == 0)
@@ -195,11 +196,11 @@ static bool verify_operand_count(Diag *diag, const Node *node)
     uint32_t least = (uint32_t)info->least_operands;
     uint32_t most = info->most_operands == MANY ? MOST_OPERANDS : (uint32_t)info->most_operands;
     if (node->operand_count >= least && node->operand_count <= most) return true;
-    if (least == most)
-        return node_error(diag, node, "takes %" PRIu32 " operands, not %" PRIu32, least,
-                          node->operand_count);
-    return node_error(diag, node, "takes %" PRIu32 " to %" PRIu32 " operands, not %" PRIu32, least,
-                      most, node->operand_count);
+    const char *range = least == most
+                            ? arena_printf(diag->arena, "%" PRIu32, least)
+                            : arena_printf(diag->arena, "%" PRIu32 " to %" PRIu32, least, most);
+    return node_error(diag, node, "the number of operands is %" PRIu32 ", not %s",
+                      node->operand_count, range);
 }
 
 static bool verify_node(const Graph *graph, NodeId id, Diag *diag)
@@ -280,8 +281,8 @@ static bool verify_along(const Graph *graph, const Node *node, const Axis *axis,
     if (at < 0 && node->op == OP_WRITE)
         return node_error(diag, node, "what is written lacks the kernel's axis '%s'", axis->name);
     if (at >= 0 && !axis_same_extent(&inside->axis[at], axis))
-        return node_error(diag, node, "'%s' has another extent than as the kernel's axis",
-                          axis->name);
+        return node_error(diag, node, "'%s' and the kernel's axis '%s' differ in extent",
+                          axis->name, axis->name);
     Mix mixes = op_info[node->op].mixes;
     bool whole = mixes == MIX_OVER || (mixes == MIX_TAPS && x->op != OP_READ);
     return !whole || !names_contain(&node->attributes.over, axis->name) ||
@@ -355,8 +356,8 @@ static uint32_t verify_unique(const Graph *graph, NamedNode *named, uint32_t cou
         if (strcmp(named[i - 1].entry, named[i].entry) != 0)
             entries++;
         else if (strcmp(named[i - 1].name, named[i].name) == 0)
-            diag_error(diag, graph_node(graph, named[i].id)->loc, "'%s%s' is defined twice",
-                       named[i].entry, named[i].name);
+            diag_error(diag, graph_node(graph, named[i].id)->loc, "'%s%s%s' is defined twice",
+                       named[i].entry, named[i].entry[0] ? "." : "", named[i].name);
     }
     return entries;
 }
@@ -377,12 +378,14 @@ static bool verify_output(const Graph *graph, const Output *output, Diag *diag)
         return diag_error(diag, place_of(graph),
                           "an output is value %" PRIu32 ", which does not exist", output->value);
     const Node *node = graph_node(graph, output->value);
-    if (!consists_of(output->entry, LOWER))
-        return node_error(diag, node, "the entry of an output is made of a to z");
-    if (!consists_of(output->name, LOWER DIGITS "_"))
-        return node_error(diag, node, "the name of an output is made of a to z, 0 to 9 and _");
+    if (!consists_of(output->entry, LOWER) || !consists_of(output->name, LOWER DIGITS "_"))
+        return diag_error(
+            diag, node->loc,
+            "output '%s.%s': an entry is made of a to z, a name of a to z, 0 to 9 and _",
+            output->entry, output->name);
     return node->kernel == NO_KERNEL || node->op == OP_WRITE ||
-           node_error(diag, node, "is inside a kernel and cannot be an output");
+           node_error(diag, node, "is inside a kernel and cannot be output '%s.%s'", output->entry,
+                      output->name);
 }
 
 static void verify_outputs(const Graph *graph, Diag *diag)
@@ -395,7 +398,8 @@ static void verify_outputs(const Graph *graph, Diag *diag)
         named[i] = (NamedNode){output->entry, output->name, output->value};
     }
     if (verify_unique(graph, named, graph->output_count, diag) > MOST_ENTRIES)
-        diag_error(diag, place_of(graph), "the outputs have more than %d entries", MOST_ENTRIES);
+        diag_error(diag, graph_node(graph, named[0].id)->loc,
+                   "the outputs have more than %d entries", MOST_ENTRIES);
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */
