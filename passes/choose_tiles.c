@@ -49,6 +49,19 @@ static int64_t units_without(const Kernel *kernel, const char *lane)
     return units;
 }
 
+/* Lanes that are shared out go outermost: then a thread reads its part of the weights only. */
+static void move_to_front(Kernel *kernel, int at)
+{
+    Axis axis = kernel->axis[at];
+    int64_t tile = kernel->tile[at];
+    for (int i = at; i > 0; i--) {
+        kernel->axis[i] = kernel->axis[i - 1];
+        kernel->tile[i] = kernel->tile[i - 1];
+    }
+    kernel->axis[0] = axis;
+    kernel->tile[0] = tile;
+}
+
 static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,
                          NodeId linear, const char *lane, const Target *target)
 {
@@ -59,13 +72,14 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
             if (strcmp(kernel->axis[i].name, p.row[k]) == 0)
                 kernel->tile[i] =
                     whole_rows && k == p.row_count - 1 ? kernel->axis[i].extent : p.row_tile[k];
-    for (int i = 0; i < kernel->rank; i++) {
-        Axis *axis = &kernel->axis[i];
-        if (!lane || axis->symbol[0] || strcmp(axis->name, lane) != 0) continue;
-        int64_t width = product_width(&p, target);
-        bool few = units_without(kernel, lane) < FEW_UNITS;
-        kernel->tile[i] = few && axis->extent > width ? width : axis->extent;
-    }
+    int at = -1;
+    for (int i = 0; lane && i < kernel->rank; i++)
+        if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
+    if (at < 0) return;
+    int64_t width = product_width(&p, target), extent = kernel->axis[at].extent;
+    bool shared = units_without(kernel, lane) < FEW_UNITS && extent > width;
+    kernel->tile[at] = shared ? width : extent;
+    if (shared) move_to_front(kernel, at);
 }
 
 /* Whole inner axes, the lane axis first, up to UNIT_ELEMENTS. */

@@ -22,8 +22,27 @@ static bool is_output(const Graph *graph, NodeId id)
     return false;
 }
 
+/* An output is memory of the caller's, which a run of another entry does not have: so what is used otherwise too, or belongs
+ * to the caller itself, is copied for it. */
+static Graph *separate_outputs(Arena *arena, const Graph *graph)
+{
+    Rewriter r = rewriter_new(graph, arena);
+    uint32_t *uses = graph_uses(graph, arena);
+    for (NodeId id = 0; id < graph->node_count; id++) rewriter_copy(&r, id);
+    for (uint32_t i = 0; i < graph->output_count; i++) {
+        Output output = graph->outputs[i];
+        const Node *node = graph_node(graph, output.value);
+        bool own = uses[output.value] == 1 && node->op != OP_INPUT && node->op != OP_PARAM;
+        NodeId value = rewriter_value(&r, output.value);
+        if (!own) value = build_rearrange(r.to, value, "", &node->type, node->loc);
+        graph_add_output(r.to, output.name, output.entry, value);
+    }
+    return r.to;
+}
+
 Graph *pass_form_kernels(PassContext *context, const Graph *graph)
 {
+    graph = separate_outputs(context->arena, graph);
     Draft draft = draft_new(context->arena, graph);
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);

@@ -71,35 +71,29 @@ static bool lane_layout(const Type *type, const char *lane, Layout *layout)
     return true;
 }
 
-/* What an operand of a product or norm reads plainly, if that depends on parameters alone. */
-static NodeId packable_operand(const Graph *graph, const bool *param_only, NodeId operand)
+/* Does the operand read a stored value that depends on parameters alone, and that is not packed yet? */
+static bool is_packable(const Graph *graph, const bool *param_only, NodeId operand)
 {
     const Node *read = graph_node(graph, operand);
-    if (read->op != OP_READ || !map_is_identity(&read->attributes.map, read->type.rank))
-        return NO_NODE;
-    NodeId weight = read->operands[0];
-    const Node *stored = graph_node(graph, weight);
-    bool fits = param_only[weight] && stored->layout.rank == 0 &&
-                stored->type.rank == read->type.rank &&
-                (stored->op == OP_PARAM || stored->op == OP_WRITE);
-    return fits ? weight : NO_NODE;
+    if (read->op != OP_READ || !param_only[operand]) return false;
+    const Node *stored = graph_node(graph, read->operands[0]);
+    return stored->layout.rank == 0 && (stored->op == OP_PARAM || stored->op == OP_WRITE);
 }
 
-static NodeId add_pack_kernel(Graph *to, NodeId weight, const Layout *layout, Loc loc)
+/* A kernel that stores what `read`, of another graph, reads; its operand is `stored` in this one. */
+static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const Layout *layout)
 {
-    Kernel kernel = {0};
-    Type type = *graph_type(to, weight);
-    for (int i = 0; i < type.rank; i++) {
-        kernel.axis[i] = type.axis[i];
-        kernel.tile[i] = i == 0 ? 1 : type.axis[i].extent;
+    Kernel kernel = {.rank = read->type.rank};
+    for (int i = 0; i < kernel.rank; i++) {
+        kernel.axis[i] = read->type.axis[i];
+        kernel.tile[i] = i == 0 ? 1 : read->type.axis[i].extent;
     }
-    kernel.rank = type.rank;
     int index = (int)to->kernel_count;
     *ARENA_PUSH(to->arena, to->kernels, to->kernel_count, to->kernel_capacity) = kernel;
-    Map map = map_identity(&type, &type);
-    NodeId read = build_read(to, weight, &map, &type, loc);
-    NodeId write = build_write(to, read, &map, &type, loc);
-    graph_node(to, read)->kernel = graph_node(to, write)->kernel = index;
+    Map plain = map_identity(&read->type, &read->type);
+    NodeId view = build_read(to, stored, &read->attributes.map, &read->type, read->loc);
+    NodeId write = build_write(to, view, &plain, &read->type, read->loc);
+    graph_node(to, view)->kernel = graph_node(to, write)->kernel = index;
     graph_node(to, write)->layout = *layout;
     return write;
 }
@@ -113,21 +107,22 @@ static void pack_operands(PassContext *context, Rewriter *r, const bool *param_o
     bool product = node->op == OP_LINEAR;
     if (!product && node->op != OP_LAYERNORM) return;
     for (uint32_t i = 1; i < node->operand_count; i++) {
-        NodeId operand = node->operands[i], stored = packable_operand(graph, param_only, operand);
-        if (stored == NO_NODE || packed[operand - first] != NO_NODE) continue;
-        const Type *type = graph_type(graph, stored);
+        NodeId operand = node->operands[i];
+        if (!is_packable(graph, param_only, operand) || packed[operand - first] != NO_NODE)
+            continue;
+        const Node *read = graph_node(graph, operand);
         Layout layout = {0};
         bool packs;
         if (product && i == 1) {
             Product p = product_tile(graph, n, lane, context->target);
-            packs = product_layout(type, &node->attributes.over, &p,
+            packs = product_layout(&read->type, &node->attributes.over, &p,
                                    product_width(&p, context->target), &layout);
         } else {
-            packs = lane_layout(type, lane, &layout);
+            packs = lane_layout(&read->type, lane, &layout);
         }
         if (packs && pass_may_rewrite(context))
             packed[operand - first] =
-                add_pack_kernel(r->to, rewriter_value(r, stored), &layout, node->loc);
+                add_pack_kernel(r->to, read, rewriter_value(r, read->operands[0]), &layout);
     }
 }
 
@@ -152,8 +147,11 @@ Graph *pass_pack_weights(PassContext *context, const Graph *graph)
                 pack_operands(context, &r, param_only, n, lane[n - first], first, packed);
         for (; id < end; id++) {
             NodeId made = rewriter_copy(&r, id);
-            if (packed[id - first] != NO_NODE)
-                graph_node(r.to, made)->operands[0] = packed[id - first];
+            if (packed[id - first] != NO_NODE) {
+                Node *read = graph_node(r.to, made);
+                read->operands[0] = packed[id - first];
+                read->attributes.map = map_identity(&read->type, &read->type);
+            }
         }
     }
     return rewriter_finish(&r);
