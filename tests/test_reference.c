@@ -1,11 +1,14 @@
-/* test_reference.c: the reference backend: each op by hand and against PyTorch, error bounds, memory. */
+/* test_reference.c: the reference backend: each op by hand and against PyTorch, bounds, memory. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <omp.h>
@@ -32,7 +35,7 @@ static const Case hand_cases[] = {
 #include "tests/data/reference/hand.inc"
 };
 
-/* ---- running cases ------------------------------------------------------------------------------ */
+/* ---- running cases --------------------------------------------------------------------------- */
 
 typedef struct Fixture {
     Arena arena;
@@ -81,6 +84,13 @@ static void finish(Fixture *f)
         free(f->bounds[id]);
     }
     arena_free(&f->arena);
+}
+
+static int64_t element_count(const Fixture *f, NodeId id)
+{
+    int64_t count;
+    assert_true(value_elements(graph_type(f->graph, id), f->batch, &count));
+    return count;
 }
 
 static const double *output_values(const Fixture *f)
@@ -149,9 +159,9 @@ static void test_ops_by_hand(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(hand_cases); i++) check_case(&hand_cases[i]);
 }
 
-/* The tolerances of torch.inc: in f64 1e-14, some dozens of roundings of 1.1e-16; bicubic is compared
- * with f32 numbers from weights of up to 3 before their terms cancel, so off by 2^-24 * 3 each:
- * 2e-6. With coordinates in double instead, 97 columns would be off by 1e-5. */
+/* The tolerances of torch.inc: in f64 1e-14, some dozens of roundings of 1.1e-16; bicubic is
+ * compared with f32 numbers from weights of up to 3 before their terms cancel, so off by 2^-24 * 3
+ * each: 2e-6. With coordinates in double instead, 97 columns would be off by 1e-5. */
 static void test_against_torch(void **state)
 {
     (void)state;
@@ -172,7 +182,7 @@ static void test_every_op_has_a_case(void **state)
         if (cases[op] == 0) fail_msg("%s has no case", op_info[op].name);
 }
 
-/* ---- bounds ----------------------------------------------------------------------------------- */
+/* ---- bounds ---------------------------------------------------------------------------------- */
 
 /* The bound of every op that rounds is close enough to the errors to show a real fault. */
 static void test_bounds_are_close(void **state)
@@ -200,7 +210,7 @@ static const Case *torch_case(const char *name)
     return NULL;
 }
 
-/* How many elements of a case are out of bounds when its graph is run with `from` replaced by `to`. */
+/* How many elements of a case are out of bounds when `to` stands for `from` in its graph. */
 static int64_t faults_found(const char *name, const char *from, const char *to)
 {
     const Case *c = torch_case(name);
@@ -246,6 +256,55 @@ static void test_bounds_find_tanh(void **state)
     }
     assert_true(out_of_bounds(&f, f32, c->count) >= 20);
     finish(&f);
+}
+
+/* All bounds are zero but that of one element of an operand, which is off by as much: is the change
+ * of value `id` within its bound? `changed` has room for it. */
+static void check_error_carried(const Case *c, const Fixture *f, NodeId id, NodeId operand,
+                                int64_t at, double error, double *changed)
+{
+    Run run = {.graph = f->graph, .batch = f->batch, .values = f->values, .bounds = f->bounds};
+    const OpReference *op = &op_reference[graph_node(f->graph, id)->op];
+    double *x = &((double *)f->values[operand])[at], *off = &((double *)f->bounds[operand])[at];
+    double exact = *x, *value = f->values[id], *bound = f->bounds[id];
+    *off = fabs((exact + error) - exact);
+    assert_true(op->bound(&run, id));
+    *off = 0;
+    *x = exact + error;
+    f->values[id] = changed;
+    assert_true(op->f64(&run, id));
+    *x = exact;
+    f->values[id] = value;
+    for (int64_t i = 0; i < element_count(f, id); i++) {
+        if (!(fabs(changed[i] - value[i]) <= bound[i]))
+            fail_msg("%s: value %u, element %ld is off by %g, its bound %g", c->name, id, (long)i,
+                     changed[i] - value[i], bound[i]);
+        bound[i] = 0;
+    }
+}
+
+static void check_errors_carried(const Case *c)
+{
+    Fixture f;
+    start(&f, c);
+    for (NodeId id = 0; id < f.graph->node_count; id++)
+        memset(f.bounds[id], 0, (size_t)element_count(&f, id) * sizeof(double));
+    for (NodeId id = 0; id < f.graph->node_count; id++) {
+        const Node *node = graph_node(f.graph, id);
+        double *changed = arena_array(&f.arena, (size_t)element_count(&f, id), sizeof *changed);
+        for (uint32_t i = 0; i < node->operand_count; i++)
+            for (int64_t at = 0; at < 2 * element_count(&f, node->operands[i]); at++)
+                check_error_carried(c, &f, id, node->operands[i], at / 2, at % 2 ? 0.01 : -0.01,
+                                    changed);
+    }
+    finish(&f);
+}
+
+static void test_bounds_carry_errors(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(hand_cases); i++) check_errors_carried(&hand_cases[i]);
+    for (size_t i = 0; i < ARRAY_SIZE(torch_cases); i++) check_errors_carried(&torch_cases[i]);
 }
 
 /* A sum of 3000 terms with cancellation, in three orders: as named, backwards, and in 60 parts. */
@@ -299,7 +358,7 @@ static void test_bounds_hold_in_any_order(void **state)
     free(w);
 }
 
-/* ---- running ------------------------------------------------------------------------------------ */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static void test_threads_change_no_bit(void **state)
 {
@@ -400,7 +459,7 @@ static void test_missing_tensor(void **state)
 static void test_out_of_memory(void **state)
 {
     (void)state;
-    static const int64_t batches[] = {INT64_MAX, INT64_MAX / 4, INT64_C(1) << 56};
+    static const int64_t batches[] = {INT64_MAX, INT64_C(1) << 62, INT64_C(1) << 56};
     for (size_t i = 0; i < ARRAY_SIZE(batches); i++) {
         Fixture f;
         parse(&f, two_entries);
@@ -411,6 +470,44 @@ static void test_out_of_memory(void **state)
         assert_message(&f, "out of memory");
         finish(&f);
     }
+}
+
+/* 200 values of 2 MiB, of which two are ever needed at once. */
+static void test_values_are_freed(void **state)
+{
+    (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    skip(); /* it keeps what is freed, and reserves more than any limit */
+#endif
+    enum { ELEMENTS = 1 << 19, NODES = 200, ROOM = 64 << 20 };
+    Fixture f;
+    parse(&f, "input @x : f32[b, c 524288]\n"
+              "%0 = gelu @x : f32[b, c 524288]\n"
+              "output forward.y = %0\n");
+    for (int i = 1; i < NODES; i++)
+        f.graph->outputs[0].value =
+            build_unary(f.graph, OP_GELU, f.graph->outputs[0].value, (Loc){0});
+    float *x = calloc(ELEMENTS, sizeof *x);
+    assert_non_null(x);
+    void *outputs[] = {x};
+    ReferenceTensor tensor = {"x", x};
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_true(file && fscanf(file, "%ld", &pages) == 1);
+    fclose(file);
+    struct rlimit before, limit;
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    limit = before;
+    limit.rlim_cur = (rlim_t)(pages * sysconf(_SC_PAGESIZE) + ROOM);
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1); /* the stacks of more would count */
+    assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+    bool done = reference_run(f.graph, 1, &tensor, 1, NULL, false, outputs, &f.diag);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    omp_set_num_threads(threads);
+    assert_true(done);
+    free(x);
+    finish(&f);
 }
 
 /* AddressSanitizer would end the process where calloc is to return NULL. */
@@ -429,12 +526,14 @@ int main(void)
         cmocka_unit_test(test_bounds_are_close),
         cmocka_unit_test(test_bounds_find_faults),
         cmocka_unit_test(test_bounds_find_tanh),
+        cmocka_unit_test(test_bounds_carry_errors),
         cmocka_unit_test(test_bounds_hold_in_any_order),
         cmocka_unit_test(test_threads_change_no_bit),
         cmocka_unit_test(test_entry_computes_what_it_needs),
         cmocka_unit_test(test_every_output_in_f64),
         cmocka_unit_test(test_missing_tensor),
         cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_values_are_freed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

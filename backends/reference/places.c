@@ -83,7 +83,7 @@ static Taps axis_taps(const Run *run, NodeId id, const char *axis)
     Type out_space = type_select(&node->type, &name);
     Walk in = walk_names(&in_space, operand, run->batch);
     Walk out = walk_names(&out_space, &node->type, run->batch);
-    Taps taps = {.tap = calloc((size_t)out.inner + 1, sizeof *taps.tap), .count = out.inner};
+    Taps taps = {.tap = calloc((size_t)out.inner, sizeof *taps.tap), .count = out.inner};
     for (int64_t i = 0; taps.tap && i < taps.count; i++) {
         Tap *tap = &taps.tap[i];
         bicubic_taps(in.inner, out.inner, i, tap->offset, tap->weight);

@@ -30,7 +30,7 @@ static void *value_new(const Run *run, NodeId id, size_t size, size_t *bytes)
     if (!value_elements(run_type(run, id), run->batch, &elements) ||
         __builtin_mul_overflow(elements, size, bytes))
         return NULL;
-    return calloc((size_t)elements + (elements == 0), size); /* NULL only where memory runs out */
+    return calloc((size_t)elements, size);
 }
 
 static void values_free(void **values, uint32_t count)

@@ -1,4 +1,4 @@
-/* walk.c: where the points of an index space lie in a tensor: by names of axes, or through a map. */
+/* walk.c: where the points of an index space lie in a tensor, by names of axes or through a map. */
 #include "backends/reference/reference.h"
 
 #include <stdlib.h>
@@ -10,6 +10,7 @@ static int64_t extent_of(const Axis *axis, int64_t batch)
 
 bool value_elements(const Type *type, int64_t batch, int64_t *elements)
 {
+    RAFTC_ASSERT(batch > 0);
     *elements = 1;
     for (int i = 0; i < type->rank; i++)
         if (__builtin_mul_overflow(*elements, extent_of(&type->axis[i], batch), elements))
@@ -60,7 +61,7 @@ int64_t walk_offset(const Walk *walk, int64_t point)
 int64_t *walk_table(const Walk *walk)
 {
     int64_t points = walk_points(walk);
-    int64_t *table = calloc((size_t)points + (points == 0), sizeof *table);
+    int64_t *table = calloc((size_t)points, sizeof *table);
     for (int64_t i = 0; table && i < points; i++) table[i] = walk_offset(walk, i);
     return table;
 }
