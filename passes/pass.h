@@ -23,12 +23,20 @@ bool pass_may_rewrite(PassContext *context);
 
 typedef Graph *PassFunction(PassContext *context, const Graph *graph);
 
+#define PASS(name, required, summary) PassFunction pass_##name;
+#include "passes/pass.def"
+#undef PASS
+
 typedef struct PassInfo {
     const char *name;
     const char *summary; /* one line, for --help and the README */
     PassFunction *run;
     bool required; /* cannot be disabled: a backend could not run what comes out without it */
 } PassInfo;
+
+#define PASS(name, required, summary) PassFunction pass_##name;
+#include "passes/pass.def"
+#undef PASS
 
 /* In the order in which they run. */
 extern const PassInfo pass_table[];

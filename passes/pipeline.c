@@ -6,10 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-#define PASS(name, required, summary) PassFunction pass_##name;
-#include "passes/pass.def"
-#undef PASS
-
 const PassInfo pass_table[] = {
 #define PASS(name, required, summary) {#name, summary, pass_##name, required},
 #include "passes/pass.def"
