@@ -310,7 +310,7 @@ RaftStatus raft_weights_write(const char *path, const RaftTensor *tensors, int c
                               const char *const *metadata, RaftError *error)
 {
     int64_t end = 0;
-    size_t length;
+    size_t length = 0;
     json_t *header = json_object();
     RaftStatus status = header ? RAFT_OK : rt_no_memory(error, path);
     if (!status && metadata && metadata[0]) status = add_metadata(header, metadata, error);
