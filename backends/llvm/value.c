@@ -362,33 +362,50 @@ static LLVMValueRef emit_resample(Emitter *e, NodeId id, Lanes lanes)
     return sum;
 }
 
+static LLVMValueRef emit_operand(Emitter *e, NodeId id, int operand, Lanes lanes)
+{
+    return emit_value(e, graph_node(e->graph, id)->operands[operand], lanes);
+}
+
+static LLVMValueRef emit_gelu_of(Emitter *e, NodeId id, Lanes lanes)
+{
+    return emit_gelu(e, emit_operand(e, id, 0, lanes), lanes.width);
+}
+
+static LLVMValueRef emit_add(Emitter *e, NodeId id, Lanes lanes)
+{
+    LLVMValueRef a = emit_operand(e, id, 0, lanes);
+    return LLVMBuildFAdd(e->builder, a, emit_operand(e, id, 1, lanes), "");
+}
+
+static LLVMValueRef emit_mul(Emitter *e, NodeId id, Lanes lanes)
+{
+    LLVMValueRef a = emit_operand(e, id, 0, lanes);
+    return LLVMBuildFMul(e->builder, a, emit_operand(e, id, 1, lanes), "");
+}
+
+/* The layout is the storage's business. */
+static LLVMValueRef emit_pack(Emitter *e, NodeId id, Lanes lanes)
+{
+    return emit_operand(e, id, 0, lanes);
+}
+
+/* The ops that have a value at a point. Products and means have one only in their stage, and elements are moved by
+ * reads and writes alone. */
+static LLVMValueRef (*const emit_op[OP_COUNT])(Emitter *, NodeId, Lanes) = {
+    [OP_READ] = emit_read,    [OP_LAYERNORM] = emit_layernorm, [OP_CONCAT] = emit_concat,
+    [OP_GELU] = emit_gelu_of, [OP_RESAMPLE] = emit_resample,   [OP_ADD] = emit_add,
+    [OP_MUL] = emit_mul,      [OP_PACK] = emit_pack,
+};
+
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
 {
-    const Node *node = graph_node(e->graph, id);
     RAFTC_ASSERT(in_kernel(e, id));
     if (e->computed[id - e->first]) return e->computed[id - e->first];
     if (place_of(e, id)->value.elements) return load_slot(e, &place_of(e, id)->value, lanes);
-    LLVMValueRef a, b;
-    switch (node->op) {
-    case OP_READ:
-        return emit_read(e, id, lanes);
-    case OP_LAYERNORM:
-        return emit_layernorm(e, id, lanes);
-    case OP_CONCAT:
-        return emit_concat(e, id, lanes);
-    case OP_RESAMPLE:
-        return emit_resample(e, id, lanes);
-    case OP_GELU:
-        return emit_gelu(e, emit_value(e, node->operands[0], lanes), lanes.width);
-    case OP_ADD:
-    case OP_MUL:
-        a = emit_value(e, node->operands[0], lanes);
-        b = emit_value(e, node->operands[1], lanes);
-        return node->op == OP_ADD ? LLVMBuildFAdd(e->builder, a, b, "")
-                                  : LLVMBuildFMul(e->builder, a, b, "");
-    default:
-        RAFTC_BUG("op '%s' has no value in a kernel", op_info[node->op].name);
-    }
+    Op op = graph_node(e->graph, id)->op;
+    if (!emit_op[op]) RAFTC_BUG("op '%s' has no value in a kernel", op_info[op].name);
+    return emit_op[op](e, id, lanes);
 }
 
 void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes)
