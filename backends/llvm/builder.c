@@ -24,8 +24,7 @@ LLVMValueRef float_constant(Emitter *e, float value, int width)
 LLVMValueRef splat(Emitter *e, LLVMValueRef scalar, int width)
 {
     if (width == 1) return scalar;
-    LLVMTypeRef type = float_type(e, width);
-    LLVMValueRef poison = LLVMGetPoison(type);
+    LLVMValueRef poison = LLVMGetPoison(LLVMVectorType(LLVMTypeOf(scalar), (unsigned)width));
     LLVMValueRef first = LLVMBuildInsertElement(e->builder, poison, scalar, int_constant(e, 0), "");
     LLVMValueRef zeros = LLVMConstNull(LLVMVectorType(e->i32, (unsigned)width));
     return LLVMBuildShuffleVector(e->builder, first, poison, zeros, "");

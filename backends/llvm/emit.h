@@ -172,6 +172,8 @@ int kernel_axis(const Emitter *e, const char *name);
 /* The value of a node at the present coordinates, as lanes.width floats along lanes.axis. */
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes);
 Affine slot_offset(Emitter *e, const Slot *slot);
+/* First index, along axis d of the operand, of the window of a read in the present unit. */
+Affine window_base(Emitter *e, const Node *read, int d);
 /* Where a write puts the element at the present coordinates. */
 void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
 LLVMValueRef buffer_of(Emitter *e, NodeId stored);

@@ -282,6 +282,29 @@ static void emit_mean(Emitter *e, const Stage *stage)
 
 /* ---- window ----------------------------------------------------------------------------------------- */
 
+static LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b)
+{
+    return a && b ? LLVMBuildAnd(e->builder, a, b, "") : a ? a : b;
+}
+
+/* i1 lanes: is start + lane below `bound`, and the lane below `count`? A negative index is a huge one. */
+static LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count)
+{
+    int width = e->target->vector_floats;
+    if (width == 1) return LLVMBuildICmp(e->builder, LLVMIntULT, start, int_constant(e, bound), "");
+    LLVMValueRef lane[MAX_TILE], limit[MAX_TILE], keep[MAX_TILE];
+    for (int i = 0; i < width; i++) {
+        lane[i] = int_constant(e, i);
+        limit[i] = int_constant(e, bound);
+        keep[i] = LLVMConstInt(LLVMInt1TypeInContext(e->context), i < count, false);
+    }
+    LLVMValueRef index = LLVMBuildAdd(e->builder, splat(e, start, width),
+                                      LLVMConstVector(lane, (unsigned)width), "");
+    LLVMValueRef below =
+        LLVMBuildICmp(e->builder, LLVMIntULT, index, LLVMConstVector(limit, (unsigned)width), "");
+    return emit_and(e, below, LLVMConstVector(keep, (unsigned)width));
+}
+
 /* One run along the innermost axis of the window; lanes outside the tensor are zero. */
 static void window_leaf(Nest *nest)
 {
@@ -291,58 +314,28 @@ static void window_leaf(Nest *nest)
     const Type *operand = graph_type(e->graph, read->operands[0]);
     const Slot *window = &place_of(e, id)->window;
     int width = e->target->vector_floats, last = operand->rank - 1;
-    LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context), vector = float_type(e, width);
-    Affine at[MAX_AXES], offset = affine_constant(window->offset);
-    LLVMValueRef inside = LLVMConstInt(i1, 1, false);
-    for (int d = 0; d < operand->rank; d++) {
+    Affine at[MAX_AXES], to = affine_constant(window->offset);
+    LLVMValueRef inside = NULL;
+    for (int d = 0; d <= last; d++) {
         const Affine *local = &nest->dim[d].start;
-        offset = affine_add(e, offset, local, window->dim[d].stride);
-        Affine base = affine_constant(read->attributes.map.dim[d].offset);
-        for (int i = 0; i < read->type.rank; i++) {
-            int k = kernel_axis(e, read->type.axis[i].name);
-            int64_t c = read->attributes.map.dim[d].coefficient[i];
-            if (c != 0 && k >= 0) base = affine_add(e, base, &e->base[k], c);
-        }
+        Affine base = window_base(e, read, d);
+        to = affine_add(e, to, local, window->dim[d].stride);
         at[d] = affine_add(e, base, local, 1);
         if (d == last || operand->axis[d].symbol[0]) continue;
-        LLVMValueRef index = affine_emit(e, &at[d]),
-                     bound = int_constant(e, operand->axis[d].extent);
-        inside = LLVMBuildAnd(e->builder, inside,
-                              LLVMBuildICmp(e->builder, LLVMIntULT, index, bound, ""), "");
+        LLVMValueRef index = affine_emit(e, &at[d]);
+        LLVMValueRef here = LLVMBuildICmp(e->builder, LLVMIntULT, index,
+                                          int_constant(e, operand->axis[d].extent), "");
+        inside = emit_and(e, inside, here);
         at[d] = affine_value(LLVMBuildSelect(e->builder, inside, index, int_constant(e, 0), ""), 1);
     }
-    LLVMValueRef lane[MAX_TILE], start = affine_emit(e, &at[last]);
-    for (int i = 0; i < width; i++) lane[i] = int_constant(e, i);
-    LLVMValueRef mask, iota = width > 1 ? LLVMConstVector(lane, (unsigned)width) : lane[0];
-    LLVMValueRef spread = start, bound = int_constant(e, operand->axis[last].extent);
-    if (width > 1) {
-        LLVMTypeRef indices = LLVMVectorType(e->i64, (unsigned)width);
-        LLVMValueRef zeros = LLVMConstNull(LLVMVectorType(e->i32, (unsigned)width));
-        spread = LLVMBuildInsertElement(e->builder, LLVMGetPoison(indices), start,
-                                        int_constant(e, 0), "");
-        spread = LLVMBuildShuffleVector(e->builder, spread, LLVMGetPoison(indices), zeros, "");
-        for (int i = 0; i < width; i++) lane[i] = bound;
-        bound = LLVMConstVector(lane, (unsigned)width);
-    }
-    spread = LLVMBuildAdd(e->builder, spread, iota, "");
-    mask = LLVMBuildICmp(e->builder, LLVMIntULT, spread, bound, "");
     int64_t count = nest->dim[last].count;
-    if (width > 1) {
-        LLVMValueRef all =
-            LLVMBuildInsertElement(e->builder, LLVMGetPoison(LLVMVectorType(i1, (unsigned)width)),
-                                   inside, int_constant(e, 0), "");
-        all = LLVMBuildShuffleVector(e->builder, all, LLVMGetPoison(LLVMTypeOf(all)),
-                                     LLVMConstNull(LLVMVectorType(e->i32, (unsigned)width)), "");
-        mask = LLVMBuildAnd(e->builder, mask, all, "");
-        for (int i = 0; i < width; i++) lane[i] = LLVMConstInt(i1, i < count, false);
-        if (count < width)
-            mask = LLVMBuildAnd(e->builder, mask, LLVMConstVector(lane, (unsigned)width), "");
-    } else {
-        mask = LLVMBuildAnd(e->builder, mask, inside, "");
-    }
+    LLVMValueRef mask =
+        lanes_below(e, affine_emit(e, &at[last]), operand->axis[last].extent, count);
+    if (inside) mask = emit_and(e, mask, splat(e, inside, width));
     Affine from = storage_offset(e, read->operands[0], at);
-    LLVMValueRef value = load_masked(e, buffer_of(e, read->operands[0]), &from, mask, vector);
-    store_lanes(e, value, e->scratch, &offset, &(Lanes){"", width, (int)count}, false);
+    LLVMValueRef value =
+        load_masked(e, buffer_of(e, read->operands[0]), &from, mask, float_type(e, width));
+    store_lanes(e, value, e->scratch, &to, &(Lanes){NULL, width, (int)count}, false);
 }
 
 /* The window's axes are the operand's, so its nest has coordinates of its own. */

@@ -205,8 +205,7 @@ Affine slot_offset(Emitter *e, const Slot *slot)
     return offset;
 }
 
-/* First index of the window along axis d of the operand. */
-static Affine window_base(Emitter *e, const Node *read, int d)
+Affine window_base(Emitter *e, const Node *read, int d)
 {
     const Index *index = &read->attributes.map.dim[d];
     Affine base = affine_constant(index->offset);
