@@ -5,8 +5,6 @@
  * a token, so that time and stack stay in proportion to the text, whatever it holds. */
 #include "ir/private.h"
 
-#include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A trie over the hash of the names: each level takes two more bits of it. */
