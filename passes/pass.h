@@ -23,10 +23,6 @@ bool pass_may_rewrite(PassContext *context);
 
 typedef Graph *PassFunction(PassContext *context, const Graph *graph);
 
-#define PASS(name, required, summary) PassFunction pass_##name;
-#include "passes/pass.def"
-#undef PASS
-
 typedef struct PassInfo {
     const char *name;
     const char *summary; /* one line, for --help and the README */
