@@ -31,7 +31,7 @@ void raft_fill_parameter(const char *name, int rank, const int64_t *shape, float
 void raft_fill_input(int64_t elements, float *data);                     /* named "input" */
 void raft_fill_labels(int64_t count, int64_t classes, uint32_t *labels); /* named "labels" */
 
-/* ---- weights.c, safetensors.c: weight files -------------------------------------------------- */
+/* ---- weights.c, safetensors.c, torchfile.c: weight files ------------------------------------- */
 
 typedef enum RaftDType {
     RAFT_F32,
@@ -50,17 +50,19 @@ typedef struct RaftTensor {
     int rank;
     int64_t shape[8];
     int64_t elements;
-    const void *data; /* in the mapped file: little-endian, may be unaligned */
+    const void *data; /* until raft_weights_close: little-endian, may be unaligned */
 } RaftTensor;
 
 typedef struct RaftWeights RaftWeights; /* an opened file */
 
-/* Opens and checks a weight file (.safetensors; by content, not by name). Every size is checked
- * against the file's before anything is allocated. Release with raft_weights_close. */
+/* Opens and checks a weight file: safetensors, or a state_dict that torch.save wrote, alone or as
+ * `model` or `state_dict` of a dictionary (a common `module.` before the names is dropped). Its
+ * content tells which, not its name. Every size is checked against the file's before anything is
+ * allocated, and nothing in it is executed. Release with raft_weights_close. */
 RaftStatus raft_weights_open(const char *path, RaftWeights **weights, RaftError *error);
 void raft_weights_close(RaftWeights *weights);
 int raft_weights_count(const RaftWeights *weights);
-/* Tensors are in the order of their data; NULL past the end, and where a name is not found. */
+/* Tensors are in the order of the file; NULL past the end, and where a name is not found. */
 const RaftTensor *raft_weights_tensor(const RaftWeights *weights, int index);
 const RaftTensor *raft_weights_find(const RaftWeights *weights, const char *name);
 /* Metadata of the file (safetensors' __metadata__): i-th key and value; false past the end. */

@@ -51,7 +51,7 @@ void rt_output_write(RtOutput *output, const void *data, size_t size);
 RaftStatus rt_output_commit(RtOutput *output, RaftError *error);
 void rt_output_discard(RtOutput *output);
 
-/* ---- memory.c --------------------------------------------------------------------------------- */
+/* ---- memory.c -------------------------------------------------------------------------------- */
 
 typedef struct RtChunk RtChunk;
 typedef struct RtArena { /* zero to begin with */
@@ -65,7 +65,7 @@ void *rt_alloc(RtArena *arena, size_t count, size_t size);
 char *rt_strdup(RtArena *arena, const char *string, size_t length);
 void rt_arena_free(RtArena *arena);
 
-/* ---- weights.c, safetensors.c ---------------------------------------------------------------- */
+/* ---- weights.c, safetensors.c, torchfile.c --------------------------------------------------- */
 
 struct RaftWeights {
     char *path;
@@ -83,9 +83,12 @@ RaftStatus rt_weights_parse(const char *path, const uint8_t *data, size_t size,
                             RaftWeights **weights, RaftError *error);
 /* The product of the extents; false where one is negative or the product overflows. */
 bool rt_count_elements(int rank, const int64_t *shape, int64_t *elements);
-/* Fills in tensors (in the order of their data) and metadata. */
+/* Each fills in the tensors, in the order of the file, and what metadata there is. */
 RaftStatus rt_safetensors_read(RaftWeights *weights, const uint8_t *data, size_t size,
                                RaftError *error);
+/* Whether the file was written by torch.save. */
+bool rt_torch_recognise(const uint8_t *data, size_t size);
+RaftStatus rt_torch_read(RaftWeights *weights, const uint8_t *data, size_t size, RaftError *error);
 
 /* ---- image.c, resize.c ----------------------------------------------------------------------- */
 

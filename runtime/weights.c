@@ -41,7 +41,9 @@ static RaftStatus index_names(RaftWeights *weights, RaftError *error)
 
 static RaftStatus parse(RaftWeights *weights, const uint8_t *data, size_t size, RaftError *error)
 {
-    RaftStatus status = rt_safetensors_read(weights, data, size, error);
+    RaftStatus status = rt_torch_recognise(data, size)
+                            ? rt_torch_read(weights, data, size, error)
+                            : rt_safetensors_read(weights, data, size, error);
     return status ? status : index_names(weights, error);
 }
 

@@ -4,7 +4,7 @@
  *       runtime/{status,file,image,resize}.c -ljpeg -lpng -lm -o fuzz_image
  *   ./fuzz_image -timeout=5 -rss_limit_mb=1024 CORPUS tests/data/images
  *
- * With -DREPLAY (and without fuzzer in -fsanitize): a program that replays the files it is given. */
+ * With -DREPLAY, and without fuzzer in -fsanitize: a program that replays the files given to it. */
 #include <stdlib.h>
 #include <string.h>
 

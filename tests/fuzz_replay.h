@@ -1,4 +1,4 @@
-/* fuzz_replay.h: the main of a libFuzzer harness built with -DREPLAY: tries the files it is given. */
+/* fuzz_replay.h: the main of a libFuzzer harness built with -DREPLAY: tries the files given. */
 #ifdef REPLAY
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,10 +1,11 @@
 /* fuzz_safetensors.c: the reader of safetensors files under libFuzzer.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz_safetensors.c \
- *       runtime/{status,memory,file,weights,safetensors}.c -ljansson -o fuzz_safetensors
+ *       runtime/{status,memory,file,weights,safetensors,pickle,torchfile}.c -ljansson -lzip \
+ *       -o fuzz_safetensors
  *   ./fuzz_safetensors -timeout=1 -rss_limit_mb=512 CORPUS tests/data/weights
  *
- * With -DREPLAY (and without fuzzer in -fsanitize): a program that replays the files it is given. */
+ * With -DREPLAY, and without fuzzer in -fsanitize: a program that replays the files given to it. */
 #include <stdlib.h>
 #include <string.h>
 
