@@ -340,7 +340,7 @@ static void check_file(Runner runner, const char *path, Score *score)
     Diag diag = diag_new(&arena);
     RaftError error;
     Golden golden = {.runner = runner, .score = score};
-    if (raft_weights_open(path, &golden.file, &error) != RAFT_OK) die(path, error.message);
+    if (raft_weights_open(path, &golden.file, &error) != RAFT_OK) die("goldens", error.message);
     golden.name = metadata(golden.file, "model");
     golden.batch = strtoll(metadata(golden.file, "batch"), NULL, 10);
     const char *config = metadata(golden.file, "config");
