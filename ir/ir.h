@@ -39,7 +39,7 @@ typedef struct Type {
 
 /* Where dimension i of the storage lies in the logical tensor: it counts (axis / divisor) % extent.
  * rank 0: row-major. Extents are rounded up, so that a packed tensor may hold zeros for padding:
- * `packed (k/14 16, c/1 64, k%14)` has 16 * 64 * 14 elements. */
+ * `packed (k/14 16, c 64, k 14)` has 16 * 64 * 14 elements. */
 typedef struct Layout {
     int rank;
     struct {

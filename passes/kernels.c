@@ -39,7 +39,8 @@ void draft_add(Draft *draft, const NodeId *members, int count)
 {
     for (int i = 0; i < count; i++) draft->group[members[i]] = draft->count;
     NodeId last = members[count - 1];
-    bool writes = draft->uses[last] == 1 && !is_movement(graph_node(draft->graph, last)->op);
+    Op op = graph_node(draft->graph, last)->op;
+    bool writes = draft->uses[last] == 1 && op != OP_WRITE && !is_movement(op);
     for (NodeId id = last + 1; writes && id < draft->graph->node_count; id++) {
         const Node *node = graph_node(draft->graph, id);
         if (node->op == OP_WRITE && node->operands[0] == last && draft_free(draft, id))

@@ -6,7 +6,7 @@
  *
  *   before  %2 = read @w [k, c] : f32[k 256, c 64]      after  kernel for (k 256, c 64) {
  *           %3 = linear %1, %2 over (c)                          %0 = read @w [k, c]
- *                                                                %1 = write %0 [k, c] : .. packed (k/32, c, k%32)
+ *                                                                %1 = write %0 [k, c] : .. packed (k/32 8, c 64, k 32)
  *                                                              }
  *                                                              %2 = read %1 [k, c] : f32[k 256, c 64]
  *
