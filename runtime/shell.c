@@ -324,8 +324,12 @@ RaftStatus raft_shell_create(const RaftProgram *program, const RaftShellOptions 
         *out = shell;
         return RAFT_OK;
     }
-    if (message && message_size)
-        snprintf(message, message_size, "%s", shell ? shell->error : "out of memory");
+    if (message && message_size) {
+        const char *reason = shell ? shell->error : "out of memory";
+        size_t length = strnlen(reason, message_size - 1);
+        memcpy(message, reason, length);
+        message[length] = '\0';
+    }
     raft_shell_destroy(shell);
     return status;
 }
