@@ -48,7 +48,7 @@ check_includes() { # FOLDER ALLOWED_FOLDER...
         while read -r included; do
             [[ $included =~ ^($allowed)/ || $included != */* ]] ||
                 fault "$file: includes \"$included\", which is not downstream of $1/"
-        done < <(sed -n 's/^#include "\([^"]*\)"/\1/p' "$file")
+        done < <(sed -n 's/^#include "\([^"]*\)".*/\1/p' "$file")
     done
 }
 check_includes runtime runtime
