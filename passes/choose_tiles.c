@@ -1,21 +1,25 @@
 /* choose_tiles.c
  *
- * Cuts each kernel into units of work: along the kernel's axes, one unit takes as many indices as the register tile of its
- * costliest product has rows; a kernel without products takes some thousand elements.
+ * Cuts each kernel into units of work: along the kernel's axes, one unit takes as many indices as
+ * the register tile of its costliest product has rows; a kernel without products takes some
+ * thousand elements.
  *
  *   before  kernel for (b, h 56, w 56) {          after  kernel for (b, h 56, w 56 by 14) {
  *
- * needs: every op in a kernel.  keeps: everything else.  breaks: nothing. Units never change how a sum is taken.
+ * needs: every op in a kernel.  keeps: everything else.  breaks: nothing. Units never change how a
+ * sum is taken.
  */
 #include "passes/kernels.h"
 #include "passes/products.h"
 
 #include <string.h>
 
-/* Elements of a unit of a kernel that only moves or maps, and units an image below which lanes are shared out too. */
+/* Elements of a unit of a kernel that only moves or maps, and units an image below which lanes are
+ * shared out too. */
 enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8 };
 
-/* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take whole rows. */
+/* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take
+ * whole rows. */
 static bool reads_windows(const Graph *graph, NodeId first, NodeId end)
 {
     for (NodeId id = first; id < end; id++) {
@@ -86,13 +90,13 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
 static void tile_elements(Kernel *kernel, const char *lane)
 {
     int64_t elements = 1;
-    for (int i = 0; i < kernel->rank; i++) {
-        if (kernel->axis[i].symbol[0] || !lane || strcmp(kernel->axis[i].name, lane) != 0) continue;
-        elements = kernel->tile[i] = kernel->axis[i].extent;
-    }
+    int at = -1;
+    for (int i = 0; lane && i < kernel->rank; i++)
+        if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
+    if (at >= 0) elements = kernel->tile[at] = kernel->axis[at].extent;
     for (int i = kernel->rank; i-- > 0;) {
         const Axis *axis = &kernel->axis[i];
-        if (axis->symbol[0] || kernel->tile[i] > 1) continue;
+        if (axis->symbol[0] || i == at) continue;
         if (elements * axis->extent > UNIT_ELEMENTS) break;
         kernel->tile[i] = axis->extent;
         elements *= axis->extent;
