@@ -221,6 +221,7 @@ RaftStatus rt_safetensors_read(RaftWeights *weights, const uint8_t *data, size_t
     json_error_t problem;
     json_t *header =
         json_loadb((const char *)data + LENGTH_BYTES, length, JSON_REJECT_DUPLICATES, &problem);
+    if (!header && !problem.text[0]) return rt_no_memory(error, path);
     if (!header)
         return rt_bad_file(error, path, LENGTH_BYTES + (uint64_t)problem.position, "the header: %s",
                            problem.text);
@@ -255,11 +256,16 @@ static RaftStatus add_tensor(json_t *header, const RaftTensor *tensor, int64_t *
                        tensor->name);
     if (json_object_get(header, tensor->name))
         return rt_fail(error, RAFT_INVALID, "two tensors are called '%s'", tensor->name);
+    bool good = true;
     json_t *shape = json_array();
     for (int i = 0; i < tensor->rank; i++)
-        json_array_append_new(shape, json_integer(tensor->shape[i]));
+        good = !json_array_append_new(shape, json_integer(tensor->shape[i])) && good;
     json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", format->name, "shape", shape,
                               "data_offsets", (json_int_t)begin, (json_int_t)*end);
+    if (!good || !entry) {
+        json_decref(entry);
+        return rt_no_memory(error, "writing weights");
+    }
     if (json_object_set_new(header, tensor->name, entry))
         return rt_fail(error, RAFT_INVALID, "tensor '%s': the name is not UTF-8", tensor->name);
     return RAFT_OK;
@@ -268,7 +274,8 @@ static RaftStatus add_tensor(json_t *header, const RaftTensor *tensor, int64_t *
 static RaftStatus add_metadata(json_t *header, const char *const *metadata, RaftError *error)
 {
     json_t *object = json_object();
-    json_object_set_new(header, "__metadata__", object);
+    if (json_object_set_new(header, "__metadata__", object))
+        return rt_no_memory(error, "writing weights");
     for (int i = 0; metadata[i]; i += 2)
         if (json_object_set_new(object, metadata[i], json_string(metadata[i + 1])))
             return rt_fail(error, RAFT_INVALID, "metadata '%s' is not UTF-8", metadata[i]);

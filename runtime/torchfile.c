@@ -390,9 +390,11 @@ static RaftStatus open_archive(TorchFile *file)
         status = read_archive(file);
         zip_discard(file->archive);
     } else {
-        status = rt_bad_file(file->error, file->weights->path, 0, "not a good zip archive: %s",
-                             zip_error_strerror(&problem));
         zip_source_free(source);
+        status = zip_error_code_zip(&problem) == ZIP_ER_MEMORY
+                     ? rt_no_memory(file->error, file->weights->path)
+                     : rt_bad_file(file->error, file->weights->path, 0,
+                                   "not a good zip archive: %s", zip_error_strerror(&problem));
     }
     zip_error_fini(&problem);
     return status;
