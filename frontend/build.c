@@ -80,9 +80,9 @@ static NodeId embed_patch(Builder *b, const Level *level, int index, NodeId x, c
     return build_linear(b->graph, patches, weight, bias, "ky, kx, i", level->loc);
 }
 
-/* How many of the features the tensor after `layer` (0: the embedding) is. Of several levels the first embedding and the
- * later outputs are features; of one level the embedding, the 4th and 10th layers and the output, which may be the
- * 10th layer. */
+/* How many of the features the tensor after `layer` (0: the embedding) is. Of several levels the
+ * first embedding and the later outputs are features; of one level the embedding, the 4th and 10th
+ * layers and the output, which may be the 10th layer. */
 static int count_as_features(const Model *model, int level, int64_t layer)
 {
     if (model->feature_count == 0) return 0;

@@ -13,8 +13,8 @@ typedef struct Builder {
     Arena *arena;
 } Builder;
 
-/* A parameter called `prefix` + `suffix`; its type's axes split the stored shape [rows] or [rows, columns]
- * (columns 0: a vector). `axes` as for type_make. */
+/* A parameter called `prefix` + `suffix`; its type's axes split the stored shape [rows] or [rows,
+ * columns] (columns 0: a vector). `axes` as for type_make. */
 NodeId build_weight(Builder *b, const char *prefix, const char *suffix, const char *axes,
                     int64_t rows, int64_t columns, Loc loc);
 /* Text in the builder's arena. */

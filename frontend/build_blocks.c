@@ -12,8 +12,8 @@ static NodeId normalise(Builder *b, const Level *level, const char *prefix, cons
     return build_layernorm(b->graph, x, scale, shift, over, LAYERNORM_EPS, level->loc);
 }
 
-/* residual + fc2(gelu(fc1(normal))), contracting the axes `over`, which are `inner` ("raft 2, h 56"; `size` elements)
- * with extents. Parameters: prefix fn.0 and fn.3. */
+/* residual + fc2(gelu(fc1(normal))), contracting the axes `over`, which are `inner` ("raft 2, h
+ * 56"; `size` elements) with extents. Parameters: prefix fn.0 and fn.3. */
 static NodeId residual_mlp(Builder *b, const Level *level, const char *prefix, const char *over,
                            const char *inner, int64_t size, int64_t expansion, NodeId residual,
                            NodeId normal)

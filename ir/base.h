@@ -18,7 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a)           (sizeof(a) / sizeof((a)[0]))
 #define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
 
 /* ---- arena.c ---------------------------------------------------------------------------- */
@@ -116,8 +116,8 @@ void diag_remark(Diag *diag, Loc loc, const char *format, ...) PRINTF_LIKE(3, 4)
  *       raft_size: 3
  *                  ^
  *     models/mine.yaml:9:16: note: ...
- * A tab in the source line is kept, so that the caret stands under the character; control characters
- * and bytes that are not UTF-8 are shown as '?'. */
+ * A tab in the source line is kept, so that the caret stands under the character; control
+ * characters and bytes that are not UTF-8 are shown as '?'. */
 void diag_print(const Diag *diag, FILE *file);
 
 /* The entry of `names` (count of them) nearest to `word` by edit distance, or NULL where none is

@@ -1,4 +1,5 @@
-/* bicubic.c: the taps of bicubic resampling, in the float32 arithmetic that the models were trained with. */
+/* bicubic.c: the taps of bicubic resampling, in the float32 arithmetic that the models were trained
+ * with. */
 #include "ir/ir.h"
 
 #include <math.h>

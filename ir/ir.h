@@ -89,18 +89,18 @@ enum {
 };
 
 typedef struct Attributes {
-    const char *name;     /* of an input or parameter; a parameter's is [A-Za-z0-9_.]+ */
-    int stored_rank;      /* of a parameter: its shape in the weight file, */
-    int64_t stored[4];    /* of which the type's axes are a row-major split */
+    const char *name;  /* of an input or parameter; a parameter's is [A-Za-z0-9_.]+ */
+    int stored_rank;   /* of a parameter: its shape in the weight file, */
+    int64_t stored[4]; /* of which the type's axes are a row-major split */
     int group_count;
-    Group *groups;        /* axes in no group stay; the order is that of the result's type */
+    Group *groups; /* axes in no group stay; the order is that of the result's type */
     int window_count;
-    Window *windows;      /* likewise */
-    AxisNames over;       /* the axes contracted, normalised, averaged, resampled or joined */
-    int64_t offset;       /* slice: first index */
+    Window *windows; /* likewise */
+    AxisNames over;  /* the axes contracted, normalised, averaged, resampled or joined */
+    int64_t offset;  /* slice: first index */
     double eps;
-    Map map;              /* read: of the result's axes, one Index per operand axis;
-                             write: of the operand's axes, one Index per result axis */
+    Map map; /* read: of the result's axes, one Index per operand axis;
+                write: of the operand's axes, one Index per result axis */
 } Attributes;
 
 typedef enum {
@@ -178,7 +178,8 @@ bool type_equal(const Type *a, const Type *b); /* dtype, names, extents, order *
 /* Product of the constant extents; *symbols counts the symbolic axes left out (may be NULL).
  * Saturates at INT64_MAX. */
 int64_t type_elements(const Type *type, int *symbols);
-/* Builds a type from text like "b, h 56, c 64"; a bug if the text is wrong. For passes and tests. */
+/* Builds a type from text like "b, h 56, c 64"; a bug if the text is wrong. For passes and tests.
+ */
 Type type_make(DType dtype, const char *axes);
 Type type_without(const Type *type, const AxisNames *names);
 void type_append(Type *type, const Axis *axis);
@@ -187,7 +188,7 @@ AxisNames names_make(const char *names); /* from "raft, h" */
 bool names_contain(const AxisNames *names, const char *name);
 bool names_equal(const AxisNames *a, const AxisNames *b);
 
-Index index_axis(int axis); /* the axis itself */
+Index index_axis(int axis);                               /* the axis itself */
 Map map_identity(const Type *operand, const Type *space); /* by name; a bug where one is missing */
 bool map_is_identity(const Map *map, int rank);
 /* Least and greatest value of the index over the space; false where a symbol takes part beyond the
@@ -198,7 +199,8 @@ bool map_may_leave(const Map *map, const Type *space, const Type *target);
 /* result(i) = outer(inner(i)): the map of a read of a read. */
 Map map_compose(const Map *outer, const Map *inner, int inner_space_rank);
 
-/* Storage dimensions of a value: its layout's, or its axes in order. Elements per symbol product. */
+/* Storage dimensions of a value: its layout's, or its axes in order. Elements per symbol product.
+ */
 int64_t layout_elements(const Type *type, const Layout *layout);
 Layout layout_row_major(const Type *type); /* explicit form of rank 0 */
 
@@ -220,7 +222,8 @@ static inline const Type *graph_type(const Graph *graph, NodeId id)
 }
 
 /* One function per op that derives the type of the result. The names of `over` and the like are
- * given as text ("raft, h"). Operand types that do not fit are a bug: check_* is for users' text. */
+ * given as text ("raft, h"). Operand types that do not fit are a bug: check_* is for users' text.
+ */
 NodeId build_input(Graph *g, const char *name, const Type *type, Loc loc);
 NodeId build_param(Graph *g, const char *name, const Type *type, int rank, const int64_t *stored,
                    Loc loc);
@@ -274,7 +277,8 @@ Graph *rewriter_finish(Rewriter *rewriter);
 /* A copy without nodes that reach no output (inputs and parameters stay). */
 Graph *graph_without_dead(const Graph *graph, Arena *arena);
 
-/* ---- print.c, parse.c, verify.c, check.c ------------------------------------------------------ */
+/* ---- print.c, parse.c, verify.c, check.c ------------------------------------------------------
+ */
 
 void graph_print(const Graph *graph, Text *out);
 void type_print(const Type *type, Text *out);

@@ -1,19 +1,21 @@
 /* fold_rearrange.c
  *
- * Turns the ops that only move elements into access maps: what splits, renames, windows or cuts becomes a `read`, which
- * costs nothing and joins each kernel that uses it; what merges becomes a `write`, the way in which its producer
- * stores its result. A read of a read becomes one read.
+ * Turns the ops that only move elements into access maps: what splits, renames, windows or cuts
+ * becomes a `read`, which costs nothing and joins each kernel that uses it; what merges becomes a
+ * `write`, the way in which its producer stores its result. A read of a read becomes one read.
  *
  *   before  %1 = rearrange %0 c -> (raft, group)    : f32[b, h 56, w 56, raft 2, group 32]
  *           %9 = rearrange %8 (raft, group) -> c    : f32[b, h 56, w 56, c 64]
  *   after   %1 = read %0 [b, h, w, raft*32 + group] : f32[b, h 56, w 56, raft 2, group 32]
  *           %9 = write %8 [b, h, w, raft*32 + group]: f32[b, h 56, w 56, c 64]
  *
- * needs: nothing.  keeps: order, kernels.  breaks: nothing; no rearrange, unfold or slice is left outside kernels.
+ * needs: nothing.  keeps: order, kernels.  breaks: nothing; no rearrange, unfold or slice is left
+ * outside kernels.
  */
 #include "passes/kernels.h"
 
-/* One read for a read of a read, where nothing that was zero for being outside could come inside. */
+/* One read for a read of a read, where nothing that was zero for being outside could come inside.
+ */
 static NodeId compose_reads(Graph *to, NodeId id)
 {
     const Node *outer = graph_node(to, id), *inner = graph_node(to, outer->operands[0]);

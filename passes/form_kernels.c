@@ -1,14 +1,16 @@
 /* form_kernels.c
  *
- * Makes every op that is in no kernel yet a kernel of its own, with the reads before it and the write after it; the
- * embedding, a product that reads windows of the image, thus becomes one kernel that stores no window. After it only
- * inputs, parameters and kernels are left.
+ * Makes every op that is in no kernel yet a kernel of its own, with the reads before it and the
+ * write after it; the embedding, a product that reads windows of the image, thus becomes one kernel
+ * that stores no window. After it only inputs, parameters and kernels are left.
  *
- *   before  %1 = read @x [b, c, h*4 + ky, w*4 + kx]     after  kernel for (b, h 56, w 56, c 64) {
- *           %2 = linear %1, @w, @b over (c, ky, kx)              %1 = read @x [..]; %2 = read @w [..]; ..
- *                                                                %4 = linear %1, %2, %3 over (c, ky, kx)
- *                                                                %5 = write %4 [b, h, w, c]
- *                                                              }
+ *   before  %1 = read @x [b, c, h*4 + ky, w*4 + kx]
+ *           %2 = linear %1, @w, @b over (c, ky, kx)
+ *   after   kernel for (b, h 56, w 56, k 64) {
+ *             %1 = read @x [b, c, h*4 + ky, w*4 + kx]; %2 = read @w ..; %3 = read @b ..
+ *             %4 = linear %1, %2, %3 over (c, ky, kx)
+ *             %5 = write %4 [b, h, w, k]
+ *           }
  *
  * needs: nothing.  keeps: kernels that are there.  breaks: nothing. Required: backends run kernels.
  */
@@ -22,8 +24,8 @@ static bool is_output(const Graph *graph, NodeId id)
     return false;
 }
 
-/* An output is memory of the caller's, which a run of another entry does not have: so what is used otherwise too, or belongs
- * to the caller itself, is copied for it. */
+/* An output is memory of the caller's, which a run of another entry does not have: so what is used
+ * otherwise too, or belongs to the caller itself, is copied for it. */
 static Graph *separate_outputs(Arena *arena, const Graph *graph)
 {
     Rewriter r = rewriter_new(graph, arena);

@@ -1,13 +1,14 @@
 /* fuse_head.c
  *
- * Makes one kernel of a head: LayerNorm, mean over pixels, and the sums and products of the pooled vector up to and
- * with the first matrix product.
+ * Makes one kernel of a head: LayerNorm, mean over pixels, and the sums and products of the pooled
+ * vector up to and with the first matrix product.
  *
- *   before  %2 = layernorm %1, .. over (c)     after  kernel for (b) {
- *           %3 = mean %2 over (h, w)                    %2 = read %1 [b, h, w, c]
- *           %4 = linear %3, .. over (c)                 %3 = layernorm ..; %4 = mean ..; %5 = linear ..
- *                                                       %6 = write %5 [b, class]
- *                                                     }
+ *   before  %2 = layernorm %1, .. over (c); %3 = mean %2 over (h, w); %4 = linear %3, .. over (c)
+ *   after   kernel for (b) {
+ *             %2 = read %1 [b, h, w, c]
+ *             %3 = layernorm %2, ..; %4 = mean %3 ..; %5 = linear %4, ..
+ *             %6 = write %5 [b, class]
+ *           }
  *
  * needs: nothing.  keeps: everything outside.  breaks: nothing.
  */

@@ -1,17 +1,20 @@
 /* fuse_mlp.c
  *
- * Makes one kernel of a residual MLP: product, GELU, product, residual sum, and the LayerNorm before them if it feeds
- * nothing else. The raft axis blocks, vertical and horizontal, the Mixer token block and the channel block all have
- * this form; they differ in the axes contracted and in the access maps.
+ * Makes one kernel of a residual MLP: product, GELU, product, residual sum, and the LayerNorm
+ * before them if it feeds nothing else. The raft axis blocks, vertical and horizontal, the Mixer
+ * token block and the channel block all have this form; they differ in the axes contracted and in
+ * the access maps.
  *
- *   before  %2 = layernorm %1, ..                  after  kernel for (b, w 56) {
- *           %3 = linear %2, .. over (raft, h)               %2 = read %0 [b, h, w, raft*32 + group]
- *           %4 = gelu %3                                    %3 = layernorm %2, ..  (then the others)
- *           %5 = linear %4, .. over (k)                     %9 = write %8 [b, h, w, raft, group]
- *           %6 = add %1, %5                               }
+ *   before  %2 = layernorm %1, ..; %3 = linear %2, .. over (raft, h); %4 = gelu %3
+ *           %5 = linear %4, .. over (k); %6 = add %1, %5
+ *   after   kernel for (b, w 56) {
+ *             %1 = read %0 [b, h, w, raft*32 + group]
+ *             %2 = layernorm %1, ..  and so on
+ *             %7 = write %6 [b, h, w, raft, group]
+ *           }
  *
- * needs: nothing.  keeps: everything outside.  breaks: nothing. The values between the first and the last op
- * are no longer stored.
+ * needs: nothing.  keeps: everything outside.  breaks: nothing. The values between the first and
+ * the last op are no longer stored.
  */
 #include "passes/kernels.h"
 

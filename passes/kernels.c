@@ -49,7 +49,8 @@ void draft_add(Draft *draft, const NodeId *members, int count)
     draft->count++;
 }
 
-/* ---- finishing -------------------------------------------------------------------------------- */
+/* ---- finishing --------------------------------------------------------------------------------
+ */
 
 typedef struct Finish {
     const Draft *draft;
@@ -89,7 +90,8 @@ static NodeId bring_source(Finish *f, int unit, int kernel, NodeId id)
                                                          : rewriter_value(&f->rewriter, id);
 }
 
-/* The number, inside kernel `unit`, of an operand: a member, a copy of a read, or a new plain read. */
+/* The number, inside kernel `unit`, of an operand: a member, a copy of a read, or a new plain read.
+ */
 static NodeId bring_inside(Finish *f, int unit, int kernel, NodeId id)
 {
     if (f->inside_of[id] == unit) return f->inside[id];

@@ -5,8 +5,8 @@
 
 #include "passes/pass.h"
 
-/* Which nodes are to become kernels. group[id]: a draft number, or -1. Nodes that are in a kernel of the graph
- * already have none. */
+/* Which nodes are to become kernels. group[id]: a draft number, or -1. Nodes that are in a kernel
+ * of the graph already have none. */
 typedef struct Draft {
     const Graph *graph;
     uint32_t *uses;
@@ -17,19 +17,19 @@ typedef struct Draft {
 Draft draft_new(Arena *arena, const Graph *graph);
 /* Is the node free to join a new kernel: a computation in no kernel and no draft? */
 bool draft_free(const Draft *draft, NodeId id);
-/* A new group with these members. Values are used outside the group only through its last member, and a
- * `write` that is the only use of that joins too. */
+/* A new group with these members. Values are used outside the group only through its last member,
+ * and a `write` that is the only use of that joins too. */
 void draft_add(Draft *draft, const NodeId *members, int count);
-/* The graph with every draft as a kernel. Outside values come in through `read`s (a `read` outside kernels is copied
- * into each kernel that uses it), results leave through `write`s; the kernel's axes are those along which nothing
- * in it mixes. */
+/* The graph with every draft as a kernel. Outside values come in through `read`s (a `read` outside
+ * kernels is copied into each kernel that uses it), results leave through `write`s; the kernel's
+ * axes are those along which nothing in it mixes. */
 Graph *draft_finish(PassContext *context, const Draft *draft);
 
 /* Does the node treat the axis otherwise than point by point? */
 bool node_mixes(const Graph *graph, const Node *node, const char *axis);
 
-/* A rearrange, unfold or slice as reads (splits, renames, windows, ranges) and writes (merges) of its operand,
- * appended to `to`; `x` is the operand there. Returns the last value. */
+/* A rearrange, unfold or slice as reads (splits, renames, windows, ranges) and writes (merges) of
+ * its operand, appended to `to`; `x` is the operand there. Returns the last value. */
 NodeId lower_movement(Graph *to, const Node *node, NodeId x);
 bool is_movement(Op op);
 

@@ -1,17 +1,22 @@
 /* merge_unfolds.c
  *
- * The cross-scale embedding joins the features of several sliding windows of one stride, each centred on the patch, and
- * contracts them with one weight. A smaller window lies inside the largest, so its weights are added to the
- * largest one's central taps; one window is left, and the merged features are contracted as (i, ky, kx) without
- * being laid side by side. With one window only, the latter is all there is to do.
+ * The cross-scale embedding joins the features of several sliding windows of one stride, each
+ * centred on the patch, and contracts them with one weight. A smaller window lies inside the
+ * largest, so its weights are added to the largest one's central taps; one window is left, and the
+ * merged features are contracted as (i, ky, kx) without being laid side by side. With one window
+ * only, the latter is all there is to do.
  *
- *   before  %0 = unfold @x y -> (h, ky 4) stride 4 pad 0, ..    after  %1 = unfold @x y -> (h, ky 8) stride 4 pad 2, ..
- *           %1 = unfold @x y -> (h, ky 8) stride 4 pad 2, ..           %2 = rearrange %1 c -> i
- *           %4 = concat (rearrange %0), (rearrange %1) over (f)        %6 = add (w8 of @w), (w4 of @w, padded)
- *           %5 = linear %4, @w over (f)                                %7 = linear %2, %6 over (i, ky, kx)
+ *   before  %0 = unfold @x y -> (h, ky 4) stride 4 pad 0, x -> ..
+ *           %1 = unfold @x y -> (h, ky 8) stride 4 pad 2, x -> ..
+ *           %4 = concat (rearrange %0), (rearrange %1) over (f)
+ *           %5 = linear %4, @w over (f)
+ *   after   %1 = unfold @x y -> (h, ky 8) stride 4 pad 2, x -> ..
+ *           %2 = rearrange %1 c -> i
+ *           %6 = add (the part of @w for 8, split), (the part for 4, split and padded)
+ *           %7 = linear %2, %6 over (i, ky, kx)
  *
- * needs: unfolds as ops.  keeps: everything else.  breaks: nothing. Sums are taken in another order: results differ
- * by rounding.
+ * needs: unfolds as ops.  keeps: everything else.  breaks: nothing. Sums are taken in another
+ * order: results differ by rounding.
  */
 #include "passes/kernels.h"
 
@@ -116,7 +121,8 @@ static NodeId place_weight(Graph *to, const Graph *from, const Embedding *e, int
     return part == e->largest ? w : build_read(to, w, &place, merged, loc);
 }
 
-/* The type of the merged weight: the old one with its feature axis, the last, replaced by (i, ky, kx). */
+/* The type of the merged weight: the old one with its feature axis, the last, replaced by (i, ky,
+ * kx). */
 static bool merged_weight_type(const Graph *graph, const Node *linear, const Node *largest,
                                const Type *input_axis_of, Type *type)
 {
@@ -139,8 +145,8 @@ static bool merged_weight_type(const Graph *graph, const Node *linear, const Nod
     return true;
 }
 
-/* The contracted axes in the order in which they lie in the tensor that is looked at, so that the innermost loop walks memory
- * in steps of one. */
+/* The contracted axes in the order in which they lie in the tensor that is looked at, so that the
+ * innermost loop walks memory in steps of one. */
 static void contraction_order(const Graph *graph, const Node *largest, const char *channel,
                               char *text, size_t size)
 {

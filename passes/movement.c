@@ -62,7 +62,8 @@ static NodeId lower_slice(Graph *to, const Node *node, NodeId x)
     return build_read(to, x, &map, &node->type, node->loc);
 }
 
-/* Splits and renames: a read. Its result has the order of the node's result where that is the end of it. */
+/* Splits and renames: a read. Its result has the order of the node's result where that is the end
+ * of it. */
 static NodeId split_axes(Graph *to, const Node *node, NodeId x, bool last)
 {
     const Attributes *a = &node->attributes;
@@ -85,7 +86,8 @@ static NodeId split_axes(Graph *to, const Node *node, NodeId x, bool last)
     return build_read(to, x, &map, &type, node->loc);
 }
 
-/* Merges, once everything else is split: a write. A group merges into one axis (check_REARRANGE). */
+/* Merges, once everything else is split: a write. A group merges into one axis (check_REARRANGE).
+ */
 static NodeId merge_axes(Graph *to, const Node *node, NodeId x)
 {
     const Attributes *a = &node->attributes;

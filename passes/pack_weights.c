@@ -1,14 +1,17 @@
 /* pack_weights.c
  *
- * Lays each weight of a product out in the order in which the inner loop reads it: panels of lanes where the weight is the
- * vector operand, rows of the register tile side by side where it is the other. What is added or multiplied lane by lane, as
- * a LayerNorm's parameters are, gets the lane axis last. A kernel in `prepare` makes the copy.
+ * Lays each weight of a product out in the order in which the inner loop reads it: panels of lanes
+ * where the weight is the vector operand, rows of the register tile side by side where it is the
+ * other. What is added or multiplied lane by lane, as a LayerNorm's parameters are, gets the lane
+ * axis last. A kernel in `prepare` makes the copy.
  *
- *   before  %2 = read @w [k, c] : f32[k 256, c 64]      after  kernel for (k 256, c 64) {
- *           %3 = linear %1, %2 over (c)                          %0 = read @w [k, c]
- *                                                                %1 = write %0 [k, c] : .. packed (k/32 8, c 64, k 32)
- *                                                              }
- *                                                              %2 = read %1 [k, c] : f32[k 256, c 64]
+ *   before  %2 = read @w [k, c] : f32[k 256, c 64]
+ *           %3 = linear %1, %2 over (c)
+ *   after   kernel for (k 256, c 64) {
+ *             %0 = read @w [k, c] : f32[k 256, c 64]
+ *             %1 = write %0 [k, c] : f32[k 256, c 64] packed (k/32 8, c 64, k 32)
+ *           }
+ *           %2 = read %1 [k, c] : f32[k 256, c 64]
  *
  * needs: every op in a kernel.  keeps: kernels, order.  breaks: nothing.
  */
@@ -29,8 +32,8 @@ static int64_t ceil_divide(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Tiles outermost, then what is contracted, then the indices inside a tile. False: the row-major order is as good, or
- * the layout would need too many dimensions. */
+/* Tiles outermost, then what is contracted, then the indices inside a tile. False: the row-major
+ * order is as good, or the layout would need too many dimensions. */
 static bool product_layout(const Type *w, const AxisNames *over, const Product *p, int64_t width,
                            Layout *layout)
 {
@@ -71,7 +74,8 @@ static bool lane_layout(const Type *type, const char *lane, Layout *layout)
     return true;
 }
 
-/* Does the operand read a stored value that depends on parameters alone, and that is not packed yet? */
+/* Does the operand read a stored value that depends on parameters alone, and that is not packed
+ * yet? */
 static bool is_packable(const Graph *graph, const bool *param_only, NodeId operand)
 {
     const Node *read = graph_node(graph, operand);
@@ -80,7 +84,8 @@ static bool is_packable(const Graph *graph, const bool *param_only, NodeId opera
     return stored->layout.rank == 0 && (stored->op == OP_PARAM || stored->op == OP_WRITE);
 }
 
-/* A kernel that stores what `read`, of another graph, reads; its operand is `stored` in this one. */
+/* A kernel that stores what `read`, of another graph, reads; its operand is `stored` in this one.
+ */
 static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const Layout *layout)
 {
     Kernel kernel = {.rank = read->type.rank};
@@ -98,7 +103,8 @@ static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const 
     return write;
 }
 
-/* Adds pack kernels for the constant operands of node `n`; packed[operand - first] is what is to be read instead. */
+/* Adds pack kernels for the constant operands of node `n`; packed[operand - first] is what is to be
+ * read instead. */
 static void pack_operands(PassContext *context, Rewriter *r, const bool *param_only, NodeId n,
                           const char *lane, NodeId first, NodeId *packed)
 {

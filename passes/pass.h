@@ -1,8 +1,8 @@
 /* pass.h: passes and the pipeline that runs them.
  *
  * A pass is one file, one function, one row of pass.def, one test folder, one flag name. It reads a
- * graph and returns another in the arena it is given (or the same one, if it changed nothing). It does
- * no dumping, timing or verifying: pipeline.c does that for all of them.
+ * graph and returns another in the arena it is given (or the same one, if it changed nothing). It
+ * does no dumping, timing or verifying: pipeline.c does that for all of them.
  */
 #ifndef RAFTC_PASS_H
 #define RAFTC_PASS_H
@@ -59,7 +59,8 @@ typedef struct PassStatistics {
 Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
                     const PipelineOptions *options, Diag *diag, PassStatistics *statistics);
 
-/* ---- plan_memory.c: from a graph in which every node is in a kernel to steps and buffers ---------- */
+/* ---- plan_memory.c: from a graph in which every node is in a kernel to steps and buffers
+ * ---------- */
 
 typedef enum {
     BUFFER_INPUT,

@@ -1,5 +1,5 @@
-/* pipeline.c: runs the passes of pass.def in order, and does for all of them what none does itself: selection,
- * rewrite limit, verifying, dumping, timing. */
+/* pipeline.c: runs the passes of pass.def in order, and does for all of them what none does itself:
+ * selection, rewrite limit, verifying, dumping, timing. */
 #include "passes/pass.h"
 
 #include <errno.h>
@@ -39,7 +39,8 @@ static bool check_name(const char *name, Diag *diag)
     return false;
 }
 
-/* Fills selected[pass_count]; false with messages where a name is unknown or a required pass is disabled. */
+/* Fills selected[pass_count]; false with messages where a name is unknown or a required pass is
+ * disabled. */
 static bool select_passes(Arena *arena, const PipelineOptions *options, bool *selected, Diag *diag)
 {
     for (int i = 0; i < pass_count; i++) selected[i] = options->only == NULL;

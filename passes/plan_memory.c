@@ -1,7 +1,8 @@
 /* plan_memory.c: the order of the kernels as steps, and a place for every stored value.
  *
- * Values that live at the same time get disjoint ranges of one arena, the largest placed first, each at the lowest offset
- * where it fits. What depends on parameters alone goes to the prepared block, which stays.
+ * Values that live at the same time get disjoint ranges of one arena, the largest placed first,
+ * each at the lowest offset where it fits. What depends on parameters alone goes to the prepared
+ * block, which stays.
  */
 #include "passes/pass.h"
 

@@ -40,7 +40,8 @@ const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena)
     return lane;
 }
 
-/* Rows that fit in the registers beside `vectors` vectors of the other operand and one broadcast. */
+/* Rows that fit in the registers beside `vectors` vectors of the other operand and one broadcast.
+ */
 static int64_t most_rows(const Target *target, int vectors)
 {
     int64_t rows = (target->vector_registers - vectors - 1) / vectors;

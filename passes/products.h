@@ -1,8 +1,10 @@
-/* products.h: how the products of a kernel are cut for registers. One analysis that choose_tiles and pack_weights
- * write into the graph and that the vector backend reads off again: both see the same tile.
+/* products.h: how the products of a kernel are cut for registers. One analysis that choose_tiles
+ * and pack_weights write into the graph and that the vector backend reads off again: both see the
+ * same tile.
  *
- * The result of a `linear` is computed in register tiles of rows x lanes. Lanes are `vectors` vectors along one axis that
- * lies contiguously in memory; one operand has that axis and is loaded as vectors, the other is loaded one number a row.
+ * The result of a `linear` is computed in register tiles of rows x lanes. Lanes are `vectors`
+ * vectors along one axis that lies contiguously in memory; one operand has that axis and is loaded
+ * as vectors, the other is loaded one number a row.
  */
 #ifndef RAFTC_PRODUCTS_H
 #define RAFTC_PRODUCTS_H
@@ -19,8 +21,8 @@ typedef struct Product {
     bool rows_in_w;      /* are the rows axes of operand 1, or of operand 0? */
 } Product;
 
-/* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of the node less that of
- * the first in the kernel. */
+/* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of
+ * the node less that of the first in the kernel. */
 const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena);
 
 /* The tile of a linear whose result has the lane axis `lane`. */

@@ -9,9 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One kernel: computes units [begin, end) of it. argument[i] is the base of the i-th buffer of its step;
- * batch is the value of the symbol b; scratch is scratch_bytes of memory of the calling thread, aligned
- * to 64 bytes, of any content. Units are independent: any split over threads gives the same bits. */
+/* One kernel: computes units [begin, end) of it. argument[i] is the base of the i-th buffer of its
+ * step; batch is the value of the symbol b; scratch is scratch_bytes of memory of the calling
+ * thread, aligned to 64 bytes, of any content. Units are independent: any split over threads gives
+ * the same bits. */
 typedef void RaftKernel(float *const *argument, int64_t batch, int64_t begin, int64_t end,
                         void *scratch);
 
@@ -31,9 +32,9 @@ typedef struct RaftBuffer {
 typedef struct RaftStep {
     RaftKernel *kernel;
     const char *name;
-    int64_t units;      /* for one image; times the batch where batched */
+    int64_t units; /* for one image; times the batch where batched */
     int batched;
-    unsigned entries;   /* bit i: run by entry i */
+    unsigned entries; /* bit i: run by entry i */
     int argument_count;
     const int *argument; /* indices into RaftProgram.buffer */
 } RaftStep;
@@ -41,8 +42,8 @@ typedef struct RaftStep {
 typedef struct RaftTensorInfo {
     const char *name;
     int rank;
-    int64_t shape[4];   /* of inputs and outputs: without the batch */
-    int64_t elements;   /* product of shape */
+    int64_t shape[4]; /* of inputs and outputs: without the batch */
+    int64_t elements; /* product of shape */
 } RaftTensorInfo;
 
 typedef struct RaftProgram {
@@ -50,22 +51,22 @@ typedef struct RaftProgram {
     const char *made_by; /* command line, versions, hash of the model: one line each */
     int buffer_count;
     const RaftBuffer *buffer;
-    int prepare_count;   /* steps of prepare, in order */
+    int prepare_count; /* steps of prepare, in order */
     const RaftStep *prepare;
-    int step_count;      /* steps of the entries, in order */
+    int step_count; /* steps of the entries, in order */
     const RaftStep *step;
     int parameter_count;
     const RaftTensorInfo *parameter;
     int input_count;
     const RaftTensorInfo *input; /* shape c, y, x */
     int output_count;
-    const RaftTensorInfo *output; /* logits, feature0.. */
+    const RaftTensorInfo *output;           /* logits, feature0.. */
     unsigned forward_entry, features_entry; /* bits of `entries`; features_entry 0: none */
-    int64_t arena_floats;    /* per image */
+    int64_t arena_floats;                   /* per image */
     int64_t prepared_floats;
-    int64_t scratch_bytes;   /* per thread: the most that any kernel wants */
-    int64_t chunk;           /* images that one pass over the steps takes at most; bigger batches
-                                run in such chunks, so the arena never holds more */
+    int64_t scratch_bytes; /* per thread: the most that any kernel wants */
+    int64_t chunk;         /* images that one pass over the steps takes at most; bigger batches
+                              run in such chunks, so the arena never holds more */
 } RaftProgram;
 
 #endif

@@ -95,7 +95,7 @@ const Affine *coordinate_of(Emitter *e, const char *axis)
 {
     for (int i = e->coordinate_count; i-- > 0;)
         if (strcmp(e->coordinate[i].axis, axis) == 0) return &e->coordinate[i].at;
-    RAFTC_BUG("axis %s has no coordinate in kernel %d", axis, e->kernel);
+    RAFTC_BUG("axis %s has no coordinate in kernel %d", axis, e->schedule.kernel);
 }
 
 Affine index_at(Emitter *e, const Index *index, const Type *space)

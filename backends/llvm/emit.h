@@ -1,16 +1,13 @@
 /* emit.h: the parts of the LLVM backend.
  *
- *   Affine      a 64-bit index under construction: constant + sum of value * scale. Kept symbolic so that tiles can be divided
- *               out of packed layouts and rows of a register tile share one address
- *   Place       where a kernel keeps a node's value: nowhere (recomputed where it is used), or in a Slot of the scratch
- *               memory of one unit of work
- *   Stage       one loop nest of a kernel: computes a node for a whole unit and stores it (schedule.c decides which)
- *   Lanes       the axis along which the value being computed is a vector, and how many of its lanes count
- *   Emitter     the state of emitting one kernel
+ *   Affine      a 64-bit index under construction: constant + sum of value * scale. Kept symbolic
+ * so that tiles can be divided out of packed layouts and rows of a register tile share one address
+ *   Lanes       the axis along which the value being computed is a vector, and how many of its
+ * lanes count Emitter     the state of emitting one kernel
  *
- * A kernel function walks blocks of units; each stage loops over the units of a block, so that a panel of weights that was
- * fetched once serves all of them. All loops are explicit, all sums have one order, and nothing
- * depends on how units are shared out.
+ * A kernel function walks blocks of units; each stage loops over the units of a block, so that a
+ * panel of weights that was fetched once serves all of them. All loops are explicit, all sums have
+ * one order, and nothing depends on how units are shared out.
  */
 #ifndef RAFTC_EMIT_H
 #define RAFTC_EMIT_H
@@ -18,9 +15,9 @@
 #include <llvm-c/Core.h>
 
 #include "backends/backend.h"
-#include "passes/products.h"
+#include "passes/schedule.h"
 
-enum { MAX_TERMS = 12, MAX_COORDINATES = 48, MAX_TILE = 64, MAX_WRITES = 8 };
+enum { MAX_TERMS = 12, MAX_COORDINATES = 48, MAX_TILE = 64 };
 
 typedef struct Affine {
     int64_t constant;
@@ -36,39 +33,6 @@ typedef struct Lanes {
     int width;        /* 1 where axis is NULL */
     int active;       /* of the width; the others are of any value and never stored */
 } Lanes;
-
-/* Memory of one unit for one tensor: row-major over `dim`, the lane axis last and padded to whole tiles. */
-typedef struct Slot {
-    int rank;
-    struct {
-        const char *axis;
-        int64_t extent, stride;
-    } dim[MAX_AXES];
-    int64_t offset,
-        elements; /* in floats, from the start of the unit's scratch; elements 0: no slot */
-} Slot;
-
-typedef struct Place {
-    Slot value;      /* the node's own value */
-    Slot mean, rstd; /* of a layernorm: its statistics */
-    Slot
-        window; /* of a read that may leave its tensor: the part that a unit reads, with zeros around; its
-                          axes are the tensor's */
-    bool
-        fused; /* computed in the epilogue of a product or mean; `stage_end` of it holds the last */
-} Place;
-
-typedef enum { STAGE_WINDOW, STAGE_STATISTICS, STAGE_MAP, STAGE_MEAN, STAGE_PRODUCT } StageKind;
-
-typedef struct Stage {
-    StageKind kind;
-    NodeId root; /* the read, layernorm, mean or linear; for a map the same as `end` */
-    NodeId
-        end; /* the node whose value is stored: root, or the last of the point-wise ops that follow it */
-    int write_count;
-    NodeId writes[MAX_WRITES]; /* nodes of op write that store it to a buffer */
-    Product product;           /* of a product */
-} Stage;
 
 typedef struct Coordinate {
     const char *axis;
@@ -89,14 +53,7 @@ typedef struct Emitter {
 
     /* the kernel */
     const Step *step;
-    int kernel;
-    NodeId first, end;
-    const char **lane; /* of each node */
-    Place *place;      /* of each node */
-    Stage *stages;
-    int stage_count;
-    int64_t unit_floats;  /* scratch of one unit */
-    int64_t block;        /* units that a block has at most */
+    Schedule schedule;
     LLVMValueRef *buffer; /* base of each argument of the step */
     LLVMValueRef batch;
 
@@ -111,7 +68,8 @@ typedef struct Emitter {
     LLVMValueRef *computed; /* of each node: its value at the present coordinates, or NULL */
 } Emitter;
 
-/* ---- builder.c: constants, loops, memory ------------------------------------------------------- */
+/* ---- builder.c: constants, loops, memory -------------------------------------------------------
+ */
 
 typedef struct Loop {
     LLVMBasicBlockRef body, exit;
@@ -139,7 +97,8 @@ LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry
 Loop loop_begin(Emitter *e, LLVMValueRef count);
 void loop_end(Emitter *e, Loop *loop);
 
-/* ---- affine.c ----------------------------------------------------------------------------------- */
+/* ---- affine.c -----------------------------------------------------------------------------------
+ */
 
 Affine affine_constant(int64_t constant);
 Affine affine_value(LLVMValueRef value, int64_t scale);
@@ -153,21 +112,8 @@ void coordinate_push(Emitter *e, const char *axis, Affine at);
 const Affine *coordinate_of(Emitter *e, const char *axis);
 Affine index_at(Emitter *e, const Index *index, const Type *space); /* at the present coordinates */
 
-/* ---- schedule.c: stages, places, blocks ----------------------------------------------------------- */
-
-bool schedule_kernel(Emitter *e);
-static inline Place *place_of(const Emitter *e, NodeId id)
-{
-    return &e->place[id - e->first];
-}
-static inline bool in_kernel(const Emitter *e, NodeId id)
-{
-    return id >= e->first && id < e->end;
-}
-/* Index into the kernel's axes, or -1. */
-int kernel_axis(const Emitter *e, const char *name);
-
-/* ---- value.c ---------------------------------------------------------------------------------------- */
+/* ---- value.c
+ * ---------------------------------------------------------------------------------------- */
 
 /* The value of a node at the present coordinates, as lanes.width floats along lanes.axis. */
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes);
@@ -179,11 +125,13 @@ void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
 LLVMValueRef buffer_of(Emitter *e, NodeId stored);
 Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
-/* ---- gelu.c ----------------------------------------------------------------------------------------- */
+/* ---- gelu.c
+ * ----------------------------------------------------------------------------------------- */
 
 LLVMValueRef emit_gelu(Emitter *e, LLVMValueRef x, int width);
 
-/* ---- stage.c, product.c: loop nests ----------------------------------------------------------------- */
+/* ---- stage.c, product.c: loop nests
+ * ----------------------------------------------------------------- */
 
 /* One axis of a loop nest, walked in tiles. At the leaf, `start` and `count` describe the tile. */
 typedef struct Dim {
@@ -213,7 +161,8 @@ void emit_product(Emitter *e, const Stage *stage,
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);
 
-/* ---- kernel.c --------------------------------------------------------------------------------------- */
+/* ---- kernel.c
+ * --------------------------------------------------------------------------------------- */
 
 /* Emits the function of a step. Units for one image in *units; scratch in *scratch_bytes. */
 bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *units, bool *batched,

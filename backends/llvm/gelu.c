@@ -1,9 +1,10 @@
 /* gelu.c: x * Phi(x) = x * (1 + erf(x / sqrt 2)) / 2, without branches, tables or division.
  *
- * Phi(x) - 1/2 is odd: z * p(z^2), with z = x clamped to +-5.25, where Phi is 0 or 1 to half an ulp. p is a polynomial of
- * degree 14 in s = 2 z^2 / 5.25^2 - 1, which lies in [-1, 1] and so keeps Horner's rule from cancelling. The
- * coefficients minimise the greatest error of x * (1/2 + z p); in float32 the result is within 6e-7 of
- * gelu for |x| <= 12, and within 4e-7 |x| beyond 1 (tests/test_llvm.c measures it on every exponent).
+ * Phi(x) - 1/2 is odd: z * p(z^2), with z = x clamped to +-5.25, where Phi is 0 or 1 to half an
+ * ulp. p is a polynomial of degree 14 in s = 2 z^2 / 5.25^2 - 1, which lies in [-1, 1] and so keeps
+ * Horner's rule from cancelling. The coefficients minimise the greatest error of x * (1/2 + z p);
+ * in float32 the result is within 6e-7 of gelu for |x| <= 12, and within 4e-7 |x| beyond 1
+ * (tests/test_llvm.c measures it on every exponent).
  */
 #include "backends/llvm/emit.h"
 

@@ -1,4 +1,5 @@
-/* jit.c: loads the object code of a module into this process: the same bytes that a library would hold. */
+/* jit.c: loads the object code of a module into this process: the same bytes that a library would
+ * hold. */
 #include "backends/llvm/llvm.h"
 
 #include <string.h>

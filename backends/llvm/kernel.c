@@ -30,8 +30,8 @@ static void find_base(Emitter *e, const Kernel *kernel, LLVMValueRef unit)
     }
 }
 
-/* Emits body() for the present unit: once where its extents are always the same, else behind a test for each kind
- * of unit at an edge. */
+/* Emits body() for the present unit: once where its extents are always the same, else behind a test
+ * for each kind of unit at an edge. */
 typedef void UnitBody(Emitter *e, const Stage *stage, const Dim *lanes);
 
 static void emit_variants(Emitter *e, const Kernel *kernel, int from, const Stage *stage,
@@ -71,11 +71,11 @@ typedef struct Block {
 static void emit_units(Emitter *e, const Block *block, const Stage *stage, const Dim *lanes,
                        UnitBody *body)
 {
-    const Kernel *kernel = &e->graph->kernels[e->kernel];
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
     Loop loop = loop_begin(e, block->count);
     int mark = e->coordinate_count;
     LLVMValueRef unit = LLVMBuildNSWAdd(e->builder, block->first, loop.index, "");
-    Affine offset = affine_value(loop.index, e->unit_floats);
+    Affine offset = affine_value(loop.index, e->schedule.unit_floats);
     e->scratch = address(e, block->scratch, &offset);
     find_base(e, kernel, unit);
     emit_variants(e, kernel, 0, stage, lanes, body);
@@ -105,16 +105,17 @@ static void panel_leaf(Nest *nest)
 static bool has_panels(const Emitter *e, const Stage *stage)
 {
     const Product *p = &stage->product;
-    if (stage->kind != STAGE_PRODUCT || !p->lane || p->lane_in_x || e->block == 1) return false;
-    int axis = kernel_axis(e, p->lane);
-    const Kernel *kernel = &e->graph->kernels[e->kernel];
+    if (stage->kind != STAGE_PRODUCT || !p->lane || p->lane_in_x || e->schedule.block == 1)
+        return false;
+    int axis = schedule_axis(&e->schedule, p->lane);
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
     return axis < 0 || kernel->tile[axis] >= kernel->axis[axis].extent;
 }
 
 static void emit_block(Emitter *e, const Block *block)
 {
-    for (int i = 0; i < e->stage_count; i++) {
-        const Stage *stage = &e->stages[i];
+    for (int i = 0; i < e->schedule.stage_count; i++) {
+        const Stage *stage = &e->schedule.stages[i];
         if (!has_panels(e, stage)) {
             emit_units(e, block, stage, NULL, stage_body);
             continue;
@@ -130,12 +131,13 @@ static void emit_block(Emitter *e, const Block *block)
     }
 }
 
-/* Blocks of at most e->block units from begin to end. */
+/* Blocks of at most e->schedule.block units from begin to end. */
 static void emit_blocks(Emitter *e, LLVMValueRef begin, LLVMValueRef end, LLVMValueRef scratch)
 {
-    LLVMValueRef size = int_constant(e, e->block),
+    LLVMValueRef size = int_constant(e, e->schedule.block),
                  units = LLVMBuildNSWSub(e->builder, end, begin, "");
-    LLVMValueRef rounded = LLVMBuildNSWAdd(e->builder, units, int_constant(e, e->block - 1), "");
+    LLVMValueRef rounded =
+        LLVMBuildNSWAdd(e->builder, units, int_constant(e, e->schedule.block - 1), "");
     LLVMValueRef count = LLVMBuildSDiv(e->builder, rounded, size, "");
     LLVMBasicBlockRef work = LLVMAppendBasicBlockInContext(e->context, e->function, "work");
     LLVMBasicBlockRef leave = LLVMAppendBasicBlockInContext(e->context, e->function, "leave");
@@ -143,7 +145,7 @@ static void emit_blocks(Emitter *e, LLVMValueRef begin, LLVMValueRef end, LLVMVa
     LLVMBuildCondBr(e->builder, any, work, leave);
     LLVMPositionBuilderAtEnd(e->builder, work);
     Loop loop = loop_begin(e, count);
-    Affine offset = affine_value(loop.index, e->block), from = affine_value(begin, 1);
+    Affine offset = affine_value(loop.index, e->schedule.block), from = affine_value(begin, 1);
     offset = affine_add(e, offset, &from, 1);
     Block block = {.first = affine_emit(e, &offset), .scratch = scratch};
     LLVMValueRef left = LLVMBuildNSWSub(e->builder, end, block.first, "");
@@ -179,13 +181,12 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *unit
                  int64_t *scratch_bytes)
 {
     e->step = step;
-    e->kernel = step->kernel;
-    kernel_range(e->graph, step->kernel, &e->first, &e->end);
-    e->computed = arena_array(e->arena, e->end - e->first, sizeof *e->computed);
     e->coordinate_count = 0;
-    if (!schedule_kernel(e)) return false;
+    if (!schedule_kernel(&e->schedule, e->arena, e->graph, step->kernel, e->target, e->diag))
+        return false;
+    e->computed = arena_array(e->arena, e->schedule.end - e->schedule.first, sizeof *e->computed);
     count_units(&e->graph->kernels[step->kernel], units, batched);
-    *scratch_bytes = 4 * e->block * e->unit_floats;
+    *scratch_bytes = 4 * e->schedule.block * e->schedule.unit_floats;
 
     LLVMTypeRef parameter[] = {e->pointer, e->i64, e->i64, e->i64, e->pointer};
     LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->context), parameter, 5, false);

@@ -20,7 +20,8 @@ struct CpuCode {
     LLVMOrcLLJITRef jit; /* NULL until llvm_load */
 };
 
-/* A target machine for the options, and the names it was made with (in `arena`); NULL with messages. */
+/* A target machine for the options, and the names it was made with (in `arena`); NULL with
+ * messages. */
 LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag);
 
 #endif

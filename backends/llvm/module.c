@@ -1,5 +1,5 @@
-/* module.c: all kernels of a plan as one LLVM module. Kernels that differ only in the buffers they are given are one
- * function. */
+/* module.c: all kernels of a plan as one LLVM module. Kernels that differ only in the buffers they
+ * are given are one function. */
 #include "backends/llvm/emit.h"
 #include "backends/llvm/llvm.h"
 
@@ -7,14 +7,15 @@
 #include <llvm-c/Transforms/PassBuilder.h>
 #include <string.h>
 
-/* Kept short: the emitter already writes the loops as they are to be; this promotes the sums to registers and cleans
- * addresses up. Nothing here may reorder arithmetic. */
+/* Kept short: the emitter already writes the loops as they are to be; this promotes the sums to
+ * registers and cleans addresses up. Nothing here may reorder arithmetic. */
 #define PASSES                                                                                     \
     "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,loop-simplify,"   \
     "lcssa,"                                                                                       \
     "loop-mssa(licm),early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg)"
 
-/* Everything that the code of a kernel depends on, as text: its nodes, with values from outside by argument. */
+/* Everything that the code of a kernel depends on, as text: its nodes, with values from outside by
+ * argument. */
 static const char *kernel_key(Arena *arena, const Plan *plan, const Step *step)
 {
     const Graph *g = plan->graph;

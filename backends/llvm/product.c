@@ -1,8 +1,8 @@
 /* product.c: matrix products in register tiles of rows x lanes.
  *
- * For a tile, all sums are kept in registers while the contracted axes are walked once, in the order in which they are
- * named; each step loads the vectors of one operand and, for each row, one number of the other. Then the
- * epilogue computes what follows and stores it.
+ * For a tile, all sums are kept in registers while the contracted axes are walked once, in the
+ * order in which they are named; each step loads the vectors of one operand and, for each row, one
+ * number of the other. Then the epilogue computes what follows and stores it.
  */
 #include "backends/llvm/emit.h"
 
@@ -84,7 +84,8 @@ static void add_to_sum(Tile *tile, int row, int v, LLVMValueRef a, LLVMValueRef 
     LLVMBuildStore(e->builder, multiply_add(e, a, b, sum), slot);
 }
 
-/* One step of the contraction. The operand without lanes is loaded once a row, the other once a vector. */
+/* One step of the contraction. The operand without lanes is loaded once a row, the other once a
+ * vector. */
 static void add_products(Tile *tile, const Node *linear)
 {
     Emitter *e = tile->nest.e;
@@ -143,7 +144,7 @@ static void finish_sums(Tile *tile)
 {
     Emitter *e = tile->nest.e;
     const Stage *stage = tile->nest.stage;
-    Place *end = place_of(e, stage->end);
+    Place *end = schedule_place(&e->schedule, stage->end);
     Slot slot = end->value;
     for (int row = 0; row < tile->rows; row++) {
         for (int v = 0; v < tile->vectors; v++) {
@@ -151,14 +152,15 @@ static void finish_sums(Tile *tile)
             at_row(tile, row);
             at_vector(tile, v);
             Lanes lanes = vector_lanes(tile, v);
-            e->computed[stage->root - e->first] =
+            e->computed[stage->root - e->schedule.first] =
                 LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[row * tile->vectors + v], "");
             end->value.elements = 0; /* computed here, not loaded */
             LLVMValueRef value = emit_value(e, stage->end, lanes);
             end->value = slot;
-            e->computed[stage->end - e->first] = value;
+            e->computed[stage->end - e->schedule.first] = value;
             store_end(e, stage, lanes);
-            e->computed[stage->root - e->first] = e->computed[stage->end - e->first] = NULL;
+            e->computed[stage->root - e->schedule.first] =
+                e->computed[stage->end - e->schedule.first] = NULL;
             e->coordinate_count = mark;
         }
     }

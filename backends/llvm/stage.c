@@ -7,7 +7,7 @@ Dim unit_dim(Emitter *e, const Axis *axis, int64_t tile)
 {
     Dim dim = {
         .axis = axis->name, .base = affine_constant(0), .extent = axis->extent, .tile = tile};
-    int k = kernel_axis(e, axis->name);
+    int k = schedule_axis(&e->schedule, axis->name);
     if (k >= 0) {
         dim.base = e->base[k];
         dim.extent = e->extent[k];
@@ -50,11 +50,6 @@ void emit_nest(Nest *nest, int from)
     }
 }
 
-static const char *lane_of(const Emitter *e, NodeId id)
-{
-    return e->lane[id - e->first];
-}
-
 static Lanes tile_lanes(const Emitter *e, const char *axis, int64_t count)
 {
     if (!axis) return (Lanes){NULL, 1, 1};
@@ -64,7 +59,7 @@ static Lanes tile_lanes(const Emitter *e, const char *axis, int64_t count)
 void store_end(Emitter *e, const Stage *stage, Lanes lanes)
 {
     LLVMValueRef value = emit_value(e, stage->end, lanes);
-    const Slot *slot = &place_of(e, stage->end)->value;
+    const Slot *slot = &schedule_place(&e->schedule, stage->end)->value;
     if (slot->elements) {
         Affine offset = slot_offset(e, slot);
         bool padded =
@@ -95,35 +90,38 @@ static Lanes leaf_lanes(const Nest *nest, const char *lane)
     return (Lanes){NULL, 1, 1};
 }
 
-/* ---- map: every element on its own ---------------------------------------------------------------- */
+/* ---- map: every element on its own
+ * ---------------------------------------------------------------- */
 
 /* The value is emitted from its operands: its own slot is what is being filled. */
 static void map_leaf(Nest *nest)
 {
     Emitter *e = nest->e;
     NodeId end = nest->stage->end;
-    Lanes lanes = leaf_lanes(nest, lane_of(e, end));
-    Slot slot = place_of(e, end)->value;
-    place_of(e, end)->value.elements = 0;
+    Lanes lanes = leaf_lanes(nest, schedule_lane(&e->schedule, end));
+    Slot slot = schedule_place(&e->schedule, end)->value;
+    schedule_place(&e->schedule, end)->value.elements = 0;
     LLVMValueRef value = emit_value(e, end, lanes);
-    place_of(e, end)->value = slot;
-    e->computed[end - e->first] = value;
+    schedule_place(&e->schedule, end)->value = slot;
+    e->computed[end - e->schedule.first] = value;
     store_end(e, nest->stage, lanes);
-    e->computed[end - e->first] = NULL;
+    e->computed[end - e->schedule.first] = NULL;
 }
 
 static void emit_map(Emitter *e, const Stage *stage)
 {
     Nest nest = {.e = e, .stage = stage, .leaf = map_leaf};
     const Node *node = graph_node(e->graph, stage->end);
-    const char *lane = lane_of(e, stage->end);
-    if (node->op == OP_READ && stage->write_count > 0) lane = lane_of(e, stage->writes[0]);
-    e->lane[stage->end - e->first] = lane;
+    const char *lane = schedule_lane(&e->schedule, stage->end);
+    if (node->op == OP_READ && stage->write_count > 0)
+        lane = schedule_lane(&e->schedule, stage->writes[0]);
+    e->schedule.lane[stage->end - e->schedule.first] = lane;
     add_dims(&nest, &node->type, NULL, lane);
     emit_nest(&nest, 0);
 }
 
-/* ---- statistics of a layernorm ---------------------------------------------------------------------- */
+/* ---- statistics of a layernorm
+ * ---------------------------------------------------------------------- */
 
 typedef struct Reduction {
     Nest nest;
@@ -177,8 +175,8 @@ static LLVMValueRef sum_lanes(Emitter *e, LLVMValueRef value, int width)
     return width > 1 ? LLVMBuildExtractElement(e->builder, value, int_constant(e, 0), "") : value;
 }
 
-/* The sum over the axes `over` of node `value` at the present coordinates: a number, or a vector where the lanes are
- * not summed. */
+/* The sum over the axes `over` of node `value` at the present coordinates: a number, or a vector
+ * where the lanes are not summed. */
 static LLVMValueRef emit_sum(Emitter *e, NodeId value, const AxisNames *over, Lanes lanes,
                              LLVMValueRef mean)
 {
@@ -219,7 +217,7 @@ static void statistics_leaf(Nest *nest)
     NodeId id = nest->stage->root;
     const Node *node = graph_node(e->graph, id);
     const AxisNames *over = &node->attributes.over;
-    const char *lane = lane_of(e, id);
+    const char *lane = schedule_lane(&e->schedule, id);
     bool summed = lane && names_contain(over, lane);
     Lanes out = summed ? (Lanes){NULL, 1, 1} : leaf_lanes(nest, lane);
     Lanes in = summed ? tile_lanes(e, lane, e->target->vector_floats) : out;
@@ -234,7 +232,7 @@ static void statistics_leaf(Nest *nest)
     variance = LLVMBuildFAdd(e->builder, variance, eps, "");
     LLVMValueRef root = intrinsic(e, "llvm.sqrt", &variance, 1);
     LLVMValueRef rstd = LLVMBuildFDiv(e->builder, float_constant(e, 1, out.width), root, "");
-    Place *place = place_of(e, id);
+    Place *place = schedule_place(&e->schedule, id);
     Affine at = slot_offset(e, &place->mean);
     store_lanes(e, mean, e->scratch, &at, &out, true);
     at = slot_offset(e, &place->rstd);
@@ -245,11 +243,12 @@ static void emit_statistics(Emitter *e, const Stage *stage)
 {
     Nest nest = {.e = e, .stage = stage, .leaf = statistics_leaf};
     const Node *node = graph_node(e->graph, stage->root);
-    add_dims(&nest, &node->type, &node->attributes.over, lane_of(e, stage->root));
+    add_dims(&nest, &node->type, &node->attributes.over, schedule_lane(&e->schedule, stage->root));
     emit_nest(&nest, 0);
 }
 
-/* ---- mean ------------------------------------------------------------------------------------------- */
+/* ---- mean
+ * ------------------------------------------------------------------------------------------- */
 
 static void mean_leaf(Nest *nest)
 {
@@ -257,37 +256,41 @@ static void mean_leaf(Nest *nest)
     NodeId root = nest->stage->root;
     const Node *node = graph_node(e->graph, root);
     const Type *x = graph_type(e->graph, node->operands[0]);
-    Lanes lanes = leaf_lanes(nest, lane_of(e, root));
+    Lanes lanes = leaf_lanes(nest, schedule_lane(&e->schedule, root));
     LLVMValueRef sum = emit_sum(e, node->operands[0], &node->attributes.over, lanes, NULL);
     float inverse = (float)(1.0 / (double)count_over(x, &node->attributes.over));
     sum = LLVMBuildFMul(e->builder, sum, float_constant(e, inverse, lanes.width), "");
-    e->computed[root - e->first] = sum;
-    Slot slot = place_of(e, nest->stage->end)->value;
+    e->computed[root - e->schedule.first] = sum;
+    Slot slot = schedule_place(&e->schedule, nest->stage->end)->value;
     if (nest->stage->end != root) {
-        place_of(e, nest->stage->end)->value.elements = 0;
+        schedule_place(&e->schedule, nest->stage->end)->value.elements = 0;
         LLVMValueRef value = emit_value(e, nest->stage->end, lanes);
-        place_of(e, nest->stage->end)->value = slot;
-        e->computed[nest->stage->end - e->first] = value;
+        schedule_place(&e->schedule, nest->stage->end)->value = slot;
+        e->computed[nest->stage->end - e->schedule.first] = value;
     }
     store_end(e, nest->stage, lanes);
-    e->computed[root - e->first] = e->computed[nest->stage->end - e->first] = NULL;
+    e->computed[root - e->schedule.first] = e->computed[nest->stage->end - e->schedule.first] =
+        NULL;
 }
 
 static void emit_mean(Emitter *e, const Stage *stage)
 {
     Nest nest = {.e = e, .stage = stage, .leaf = mean_leaf};
-    add_dims(&nest, graph_type(e->graph, stage->root), NULL, lane_of(e, stage->root));
+    add_dims(&nest, graph_type(e->graph, stage->root), NULL,
+             schedule_lane(&e->schedule, stage->root));
     emit_nest(&nest, 0);
 }
 
-/* ---- window ----------------------------------------------------------------------------------------- */
+/* ---- window
+ * ----------------------------------------------------------------------------------------- */
 
 static LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b)
 {
     return a && b ? LLVMBuildAnd(e->builder, a, b, "") : a ? a : b;
 }
 
-/* i1 lanes: is start + lane below `bound`, and the lane below `count`? A negative index is a huge one. */
+/* i1 lanes: is start + lane below `bound`, and the lane below `count`? A negative index is a huge
+ * one. */
 static LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count)
 {
     int width = e->target->vector_floats;
@@ -312,7 +315,7 @@ static void window_leaf(Nest *nest)
     NodeId id = nest->stage->root;
     const Node *read = graph_node(e->graph, id);
     const Type *operand = graph_type(e->graph, read->operands[0]);
-    const Slot *window = &place_of(e, id)->window;
+    const Slot *window = &schedule_place(&e->schedule, id)->window;
     int width = e->target->vector_floats, last = operand->rank - 1;
     Affine at[MAX_AXES], to = affine_constant(window->offset);
     LLVMValueRef inside = NULL;
@@ -341,7 +344,7 @@ static void window_leaf(Nest *nest)
 /* The window's axes are the operand's, so its nest has coordinates of its own. */
 static void emit_window(Emitter *e, const Stage *stage)
 {
-    const Slot *window = &place_of(e, stage->root)->window;
+    const Slot *window = &schedule_place(&e->schedule, stage->root)->window;
     Nest nest = {.e = e, .stage = stage, .leaf = window_leaf, .count = window->rank};
     for (int d = 0; d < window->rank; d++) {
         bool innermost = d == window->rank - 1;

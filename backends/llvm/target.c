@@ -46,8 +46,8 @@ LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag 
     return machine;
 }
 
-/* Assembly of a function that multiplies and adds vectors of 16 floats: the registers it uses tell what the machine has,
- * whatever its name and features are called. */
+/* Assembly of a function that multiplies and adds vectors of 16 floats: the registers it uses tell
+ * what the machine has, whatever its name and features are called. */
 static LLVMMemoryBufferRef probe_assembly(LLVMTargetMachineRef machine)
 {
     LLVMContextRef context = LLVMContextCreate();

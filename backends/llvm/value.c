@@ -7,7 +7,7 @@ static int find_argument(const Emitter *e, NodeId stored)
 {
     for (int i = 0; i < e->step->argument_count; i++)
         if (e->plan->buffers[e->step->arguments[i]].value == stored) return i;
-    RAFTC_BUG("value %u is no argument of kernel %d", stored, e->kernel);
+    RAFTC_BUG("value %u is no argument of kernel %d", stored, e->schedule.kernel);
 }
 
 LLVMValueRef buffer_of(Emitter *e, NodeId stored)
@@ -41,7 +41,8 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES])
     return offset;
 }
 
-/* Do consecutive indices along axis `axis`, from `at` on, lie side by side in the storage of the value? */
+/* Do consecutive indices along axis `axis`, from `at` on, lie side by side in the storage of the
+ * value? */
 static bool is_contiguous(Emitter *e, NodeId stored, int axis, const Affine *at, int width)
 {
     const Node *node = graph_node(e->graph, stored);
@@ -72,7 +73,8 @@ static LLVMValueRef emit_each_lane(Emitter *e, NodeId id, Lanes lanes)
     return value;
 }
 
-/* i1: are the indices of a read inside the operand? NULL where they cannot be outside. The lane axis is not checked. */
+/* i1: are the indices of a read inside the operand? NULL where they cannot be outside. The lane
+ * axis is not checked. */
 static LLVMValueRef emit_inside(Emitter *e, const Node *read, const Affine at[MAX_AXES])
 {
     const Type *operand = graph_type(e->graph, read->operands[0]);
@@ -132,7 +134,8 @@ static LLVMValueRef emit_nested(Emitter *e, const Node *read, const Affine at[MA
 
 static Affine window_offset(Emitter *e, NodeId id, const Affine at[MAX_AXES]);
 
-/* The one axis of the operand along which the lanes run: its index; -1: none, -2: more, or not by ones. */
+/* The one axis of the operand along which the lanes run: its index; -1: none, -2: more, or not by
+ * ones. */
 static int find_lane_dim(const Emitter *e, const Node *read, const Lanes *lanes)
 {
     (void)e;
@@ -150,8 +153,8 @@ static LLVMValueRef emit_read(Emitter *e, NodeId id, Lanes lanes)
 {
     const Node *read = graph_node(e->graph, id);
     const Type *operand = graph_type(e->graph, read->operands[0]);
-    const Slot *window = &place_of(e, id)->window;
-    bool nested = in_kernel(e, read->operands[0]);
+    const Slot *window = &schedule_place(&e->schedule, id)->window;
+    bool nested = schedule_holds(&e->schedule, read->operands[0]);
     int lane_dim = find_lane_dim(e, read, &lanes);
     if (lane_dim == -2) return emit_each_lane(e, id, lanes);
     Affine at[MAX_AXES];
@@ -185,13 +188,14 @@ static LLVMValueRef emit_read(Emitter *e, NodeId id, Lanes lanes)
     return zero_outside(e, inside, value);
 }
 
-/* ---- scratch ------------------------------------------------------------------------------------ */
+/* ---- scratch ------------------------------------------------------------------------------------
+ */
 
 /* Index along an axis, from the first of the unit. */
 static Affine local_index(Emitter *e, const char *axis)
 {
     Affine at = *coordinate_of(e, axis);
-    int k = kernel_axis(e, axis);
+    int k = schedule_axis(&e->schedule, axis);
     return k < 0 ? at : affine_add(e, at, &e->base[k], -1);
 }
 
@@ -210,7 +214,7 @@ Affine window_base(Emitter *e, const Node *read, int d)
     const Index *index = &read->attributes.map.dim[d];
     Affine base = affine_constant(index->offset);
     for (int i = 0; i < read->type.rank; i++) {
-        int k = kernel_axis(e, read->type.axis[i].name);
+        int k = schedule_axis(&e->schedule, read->type.axis[i].name);
         if (index->coefficient[i] != 0 && k >= 0)
             base = affine_add(e, base, &e->base[k], index->coefficient[i]);
     }
@@ -220,7 +224,7 @@ Affine window_base(Emitter *e, const Node *read, int d)
 static Affine window_offset(Emitter *e, NodeId id, const Affine at[MAX_AXES])
 {
     const Node *read = graph_node(e->graph, id);
-    const Slot *window = &place_of(e, id)->window;
+    const Slot *window = &schedule_place(&e->schedule, id)->window;
     Affine offset = affine_constant(window->offset);
     for (int d = 0; d < window->rank; d++) {
         Affine base = window_base(e, read, d), local = affine_add(e, at[d], &base, -1);
@@ -250,14 +254,15 @@ static LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes)
     return value;
 }
 
-/* ---- ops ---------------------------------------------------------------------------------------- */
+/* ---- ops ----------------------------------------------------------------------------------------
+ */
 
 static LLVMValueRef emit_layernorm(Emitter *e, NodeId id, Lanes lanes)
 {
     const Node *node = graph_node(e->graph, id);
     LLVMValueRef x = emit_value(e, node->operands[0], lanes);
-    LLVMValueRef mean = load_slot(e, &place_of(e, id)->mean, lanes);
-    LLVMValueRef rstd = load_slot(e, &place_of(e, id)->rstd, lanes);
+    LLVMValueRef mean = load_slot(e, &schedule_place(&e->schedule, id)->mean, lanes);
+    LLVMValueRef rstd = load_slot(e, &schedule_place(&e->schedule, id)->rstd, lanes);
     LLVMValueRef scale = emit_value(e, node->operands[1], lanes);
     LLVMValueRef shift = emit_value(e, node->operands[2], lanes);
     LLVMValueRef normal =
@@ -326,7 +331,8 @@ static LLVMValueRef load_tap(Emitter *e, LLVMValueRef table, bool weights, const
     return weights ? value : LLVMBuildZExt(e->builder, value, e->i64, "");
 }
 
-/* Along the second axis for four indices of the first, then along the first: the order of the published models. */
+/* Along the second axis for four indices of the first, then along the first: the order of the
+ * published models. */
 static LLVMValueRef emit_resample(Emitter *e, NodeId id, Lanes lanes)
 {
     const Node *node = graph_node(e->graph, id);
@@ -389,8 +395,8 @@ static LLVMValueRef emit_pack(Emitter *e, NodeId id, Lanes lanes)
     return emit_operand(e, id, 0, lanes);
 }
 
-/* The ops that have a value at a point. Products and means have one only in their stage, and elements are moved by
- * reads and writes alone. */
+/* The ops that have a value at a point. Products and means have one only in their stage, and
+ * elements are moved by reads and writes alone. */
 static LLVMValueRef (*const emit_op[OP_COUNT])(Emitter *, NodeId, Lanes) = {
     [OP_READ] = emit_read,    [OP_LAYERNORM] = emit_layernorm, [OP_CONCAT] = emit_concat,
     [OP_GELU] = emit_gelu_of, [OP_RESAMPLE] = emit_resample,   [OP_ADD] = emit_add,
@@ -399,9 +405,10 @@ static LLVMValueRef (*const emit_op[OP_COUNT])(Emitter *, NodeId, Lanes) = {
 
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
 {
-    RAFTC_ASSERT(in_kernel(e, id));
-    if (e->computed[id - e->first]) return e->computed[id - e->first];
-    if (place_of(e, id)->value.elements) return load_slot(e, &place_of(e, id)->value, lanes);
+    RAFTC_ASSERT(schedule_holds(&e->schedule, id));
+    if (e->computed[id - e->schedule.first]) return e->computed[id - e->schedule.first];
+    if (schedule_place(&e->schedule, id)->value.elements)
+        return load_slot(e, &schedule_place(&e->schedule, id)->value, lanes);
     Op op = graph_node(e->graph, id)->op;
     if (!emit_op[op]) RAFTC_BUG("op '%s' has no value in a kernel", op_info[op].name);
     return emit_op[op](e, id, lanes);

@@ -1,0 +1,256 @@
+/* schedule.c: which values of a kernel are kept, where, and the loop nests that compute them. */
+#include "passes/schedule.h"
+
+#include <string.h>
+
+enum { MAX_WINDOW = 1 << 20, BLOCK_ROWS = 56 };
+
+int schedule_axis(const Schedule *s, const char *name)
+{
+    const Kernel *kernel = &s->graph->kernels[s->kernel];
+    for (int i = 0; i < kernel->rank; i++)
+        if (strcmp(kernel->axis[i].name, name) == 0) return i;
+    return -1;
+}
+
+static const Node *node_at(const Schedule *s, NodeId id)
+{
+    return graph_node(s->graph, id);
+}
+
+static bool is_pointwise(Op op)
+{
+    return op == OP_ADD || op == OP_MUL || op == OP_GELU;
+}
+static bool is_root(Op op)
+{
+    return op == OP_LINEAR || op == OP_MEAN;
+}
+
+static uint32_t count_uses(const Schedule *s, NodeId id, NodeId *user)
+{
+    uint32_t uses = 0;
+    for (NodeId n = id + 1; n < s->end; n++)
+        for (uint32_t i = 0; i < node_at(s, n)->operand_count; i++)
+            if (node_at(s, n)->operands[i] == id) {
+                uses++;
+                *user = n;
+            }
+    return uses;
+}
+
+/* The last op of the epilogue of each product and mean: stage_end[root - first]. The later root
+ * takes a sum of two. */
+static NodeId *find_epilogues(Schedule *s, Arena *arena)
+{
+    NodeId *stage_end = arena_array(arena, s->end - s->first, sizeof *stage_end);
+    for (NodeId id = s->end; id-- > s->first;) {
+        if (!is_root(node_at(s, id)->op)) continue;
+        NodeId at = id, user = NO_NODE;
+        while (count_uses(s, at, &user) == 1 && is_pointwise(node_at(s, user)->op) &&
+               !schedule_place(s, user)->fused &&
+               node_at(s, user)->type.rank == node_at(s, at)->type.rank) {
+            schedule_place(s, user)->fused = true;
+            at = user;
+        }
+        schedule_place(s, id)->fused = at != id;
+        stage_end[id - s->first] = at;
+    }
+    return stage_end;
+}
+
+/* Extent along one axis inside a unit; -1 where a symbol is no axis of the kernel. */
+static int64_t unit_extent(const Schedule *s, const Axis *axis)
+{
+    int at = schedule_axis(s, axis->name);
+    if (at >= 0) return s->graph->kernels[s->kernel].tile[at];
+    return axis->symbol[0] ? -1 : axis->extent;
+}
+
+static int64_t round_up(int64_t n, int64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Rows-major over `type` less `without`, the lane axis last. Symbolic axes have one index in a
+ * unit. */
+static bool make_slot(Schedule *s, Slot *slot, const Type *type, const AxisNames *without,
+                      const char *lane)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < type->rank; i++) {
+            const Axis *axis = &type->axis[i];
+            bool is_lane = lane && strcmp(axis->name, lane) == 0;
+            if ((without && names_contain(without, axis->name)) || is_lane != (pass == 1)) continue;
+            int64_t extent = unit_extent(s, axis);
+            if (extent < 0) return false;
+            if (axis->symbol[0]) continue;
+            slot->dim[slot->rank].axis = axis->name;
+            slot->dim[slot->rank++].extent =
+                is_lane ? round_up(extent, 2 * s->target->vector_floats) : extent;
+        }
+    }
+    slot->elements = 1;
+    for (int i = slot->rank; i-- > 0;) {
+        slot->dim[i].stride = slot->elements;
+        if (__builtin_mul_overflow(slot->elements, slot->dim[i].extent, &slot->elements))
+            return false;
+    }
+    slot->offset = s->unit_floats;
+    s->unit_floats += round_up(slot->elements, 16);
+    return true;
+}
+
+/* The part of the operand that a unit reads, if the map may leave it: one extent an axis of the
+ * operand. */
+static void make_window(Schedule *s, NodeId id)
+{
+    const Node *read = node_at(s, id);
+    const Type *operand = graph_type(s->graph, read->operands[0]);
+    Slot *window = &schedule_place(s, id)->window;
+    int64_t elements = 1;
+    if (schedule_holds(s, read->operands[0])) return;
+    for (int d = 0; d < operand->rank; d++) {
+        int64_t extent = 1;
+        for (int i = 0; i < read->type.rank; i++) {
+            int64_t c = read->attributes.map.dim[d].coefficient[i];
+            if (c < 0) return;
+            if (c > 0) extent += c * (unit_extent(s, &read->type.axis[i]) - 1);
+        }
+        window->dim[d].axis = operand->axis[d].name;
+        window->dim[d].extent = extent;
+        if (__builtin_mul_overflow(elements, extent, &elements) || elements > MAX_WINDOW) return;
+    }
+    window->rank = operand->rank;
+    window->elements = 1;
+    for (int d = operand->rank; d-- > 0;) {
+        window->dim[d].stride = window->elements;
+        window->elements *= window->dim[d].extent;
+    }
+    window->offset = s->unit_floats;
+    s->unit_floats += round_up(window->elements, 16);
+}
+
+/* Is the value read many times over, or by several? Then it is kept. */
+static bool is_kept(const Schedule *s, NodeId id)
+{
+    const Node *node = node_at(s, id);
+    if (node->op == OP_READ || node->op == OP_WRITE) return false;
+    int uses = 0;
+    for (NodeId n = id + 1; n < s->end; n++) {
+        const Node *user = node_at(s, n);
+        for (uint32_t i = 0; i < user->operand_count; i++) {
+            if (user->operands[i] != id || user->op == OP_WRITE) continue;
+            uses++;
+            bool again =
+                user->op == OP_LINEAR || user->op == OP_LAYERNORM || user->op == OP_RESAMPLE;
+            if (again || is_root(node->op) || (user->op == OP_MEAN && node->op != OP_LAYERNORM))
+                uses++;
+        }
+    }
+    return uses > 1 || (uses > 0 && schedule_place(s, id)->fused);
+}
+
+static void add_writes(const Schedule *s, Stage *stage)
+{
+    for (NodeId n = stage->end + 1; n < s->end; n++)
+        if (node_at(s, n)->op == OP_WRITE && node_at(s, n)->operands[0] == stage->end) {
+            RAFTC_ASSERT(stage->write_count < MAX_WRITES);
+            stage->writes[stage->write_count++] = n;
+        }
+}
+
+static Stage *add_stage(Schedule *s, StageKind kind, NodeId root, NodeId end)
+{
+    Stage *stage = &s->stages[s->stage_count++];
+    *stage = (Stage){.kind = kind, .root = root, .end = end};
+    if (kind == STAGE_PRODUCT)
+        stage->product = product_tile(s->graph, root, s->lane[root - s->first], s->target);
+    if (kind >= STAGE_MAP) add_writes(s, stage);
+    return stage;
+}
+
+static bool is_padded_operand(const Schedule *s, NodeId id)
+{
+    const Node *read = node_at(s, id);
+    if (read->op != OP_READ ||
+        !map_may_leave(&read->attributes.map, &read->type, graph_type(s->graph, read->operands[0])))
+        return false;
+    for (NodeId n = id + 1; n < s->end; n++)
+        if (node_at(s, n)->op == OP_LINEAR && node_at(s, n)->operands[0] == id) return true;
+    return false;
+}
+
+/* The stages of one node, and its slots. */
+static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
+{
+    const Node *node = node_at(s, id);
+    Place *place = schedule_place(s, id);
+    const char *lane = schedule_lane(s, id);
+    if (node->op == OP_WRITE) return true;
+    if (is_padded_operand(s, id)) {
+        make_window(s, id);
+        if (place->window.elements) add_stage(s, STAGE_WINDOW, id, id);
+    }
+    if (node->op == OP_LAYERNORM) {
+        const AxisNames *over = &node->attributes.over;
+        if (!make_slot(s, &place->mean, &node->type, over, lane) ||
+            !make_slot(s, &place->rstd, &node->type, over, lane))
+            return false;
+        add_stage(s, STAGE_STATISTICS, id, id);
+    }
+    NodeId root = root_of[id - s->first];
+    if (place->fused && root == NO_NODE) return true; /* inside an epilogue */
+    bool kept = is_kept(s, id);
+    if (kept && !make_slot(s, &place->value, &node->type, NULL, lane)) return false;
+    Stage probe = {.end = id};
+    add_writes(s, &probe);
+    if (root != NO_NODE)
+        add_stage(s, node_at(s, root)->op == OP_MEAN ? STAGE_MEAN : STAGE_PRODUCT, root, id);
+    else if (kept || probe.write_count > 0)
+        add_stage(s, STAGE_MAP, id, id);
+    return true;
+}
+
+/* As many units as make BLOCK_ROWS rows share a panel of weights, if their scratch stays in half of
+ * the L2 cache. */
+static void choose_block(Schedule *s)
+{
+    s->block = 1;
+    for (int i = 0; i < s->stage_count; i++) {
+        const Product *p = &s->stages[i].product;
+        if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w) continue;
+        int64_t rows = 1;
+        for (int k = 0; k < p->row_count; k++)
+            if (schedule_axis(s, p->row[k]) >= 0)
+                rows *= s->graph->kernels[s->kernel].tile[schedule_axis(s, p->row[k])];
+        int64_t units = BLOCK_ROWS / rows;
+        if (units > s->block) s->block = units;
+    }
+    int64_t most = s->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));
+    if (s->block > most) s->block = most > 1 ? most : 1;
+}
+
+bool schedule_kernel(Schedule *s, Arena *arena, const Graph *graph, int kernel,
+                     const Target *target, Diag *diag)
+{
+    *s = (Schedule){.graph = graph, .target = target, .kernel = kernel};
+    kernel_range(graph, kernel, &s->first, &s->end);
+    size_t nodes = s->end - s->first;
+    s->lane = kernel_lanes(graph, kernel, arena);
+    s->place = arena_array(arena, nodes, sizeof *s->place);
+    s->stages = arena_array(arena, 3 * nodes, sizeof *s->stages);
+    NodeId *stage_end = find_epilogues(s, arena);
+    NodeId *root_of = arena_array(arena, nodes, sizeof *root_of);
+    for (size_t i = 0; i < nodes; i++) root_of[i] = NO_NODE;
+    for (NodeId id = s->first; id < s->end; id++)
+        if (is_root(node_at(s, id)->op)) root_of[stage_end[id - s->first] - s->first] = id;
+    for (NodeId id = s->first; id < s->end; id++)
+        if (!place_node(s, id, root_of))
+            return diag_error(diag, node_at(s, id)->loc,
+                              "this backend cannot split a kernel that mixes along an axis of "
+                              "symbolic extent: '%s'",
+                              op_info[node_at(s, id)->op].name);
+    choose_block(s);
+    return true;
+}

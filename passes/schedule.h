@@ -1,0 +1,86 @@
+/* schedule.h: how a kernel is computed, unit by unit, on any machine with registers and a small
+ * fast memory.
+ *
+ *   Slot      scratch memory of one unit for one tensor
+ *   Place     where a kernel keeps a node's value: nowhere (recomputed where it is used), or in
+ * slots Stage     one loop nest of a kernel: computes a node for a whole unit and stores it
+ *   Schedule  the places and stages of one kernel
+ *
+ * A product or mean takes the point-wise ops that follow it into its epilogue, as long as each is
+ * its predecessor's only user. What feeds a product, or is used more than once, is kept in a slot;
+ * all else is computed where it is used.
+ */
+#ifndef RAFTC_SCHEDULE_H
+#define RAFTC_SCHEDULE_H
+
+#include "passes/products.h"
+
+enum { MAX_WRITES = 8 };
+
+/* Memory of one unit for one tensor: row-major over `dim`, the lane axis last and padded to whole
+ * tiles. */
+typedef struct Slot {
+    int rank;
+    struct {
+        const char *axis;
+        int64_t extent, stride;
+    } dim[MAX_AXES];
+    int64_t offset,
+        elements; /* in floats, from the start of the unit's scratch; elements 0: no slot */
+} Slot;
+
+typedef struct Place {
+    Slot value;      /* the node's own value */
+    Slot mean, rstd; /* of a layernorm: its statistics */
+    Slot window;     /* of a read that may leave its tensor: the part that a unit reads, with zeros
+                        around; its     axes are the tensor's */
+    bool
+        fused; /* computed in the epilogue of a product or mean; `stage_end` of it holds the last */
+} Place;
+
+typedef enum { STAGE_WINDOW, STAGE_STATISTICS, STAGE_MAP, STAGE_MEAN, STAGE_PRODUCT } StageKind;
+
+typedef struct Stage {
+    StageKind kind;
+    NodeId root; /* the read, layernorm, mean or linear; for a map the same as `end` */
+    NodeId end;  /* the node whose value is stored: root, or the last of the point-wise ops that
+                    follow it */
+    int write_count;
+    NodeId writes[MAX_WRITES]; /* nodes of op write that store it to a buffer */
+    Product product;           /* of a product */
+} Stage;
+
+typedef struct Schedule {
+    const Graph *graph;
+    const Target *target;
+    int kernel;
+    NodeId first, end; /* the nodes of the kernel */
+    const char *
+        *lane; /* of each node, by number less `first`: the axis along which vectors run, or NULL */
+    Place *place;  /* likewise */
+    Stage *stages; /* in the order in which a unit runs them */
+    int stage_count;
+    int64_t unit_floats; /* scratch of one unit */
+    int64_t
+        block; /* units that should run side by side, so that a panel of weights serves them all */
+} Schedule;
+
+/* False with a message where the kernel mixes along an axis of symbolic extent. */
+bool schedule_kernel(Schedule *schedule, Arena *arena, const Graph *graph, int kernel,
+                     const Target *target, Diag *diag);
+static inline Place *schedule_place(const Schedule *s, NodeId id)
+{
+    return &s->place[id - s->first];
+}
+static inline const char *schedule_lane(const Schedule *s, NodeId id)
+{
+    return s->lane[id - s->first];
+}
+static inline bool schedule_holds(const Schedule *s, NodeId id)
+{
+    return id >= s->first && id < s->end;
+}
+/* Index into the kernel's axes, or -1. */
+int schedule_axis(const Schedule *s, const char *name);
+
+#endif
