@@ -10,8 +10,8 @@
 
 /* ---- settings.c ----------------------------------------------------------------------------- */
 
-typedef enum { TOKEN_RAFT, TOKEN_MIXER } TokenMixing;      /* ser_pm, original_tm */
-typedef enum { EMBED_CROSS, EMBED_PATCH } EmbeddingType;   /* emb_cross_mlp, emb_mixer */
+typedef enum { TOKEN_RAFT, TOKEN_MIXER } TokenMixing;    /* ser_pm, original_tm */
+typedef enum { EMBED_CROSS, EMBED_PATCH } EmbeddingType; /* emb_cross_mlp, emb_mixer */
 
 enum { MAX_EMBEDDING_KERNELS = 16, SETTINGS_MAX_SIZE = 1 << 20 /* bytes */ };
 
@@ -20,7 +20,8 @@ typedef struct LayerSettings {
     int64_t raft_size; /* 0: not given */
     int kernel_count;
     int64_t kernels[MAX_EMBEDDING_KERNELS];
-    Loc loc, depth_loc, dim_loc, patch_loc, raft_loc, kernels_loc, kernel_loc[MAX_EMBEDDING_KERNELS];
+    Loc loc, depth_loc, dim_loc, patch_loc, raft_loc, kernels_loc,
+        kernel_loc[MAX_EMBEDDING_KERNELS];
 } LayerSettings;
 
 /* One key that is a plain value: text and numbers of the recipe are kept here too, for training. */
@@ -37,8 +38,8 @@ typedef struct Settings {
     /* The published recipe; NULL or 0 where the file leaves it out. */
     const char *dataset_name, *data_path, *pretrained_from, *resume_from;
     const char *task_name, *project_name, *bucket_name, *backend;
-    int64_t batch_size, num_workers, num_epochs, num_warmup_epochs, validate_every, checkpoint_every,
-        log_every_iters, stop_iteration, nproc_per_node, seed;
+    int64_t batch_size, num_workers, num_epochs, num_warmup_epochs, validate_every,
+        checkpoint_every, log_every_iters, stop_iteration, nproc_per_node, seed;
     double lr, end_lr, weight_decay, label_smoothing_alpha, mixup_alpha, mixup_p, cutmix_alpha,
         cutmix_p, cutout_p, color_jitter;
     bool with_amp, with_clearml;
@@ -63,10 +64,10 @@ typedef struct Level {
     int kernel_count;
     int64_t kernels[MAX_EMBEDDING_KERNELS];
     int64_t in_channels;
-    int64_t in_height, in_width;           /* of the tensor that enters the level */
-    int64_t padded_height, padded_width;   /* after the resampling of step 1: multiples of patch */
-    int64_t height, width;                 /* the actual grid: padded / patch */
-    int64_t grid;                          /* side of the square mixing grid (ph = pw) */
+    int64_t in_height, in_width;         /* of the tensor that enters the level */
+    int64_t padded_height, padded_width; /* after the resampling of step 1: multiples of patch */
+    int64_t height, width;               /* the actual grid: padded / patch */
+    int64_t grid;                        /* side of the square mixing grid (ph = pw) */
     Loc loc;
 } Level;
 

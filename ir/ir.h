@@ -277,8 +277,7 @@ Graph *rewriter_finish(Rewriter *rewriter);
 /* A copy without nodes that reach no output (inputs and parameters stay). */
 Graph *graph_without_dead(const Graph *graph, Arena *arena);
 
-/* ---- print.c, parse.c, verify.c, check.c ------------------------------------------------------
- */
+/* ---- print.c, parse.c, verify.c, check.c ---------------------------------------------------- */
 
 void graph_print(const Graph *graph, Text *out);
 void type_print(const Type *type, Text *out);

@@ -49,8 +49,7 @@ void draft_add(Draft *draft, const NodeId *members, int count)
     draft->count++;
 }
 
-/* ---- finishing --------------------------------------------------------------------------------
- */
+/* ---- finishing ------------------------------------------------------------------------------ */
 
 typedef struct Finish {
     const Draft *draft;

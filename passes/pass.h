@@ -59,8 +59,7 @@ typedef struct PassStatistics {
 Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
                     const PipelineOptions *options, Diag *diag, PassStatistics *statistics);
 
-/* ---- plan_memory.c: from a graph in which every node is in a kernel to steps and buffers
- * ---------- */
+/* ---- plan_memory.c: from a graph in which every node is in a kernel to steps and buffers ---- */
 
 typedef enum {
     BUFFER_INPUT,

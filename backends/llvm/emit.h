@@ -68,8 +68,7 @@ typedef struct Emitter {
     LLVMValueRef *computed; /* of each node: its value at the present coordinates, or NULL */
 } Emitter;
 
-/* ---- builder.c: constants, loops, memory -------------------------------------------------------
- */
+/* ---- builder.c: constants, loops, memory ---------------------------------------------------- */
 
 typedef struct Loop {
     LLVMBasicBlockRef body, exit;
@@ -97,8 +96,7 @@ LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry
 Loop loop_begin(Emitter *e, LLVMValueRef count);
 void loop_end(Emitter *e, Loop *loop);
 
-/* ---- affine.c -----------------------------------------------------------------------------------
- */
+/* ---- affine.c ------------------------------------------------------------------------------- */
 
 Affine affine_constant(int64_t constant);
 Affine affine_value(LLVMValueRef value, int64_t scale);
@@ -112,8 +110,7 @@ void coordinate_push(Emitter *e, const char *axis, Affine at);
 const Affine *coordinate_of(Emitter *e, const char *axis);
 Affine index_at(Emitter *e, const Index *index, const Type *space); /* at the present coordinates */
 
-/* ---- value.c
- * ---------------------------------------------------------------------------------------- */
+/* ---- value.c -------------------------------------------------------------------------------- */
 
 /* The value of a node at the present coordinates, as lanes.width floats along lanes.axis. */
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes);
@@ -125,13 +122,11 @@ void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
 LLVMValueRef buffer_of(Emitter *e, NodeId stored);
 Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
-/* ---- gelu.c
- * ----------------------------------------------------------------------------------------- */
+/* ---- gelu.c --------------------------------------------------------------------------------- */
 
 LLVMValueRef emit_gelu(Emitter *e, LLVMValueRef x, int width);
 
-/* ---- stage.c, product.c: loop nests
- * ----------------------------------------------------------------- */
+/* ---- stage.c, product.c: loop nests --------------------------------------------------------- */
 
 /* One axis of a loop nest, walked in tiles. At the leaf, `start` and `count` describe the tile. */
 typedef struct Dim {
@@ -161,8 +156,7 @@ void emit_product(Emitter *e, const Stage *stage,
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);
 
-/* ---- kernel.c
- * --------------------------------------------------------------------------------------- */
+/* ---- kernel.c ------------------------------------------------------------------------------- */
 
 /* Emits the function of a step. Units for one image in *units; scratch in *scratch_bytes. */
 bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *units, bool *batched,

@@ -90,8 +90,7 @@ static Lanes leaf_lanes(const Nest *nest, const char *lane)
     return (Lanes){NULL, 1, 1};
 }
 
-/* ---- map: every element on its own
- * ---------------------------------------------------------------- */
+/* ---- map: every element on its own ---------------------------------------------------------- */
 
 /* The value is emitted from its operands: its own slot is what is being filled. */
 static void map_leaf(Nest *nest)
@@ -120,8 +119,7 @@ static void emit_map(Emitter *e, const Stage *stage)
     emit_nest(&nest, 0);
 }
 
-/* ---- statistics of a layernorm
- * ---------------------------------------------------------------------- */
+/* ---- statistics of a layernorm -------------------------------------------------------------- */
 
 typedef struct Reduction {
     Nest nest;
@@ -247,8 +245,7 @@ static void emit_statistics(Emitter *e, const Stage *stage)
     emit_nest(&nest, 0);
 }
 
-/* ---- mean
- * ------------------------------------------------------------------------------------------- */
+/* ---- mean ----------------------------------------------------------------------------------- */
 
 static void mean_leaf(Nest *nest)
 {
@@ -281,8 +278,7 @@ static void emit_mean(Emitter *e, const Stage *stage)
     emit_nest(&nest, 0);
 }
 
-/* ---- window
- * ----------------------------------------------------------------------------------------- */
+/* ---- window --------------------------------------------------------------------------------- */
 
 static LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b)
 {

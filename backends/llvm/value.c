@@ -188,8 +188,7 @@ static LLVMValueRef emit_read(Emitter *e, NodeId id, Lanes lanes)
     return zero_outside(e, inside, value);
 }
 
-/* ---- scratch ------------------------------------------------------------------------------------
- */
+/* ---- scratch -------------------------------------------------------------------------------- */
 
 /* Index along an axis, from the first of the unit. */
 static Affine local_index(Emitter *e, const char *axis)
@@ -254,8 +253,7 @@ static LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes)
     return value;
 }
 
-/* ---- ops ----------------------------------------------------------------------------------------
- */
+/* ---- ops ------------------------------------------------------------------------------------ */
 
 static LLVMValueRef emit_layernorm(Emitter *e, NodeId id, Lanes lanes)
 {
