@@ -23,7 +23,7 @@ typedef struct ReferenceTensor {
 bool reference_run(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
                    int tensor_count, const char *entry, bool f64, void *const *outputs, Diag *diag);
 
-/* ---- llvm/: machine code for CPUs -------------------------------------------------------------- */
+/* ---- llvm/: machine code for CPUs ----------------------------------------------------------- */
 
 typedef struct CpuOptions {
     const char *triple;   /* NULL: this machine's */
@@ -48,10 +48,10 @@ bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, 
 /* Loads the code into this process; the program's kernels stay valid until llvm_free. */
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag);
 
-/* ---- library.c: from a plan and an object to files that people link ------------------------------ */
+/* ---- library.c: from a plan and an object to files that people link ------------------------- */
 
-/* How the steps of a plan are cut: what a program table needs to know beside the plan. One entry a step
- * of the plan. */
+/* How the steps of a plan are cut: what a program table needs to know beside the plan. One entry a
+ * step of the plan. */
 typedef struct StepCode {
     const char *symbol; /* of the kernel function in the object */
     int64_t units;      /* for one image, or in all where not batched */
@@ -76,20 +76,29 @@ const char *weights_blob(Arena *arena, const RaftProgram *program, const float *
                          size_t *size);
 
 typedef struct LibraryOptions {
-    const char *base;        /* path without extension: base.so, base.a, base.h */
-    const char *prefix;      /* of every symbol */
-    const char *made_by;     /* for the header's comment: command line, versions, hash of the model */
-    const char *triple;      /* NULL: this machine's */
+    const char *base;    /* path without extension: base.so, base.a, base.h */
+    const char *prefix;  /* of every symbol */
+    const char *made_by; /* for the header's comment: command line, versions, hash of the model */
+    const char *triple;  /* NULL: this machine's */
     bool shared, archive, header;
 } LibraryOptions;
 
-/* The header of a library as text. */
+/* Whether a library of this plan can be written: the prefix is a usable name, there is one input of
+ * axes b, c, y, x, one output of the entry forward, and feature maps at most beside it. */
+bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag);
+/* The header of a library as text; library_check must have passed, here and below. */
 const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions *options);
 /* The C text of a library's shell: program table, shell.c and the exported functions. */
 const char *library_source(Arena *arena, const Plan *plan, const StepCode *steps,
                            int64_t scratch_bytes, const LibraryOptions *options);
-/* Writes the files that the options ask for, each whole or not at all. The compiler is $CC, the archiver
- * $AR (or the cross tools of the triple); where one is missing, an error says what to install. */
+/* The linker's version script that names the exported functions. */
+const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions *options);
+
+/* ---- library_write.c ------------------------------------------------------------------------ */
+
+/* Checks, and writes the files that the options ask for, each whole or not at all. The compiler is
+ * $CC, the archiver $AR (or the cross tools of the triple, which must then be given); where one is
+ * missing, an error says what to install. */
 bool library_write(Arena *arena, const Plan *plan, const StepCode *steps, int64_t scratch_bytes,
                    const char *object, size_t object_size, const LibraryOptions *options,
                    Diag *diag);

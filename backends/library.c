@@ -1,0 +1,496 @@
+/* library.c: the text of a library: its C header, and the C source of the shell around its kernels.
+ *
+ * The source is the shell (runtime/shell.c), the tables of one program, and the exported functions.
+ * In the templates here the word NAME stands for the prefix. The source names types of the header
+ * by their tags alone, so that no prefix can clash with a name inside shell.c.
+ */
+#include "backends/backend.h"
+#include "shell_text.h" /* made by CMake: the bytes of program.h, shell.h and shell.c */
+
+#include <ctype.h>
+#include <string.h>
+
+/* ---- templates ------------------------------------------------------------------------------- */
+
+static const char header_about[] =
+    " *\n"
+    " * Make an instance, give it every parameter (or a weights file), then run it on images:\n"
+    " *\n"
+    " *     NAME *model;\n"
+    " *     char message[256];\n"
+    " *     if (NAME_create(NULL, &model, message, sizeof message) != NAME_OK) ...\n"
+    " *     if (NAME_set_parameter(model, name, shape, rank, data) != NAME_OK) ...\n"
+    " *     if (NAME_forward(model, 1, image, logits) != NAME_OK) puts(NAME_error(model));\n"
+    " *     NAME_destroy(model);\n"
+    " *\n"
+    " * Link with the .so, or with the .a and -fopenmp -lm.\n"
+    " *\n"
+    " * Failures: functions that return int give a NAME_Status. None ends the process, prints, or\n"
+    " * keeps anything outside the instance. A wrong argument changes nothing.\n"
+    " *\n"
+    " * Threads: there may be any number of instances. Each is used by one thread at a time;\n"
+    " * different ones may be used at the same time. A call shares its work out over OpenMP\n"
+    " * threads; the results are the same bits for any number of them, and for an image alone or "
+    "in\n"
+    " * any batch. OpenMP ends the process where the system refuses it a thread. A child process\n"
+    " * made by fork without exec must not run a model if its parent has.\n"
+    " */\n"
+    "#ifndef NAME_H\n"
+    "#define NAME_H\n"
+    "\n"
+    "#include <stddef.h>\n"
+    "#include <stdint.h>\n"
+    "\n";
+
+static const char header_types[] =
+    "\n"
+    "#ifdef __cplusplus\n"
+    "extern \"C\" {\n"
+    "#endif\n"
+    "\n"
+    "typedef enum NAME_Status {\n"
+    "    NAME_OK = 0,\n"
+    "    NAME_INVALID = 1,    /* an argument is wrong; nothing was changed */\n"
+    "    NAME_NO_MEMORY = 2,  /* the instance is as before, and can be used */\n"
+    "    NAME_BAD_FILE = 4,   /* options->weights is damaged, or of another model */\n"
+    "    NAME_NOT_READY = 5,  /* parameters are still missing */\n"
+    "    NAME_UNSUPPORTED = 6 /* an option that this library does not have */\n"
+    "} NAME_Status;\n"
+    "\n"
+    "/* One instance of the model: its parameters and the memory to run it. */\n"
+    "typedef struct NAME NAME;\n"
+    "\n"
+    "/* Zero stands for the default of every field but size. */\n"
+    "typedef struct NAME_Options {\n"
+    "    size_t size;         /* sizeof(NAME_Options) */\n"
+    "    int threads;         /* 0: the processors that the process may use; at most 1024 */\n"
+    "    int device;          /* must be 0: this library computes on the CPU */\n"
+    "    void *stream;        /* must be NULL, likewise */\n"
+    "    const void *weights; /* NULL, or a weights file that raftc wrote, mapped (or read to a\n"
+    "                            multiple of 64); not copied: must stay until NAME_destroy */\n"
+    "    size_t weights_size; /* in bytes */\n"
+    "} NAME_Options;\n"
+    "\n"
+    "/* One parameter: float[shape[0]]...[shape[rank - 1]], row-major, as in PyTorch's weights. "
+    "*/\n"
+    "typedef struct NAME_Parameter {\n"
+    "    const char *name;\n"
+    "    int rank;\n"
+    "    int64_t shape[4];\n"
+    "    int64_t elements; /* product of the shape */\n"
+    "} NAME_Parameter;\n"
+    "\n"
+    "/* Makes an instance. options: NULL for the defaults. On failure *out is NULL, and message, "
+    "where\n"
+    " * it is not NULL, says why in at most message_size bytes. */\n"
+    "int NAME_create(const NAME_Options *options, NAME **out, char *message, size_t "
+    "message_size);\n"
+    "\n"
+    "/* Releases an instance; NULL is legal. */\n"
+    "void NAME_destroy(NAME *m);\n"
+    "\n"
+    "/* The parameters of the model, *count of them, constant; m may be NULL. */\n"
+    "const NAME_Parameter *NAME_parameters(const NAME *m, int *count);\n"
+    "\n"
+    "/* Copies a parameter; the next run packs it. It may be set again at any time. */\n"
+    "int NAME_set_parameter(NAME *m, const char *name, const int64_t *shape, int rank,\n"
+    "                       const float *data);\n"
+    "\n"
+    "/* Runs the model on nchw[batch][NAME_CHANNELS][NAME_HEIGHT][NAME_WIDTH]; writes\n"
+    " * logits[batch][NAME_CLASSES]. The two must not overlap. */\n"
+    "int NAME_forward(NAME *m, int64_t batch, const float *nchw, float *logits);\n"
+    "\n";
+
+static const char header_features[] =
+    "int NAME_features(NAME *m, int64_t batch, const float *nchw, float *const *maps);\n"
+    "\n";
+
+static const char header_end[] = "/* Why the last call on m that failed did so; \"\" if none did. "
+                                 "Valid until the next call. */\n"
+                                 "const char *NAME_error(const NAME *m);\n"
+                                 "\n"
+                                 "#ifdef __cplusplus\n"
+                                 "}\n"
+                                 "#endif\n"
+                                 "\n"
+                                 "#endif\n";
+
+static const char source_exports[] =
+    "\n"
+    "struct NAME;\n"
+    "struct NAME_Options;\n"
+    "struct NAME_Parameter;\n"
+    "\n"
+    "int NAME_create(const struct NAME_Options *options, struct NAME **out, char *message,\n"
+    "                size_t message_size)\n"
+    "{\n"
+    "    RaftShell *shell = NULL;\n"
+    "    int status = raft_shell_create(&program, (const RaftShellOptions *)options,\n"
+    "                                   out ? &shell : NULL, message, message_size);\n"
+    "    if (out) *out = (struct NAME *)shell;\n"
+    "    return status;\n"
+    "}\n"
+    "\n"
+    "void NAME_destroy(struct NAME *m)\n"
+    "{\n"
+    "    raft_shell_destroy((RaftShell *)m);\n"
+    "}\n"
+    "\n"
+    "const struct NAME_Parameter *NAME_parameters(const struct NAME *m, int *count)\n"
+    "{\n"
+    "    (void)m;\n"
+    "    if (count) *count = program.parameter_count;\n"
+    "    return (const struct NAME_Parameter *)program.parameter;\n"
+    "}\n"
+    "\n"
+    "int NAME_set_parameter(struct NAME *m, const char *name, const int64_t *shape, int rank,\n"
+    "                       const float *data)\n"
+    "{\n"
+    "    return raft_shell_set_parameter((RaftShell *)m, name, shape, rank, data);\n"
+    "}\n"
+    "\n"
+    "int NAME_forward(struct NAME *m, int64_t batch, const float *nchw, float *logits)\n"
+    "{\n"
+    "    return raft_shell_forward((RaftShell *)m, batch, nchw, logits);\n"
+    "}\n"
+    "\n"
+    "const char *NAME_error(const struct NAME *m)\n"
+    "{\n"
+    "    return raft_shell_error((const RaftShell *)m);\n"
+    "}\n";
+
+static const char source_features[] =
+    "\n"
+    "int NAME_features(struct NAME *m, int64_t batch, const float *nchw, float *const *maps)\n"
+    "{\n"
+    "    return raft_shell_features((RaftShell *)m, batch, nchw, maps);\n"
+    "}\n";
+
+static const char exports_start[] = "{\n"
+                                    "    global:\n"
+                                    "        NAME_create;\n"
+                                    "        NAME_destroy;\n"
+                                    "        NAME_error;\n"
+                                    "        NAME_forward;\n"
+                                    "        NAME_parameters;\n"
+                                    "        NAME_set_parameter;\n";
+static const char exports_features[] = "        NAME_features;\n";
+static const char exports_end[] = "    local: *;\n"
+                                  "};\n";
+
+static void put_template(Text *out, const char *template, const char *prefix)
+{
+    const char *end;
+    for (; (end = strstr(template, "NAME")); template = end + strlen("NAME"))
+        text_printf(out, "%.*s%s", (int)(end - template), template, prefix);
+    text_put(out, template);
+}
+
+/* ---- checks ---------------------------------------------------------------------------------- */
+
+/* Words that C or C++ gives a meaning of its own, or that would clash with the shell. */
+static bool is_reserved(const char *word)
+{
+    /* clang-format off */
+    static const char *const reserved[] = {
+        "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break",
+        "case", "catch", "char", "char16_t", "char32_t", "char8_t", "class", "co_await",
+        "co_return", "co_yield", "compl", "concept", "const", "const_cast", "consteval",
+        "constexpr", "constinit", "continue", "decltype", "default", "delete", "do", "double",
+        "dynamic_cast", "else", "enum", "explicit", "export", "extern", "false", "float", "for",
+        "friend", "goto", "if", "inline", "int", "linux", "long", "main", "mutable", "namespace",
+        "new", "noexcept", "not", "not_eq", "nullptr", "operator", "or", "or_eq", "private",
+        "protected", "public", "raft_shell", "register", "reinterpret_cast", "requires",
+        "restrict", "return", "short", "signed", "sizeof", "static", "static_assert",
+        "static_cast", "struct", "switch", "template", "this", "thread_local", "throw", "true",
+        "try", "typedef", "typeid", "typename", "typeof", "union", "unix", "unsigned", "using",
+        "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq"};
+    /* clang-format on */
+    for (size_t i = 0; i < ARRAY_SIZE(reserved); i++)
+        if (strcmp(word, reserved[i]) == 0) return true;
+    return false;
+}
+
+static bool check_prefix(const char *prefix, Diag *diag)
+{
+    bool good = isalpha((unsigned char)prefix[0]) || prefix[0] == '_';
+    for (const char *p = prefix; *p; p++) good &= isalnum((unsigned char)*p) || *p == '_';
+    if (!good)
+        return diag_error(diag, (Loc){0},
+                          "the prefix '%s' is not a C name: letters, digits and _, no digit first",
+                          prefix);
+    if (is_reserved(prefix))
+        return diag_error(diag, (Loc){0}, "the prefix '%s' has a meaning of its own in C or C++",
+                          prefix);
+    return true;
+}
+
+static const Type *output_type(const Graph *graph, uint32_t index)
+{
+    return graph_type(graph, graph->outputs[index].value);
+}
+
+static const Node *find_input(const Graph *graph)
+{
+    for (NodeId id = 0; id < graph->node_count; id++)
+        if (graph->nodes[id].op == OP_INPUT) return &graph->nodes[id];
+    return NULL;
+}
+
+static bool is_of(const Output *output, const char *entry)
+{
+    return strcmp(output->entry, entry) == 0;
+}
+
+static int count_outputs(const Graph *graph, const char *entry)
+{
+    int count = 0;
+    for (uint32_t i = 0; i < graph->output_count; i++) count += is_of(&graph->outputs[i], entry);
+    return count;
+}
+
+bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag)
+{
+    const Graph *graph = plan->graph;
+    bool good = check_prefix(options->prefix, diag);
+    good &= program_check(plan, diag);
+    int inputs = 0;
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op != OP_INPUT) continue;
+        if (inputs++ || node->type.rank != 4)
+            good = diag_error(diag, node->loc, "a library has one input, of axes b, c, y and x");
+    }
+    for (uint32_t i = 0; i < graph->output_count; i++) {
+        const Output *output = &graph->outputs[i];
+        Loc loc = graph_node(graph, output->value)->loc;
+        bool logits = is_of(output, "forward");
+        if (!logits && !is_of(output, "features"))
+            good = diag_error(diag, loc, "a library has no entry '%s', only forward and features",
+                              output->entry);
+        else if (output_type(graph, i)->rank != (logits ? 2 : 4))
+            good = diag_error(diag, loc, "a library's output '%s' must have %s", output->name,
+                              logits ? "two axes" : "four axes");
+    }
+    if (inputs == 0 || count_outputs(graph, "forward") != 1)
+        good = diag_error(diag, (Loc){0}, "a library has one input and one output of forward");
+    return good;
+}
+
+/* ---- header ---------------------------------------------------------------------------------- */
+
+/* Text that may be a user's, inside a comment: it must neither end it nor seem to begin another. */
+static void put_comment(Text *out, const char *string)
+{
+    char before = ' ';
+    text_put(out, " * ");
+    for (const char *p = string; *p; before = *p++) {
+        bool mark = (*p == '/' && before == '*') || (*p == '*' && before == '/');
+        bool plain = (unsigned char)*p >= ' ' && *p != 127 && !mark;
+        if (*p == '\n')
+            text_put(out, p[1] ? "\n * " : "");
+        else
+            text_printf(out, "%c", plain ? *p : '?');
+    }
+    text_put(out, "\n");
+}
+
+static void put_size(Text *out, const char *prefix, const char *name, int64_t value)
+{
+    text_printf(out, "#define %s_%s %lld\n", prefix, name, (long long)value);
+}
+
+static void put_features(Text *out, const Graph *graph, const char *prefix)
+{
+    int map = 0;
+    put_template(out, "/* Runs the model up to its feature maps; writes\n", prefix);
+    for (uint32_t i = 0; i < graph->output_count; i++) {
+        const Axis *axis = output_type(graph, i)->axis;
+        if (!is_of(&graph->outputs[i], "features")) continue;
+        text_printf(out, " *     maps[%d][batch][%lld][%lld][%lld]\n", map++,
+                    (long long)axis[1].extent, (long long)axis[2].extent,
+                    (long long)axis[3].extent);
+    }
+    text_put(out, " * None of them may overlap another or nchw. */\n");
+    put_template(out, header_features, prefix);
+}
+
+const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions *options)
+{
+    const Graph *graph = plan->graph;
+    const char *prefix = options->prefix;
+    const Axis *input = find_input(graph)->type.axis;
+    int maps = count_outputs(graph, "features");
+    Text out = text_new(arena);
+    text_printf(&out, "/* The model %s, compiled to machine code.\n *\n", prefix);
+    put_comment(&out, options->made_by);
+    put_template(&out, header_about, prefix);
+    put_size(&out, prefix, "CHANNELS", input[1].extent);
+    put_size(&out, prefix, "HEIGHT", input[2].extent);
+    put_size(&out, prefix, "WIDTH", input[3].extent);
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        if (is_of(&graph->outputs[i], "forward"))
+            put_size(&out, prefix, "CLASSES", output_type(graph, i)->axis[1].extent);
+    if (maps) put_size(&out, prefix, "FEATURES", maps);
+    put_template(&out, header_types, prefix);
+    if (maps) put_features(&out, graph, prefix);
+    put_template(&out, header_end, prefix);
+    return out.data;
+}
+
+const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions *options)
+{
+    Text out = text_new(arena);
+    put_template(&out, exports_start, options->prefix);
+    if (count_outputs(plan->graph, "features"))
+        put_template(&out, exports_features, options->prefix);
+    text_put(&out, exports_end);
+    return out.data;
+}
+
+/* ---- source ---------------------------------------------------------------------------------- */
+
+static void put_string(Text *out, const char *string)
+{
+    text_put(out, "\"");
+    for (const unsigned char *p = (const unsigned char *)string; *p; p++) {
+        bool plain = *p >= ' ' && *p < 127 && *p != '"' && *p != '\\' && *p != '?';
+        text_printf(out, plain ? "%c" : "\\%03o", *p);
+    }
+    text_put(out, "\"");
+}
+
+/* The shell, less the includes of its own files: they stand in a row here. */
+static void put_shell(Text *out)
+{
+    static const char include[] = "#include \"";
+    const char *line = (const char *)shell_text;
+    text_put(out, "#define RAFT_SHELL_LINKAGE static\n\n");
+    while (*line) {
+        const char *newline = strchr(line, '\n');
+        int length = newline ? (int)(newline - line) + 1 : (int)strlen(line);
+        if (strncmp(line, include, strlen(include)) != 0) text_printf(out, "%.*s", length, line);
+        line += length;
+    }
+}
+
+/* An array of C must have an element, even if there is none in the table. */
+static void begin_table(Text *out, const char *type, const char *name, int count)
+{
+    text_printf(out, "\nstatic const %s program_%s[] = {%s\n", type, name, count ? "" : "{0},");
+}
+
+static void put_tensors(Text *out, const char *name, const RaftTensorInfo *info, int count)
+{
+    begin_table(out, "RaftTensorInfo", name, count);
+    for (int i = 0; i < count; i++) {
+        text_put(out, "    {");
+        put_string(out, info[i].name);
+        text_printf(out, ", %d, {", info[i].rank);
+        for (int k = 0; k < info[i].rank || k == 0; k++)
+            text_printf(out, "%s%lld", k ? ", " : "", (long long)info[i].shape[k]);
+        text_printf(out, "}, %lld},\n", (long long)info[i].elements);
+    }
+    text_put(out, "};\n");
+}
+
+static void put_buffers(Text *out, const RaftProgram *program)
+{
+    begin_table(out, "RaftBuffer", "buffer", program->buffer_count);
+    for (int i = 0; i < program->buffer_count; i++)
+        text_printf(out, "    {%d, %lld},\n", program->buffer[i].kind,
+                    (long long)program->buffer[i].offset);
+    text_put(out, "};\n");
+}
+
+/* Steps that run the same code share its symbol. All symbols have the prefix, or two libraries
+ * could not be linked into one program. */
+static void put_kernels(Text *out, const Plan *plan, const StepCode *steps, const char *prefix)
+{
+    text_put(out, "\n");
+    for (int s = 0; s < plan->step_count; s++) {
+        int same = 0;
+        RAFTC_ASSERT(strncmp(steps[s].symbol, prefix, strlen(prefix)) == 0);
+        while (strcmp(steps[same].symbol, steps[s].symbol) != 0) same++;
+        if (same == s)
+            text_printf(out, "extern RaftKernel %s __attribute__((visibility(\"hidden\")));\n",
+                        steps[s].symbol);
+    }
+}
+
+/* The arguments of all steps of the plan in one array, then the steps of prepare and the others. */
+static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
+                      const RaftProgram *program)
+{
+    text_put(out, "\nstatic const int program_argument[] = {\n");
+    for (int s = 0; s < plan->step_count; s++) {
+        for (int i = 0; i < plan->steps[s].argument_count; i++)
+            text_printf(out, "%s%d,", i ? " " : "    ", plan->steps[s].arguments[i]);
+        text_put(out, "\n");
+    }
+    text_put(out, "    0};\n");
+    for (int prepare = 1; prepare >= 0; prepare--) {
+        const RaftStep *step = prepare ? program->prepare : program->step;
+        begin_table(out, "RaftStep", prepare ? "prepare" : "step",
+                    prepare ? program->prepare_count : program->step_count);
+        for (int s = 0, argument = 0; s < plan->step_count; s++) {
+            if (plan->steps[s].prepare == prepare) {
+                text_printf(out, "    {%s, ", steps[s].symbol);
+                put_string(out, step->name);
+                text_printf(out, ", %lld, %d, %u, %d, program_argument + %d},\n",
+                            (long long)step->units, step->batched, step->entries,
+                            step->argument_count, argument);
+                step++;
+            }
+            argument += plan->steps[s].argument_count;
+        }
+        text_put(out, "};\n");
+    }
+}
+
+static void put_program(Text *out, const RaftProgram *program)
+{
+    text_put(out, "\nstatic const RaftProgram program = {\n    .name = ");
+    put_string(out, program->name);
+    text_put(out, ",\n    .made_by = ");
+    put_string(out, program->made_by);
+    text_printf(out,
+                ",\n"
+                "    .buffer_count = %d,\n    .buffer = program_buffer,\n"
+                "    .prepare_count = %d,\n    .prepare = program_prepare,\n"
+                "    .step_count = %d,\n    .step = program_step,\n"
+                "    .parameter_count = %d,\n    .parameter = program_parameter,\n"
+                "    .input_count = %d,\n    .input = program_input,\n"
+                "    .output_count = %d,\n    .output = program_output,\n"
+                "    .forward_entry = %u,\n    .features_entry = %u,\n"
+                "    .arena_floats = %lld,\n    .prepared_floats = %lld,\n"
+                "    .scratch_bytes = %lld,\n    .chunk = %lld};\n",
+                program->buffer_count, program->prepare_count, program->step_count,
+                program->parameter_count, program->input_count, program->output_count,
+                program->forward_entry, program->features_entry, (long long)program->arena_floats,
+                (long long)program->prepared_floats, (long long)program->scratch_bytes,
+                (long long)program->chunk);
+}
+
+const char *library_source(Arena *arena, const Plan *plan, const StepCode *steps,
+                           int64_t scratch_bytes, const LibraryOptions *options)
+{
+    RaftProgram *program = program_build(arena, plan, steps, NULL, scratch_bytes);
+    program->name = options->prefix;
+    program->made_by = options->made_by;
+    Text out = text_new(arena);
+    text_printf(&out, "/* The shell of the compiled model %s.\n *\n", options->prefix);
+    put_comment(&out, options->made_by);
+    text_put(&out, " */\n");
+    put_shell(&out);
+    put_kernels(&out, plan, steps, options->prefix);
+    put_tensors(&out, "parameter", program->parameter, program->parameter_count);
+    put_tensors(&out, "input", program->input, program->input_count);
+    put_tensors(&out, "output", program->output, program->output_count);
+    put_buffers(&out, program);
+    put_steps(&out, plan, steps, program);
+    put_program(&out, program);
+    put_template(&out, source_exports, options->prefix);
+    if (program->features_entry) put_template(&out, source_features, options->prefix);
+    return out.data;
+}

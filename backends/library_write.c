@@ -1,0 +1,302 @@
+/* library_write.c: the files of a library, made by the C compiler and the archiver of the target.
+ *
+ * Everything is made in a temporary folder, then each file takes its place whole. While the folder
+ * exists nothing is allocated in an arena: running out of memory there would leave it behind.
+ */
+#include "backends/backend.h"
+#include "runtime/rt.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { SHELL_SOURCE, SHELL_OBJECT, KERNELS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
+static const char *const file_name[FILE_COUNT] = {
+    "shell.c", "shell.o", "kernels.o", "exports.map", "library.so", "library.a", "log",
+};
+
+typedef struct Tool {
+    const char *what;     /* "C compiler" */
+    const char *variable; /* of the environment, where it may be named */
+    const char *package;  /* that has it, on Debian */
+    int word_count;
+    const char **words; /* of its command line, so far */
+} Tool;
+
+/* A command line is the words of a tool and at most so many more. */
+enum { MORE_WORDS = 24 };
+
+typedef struct Job {
+    Tool compiler, archiver;
+    char *folder;
+    char *path[FILE_COUNT];
+    char *prefix_map;     /* an option: the compiler must not name the folder */
+    const char **command; /* room for one */
+    RaftError error;
+    char log[3000]; /* the beginning of what the failed tool said */
+} Job;
+
+/* ---- tools ----------------------------------------------------------------------------------- */
+
+/* The name that cross tools of a triple begin with: that without its vendor, aarch64-linux-gnu. */
+static const char *tool_prefix(Arena *arena, const char *triple)
+{
+    const char *vendor = strchr(triple, '-');
+    const char *system = vendor ? strchr(vendor + 1, '-') : NULL;
+    if (!system || !strchr(system + 1, '-')) return triple;
+    return arena_printf(arena, "%.*s%s", (int)(vendor - triple), triple, system);
+}
+
+/* Fills in the words: those of the environment variable or `name`, or a cross tool. */
+static void find_tool(Arena *arena, Tool *tool, const char *name, const char *cross_name,
+                      const char *triple)
+{
+    const char *value = triple ? NULL : getenv(tool->variable);
+    if (triple) {
+        const char *prefix = tool_prefix(arena, triple);
+        char *package = arena_printf(arena, "%s-%s", tool->package, prefix);
+        for (char *p = package; *p; p++)
+            if (*p == '_') *p = '-'; /* gcc-x86-64-linux-gnu */
+        tool->package = package;
+        tool->variable = NULL;
+        value = arena_printf(arena, "%s-%s", prefix, cross_name);
+    }
+    char *text = arena_strdup(arena, value ? value : ""), *rest = text;
+    tool->words = arena_array(arena, strlen(text) / 2 + 2, sizeof *tool->words);
+    for (char *word; (word = strtok_r(rest, " \t\n", &rest));)
+        tool->words[tool->word_count++] = word;
+    if (tool->word_count == 0) tool->words[tool->word_count++] = name;
+}
+
+static bool tool_cannot_run(Job *job, const Tool *tool, int reason)
+{
+    const char *variable = tool->variable ? tool->variable : "";
+    rt_fail(&job->error, RAFT_UNSUPPORTED,
+            "the %s '%s'%s%s%s cannot be run: %s; a library needs it: install the package %s, or "
+            "write an object alone",
+            tool->what, tool->words[0], *variable ? " ($" : "", variable, *variable ? ")" : "",
+            strerror(reason), tool->package);
+    return false;
+}
+
+static bool tool_failed(Job *job, const Tool *tool)
+{
+    FILE *log = fopen(job->path[LOG], "r");
+    size_t length = log ? fread(job->log, 1, sizeof job->log - 1, log) : 0;
+    if (log) fclose(log);
+    job->log[length] = '\0';
+    rt_fail(&job->error, RAFT_UNSUPPORTED, "the %s '%s' failed", tool->what, tool->words[0]);
+    return false;
+}
+
+/* Runs the tool with its words and these, up to NULL; what it prints goes to the log. */
+static bool run_tool(Job *job, const Tool *tool, const char *const *more)
+{
+    posix_spawn_file_actions_t actions;
+    int count = 0, state = 0;
+    pid_t process, ended;
+    for (int i = 0; i < tool->word_count; i++) job->command[count++] = tool->words[i];
+    for (int i = 0; more[i]; i++) {
+        RAFTC_ASSERT(i < MORE_WORDS);
+        job->command[count++] = more[i];
+    }
+    job->command[count] = NULL;
+    int reason = posix_spawn_file_actions_init(&actions);
+    if (reason) return tool_cannot_run(job, tool, reason);
+    reason = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    if (!reason)
+        reason = posix_spawn_file_actions_addopen(&actions, 1, job->path[LOG],
+                                                  O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (!reason) reason = posix_spawn_file_actions_adddup2(&actions, 1, 2);
+    if (!reason)
+        reason = posix_spawnp(&process, job->command[0], &actions, NULL,
+                              (char *const *)job->command, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    if (reason) return tool_cannot_run(job, tool, reason);
+    do ended = waitpid(process, &state, 0);
+    while (ended < 0 && errno == EINTR);
+    if (ended < 0) return tool_cannot_run(job, tool, errno);
+    return (WIFEXITED(state) && WEXITSTATUS(state) == 0) || tool_failed(job, tool);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static bool write_temporary(Job *job, int file, const void *data, size_t size)
+{
+    FILE *stream = fopen(job->path[file], "wb");
+    bool good = stream && fwrite(data, 1, size, stream) == size;
+    if (stream && fclose(stream) != 0) good = false;
+    if (!good)
+        rt_fail(&job->error, RAFT_IO, "%s: cannot be written: %s", job->path[file],
+                strerror(errno));
+    return good;
+}
+
+static bool place(Job *job, const char *path, const void *data, size_t size)
+{
+    RtOutput output;
+    if (rt_output_open(path, &output, &job->error) != RAFT_OK) return false;
+    rt_output_write(&output, data, size);
+    return rt_output_commit(&output, &job->error) == RAFT_OK;
+}
+
+static bool place_file(Job *job, const char *path, int file)
+{
+    RtFile content;
+    if (rt_file_map(job->path[file], &content, &job->error) != RAFT_OK) return false;
+    bool good = place(job, path, content.data, content.size);
+    rt_file_unmap(&content);
+    return good;
+}
+
+/* Makes the temporary folder; the paths in it have room for its name. */
+static bool make_folder(Job *job)
+{
+    if (!mkdtemp(job->folder)) {
+        rt_fail(&job->error, RAFT_IO, "%s: a temporary folder cannot be made: %s", job->folder,
+                strerror(errno));
+        return false;
+    }
+    for (int i = 0; i < FILE_COUNT; i++) memcpy(job->path[i], job->folder, strlen(job->folder));
+    memcpy(strchr(job->prefix_map, '=') + 1, job->folder, strlen(job->folder));
+    return true;
+}
+
+static void remove_folder(Job *job)
+{
+    for (int i = 0; i < FILE_COUNT; i++) unlink(job->path[i]);
+    rmdir(job->folder);
+}
+
+/* ---- the library ----------------------------------------------------------------------------- */
+
+/* Same inputs, same bytes: no debug information, no names of temporary files, no times. */
+static bool compile_shell(Job *job)
+{
+    const char *const more[] = {"-std=gnu17",
+                                "-O2",
+                                "-g0",
+                                "-fPIC",
+                                "-fopenmp",
+                                "-ffp-contract=off",
+                                job->prefix_map,
+                                "-c",
+                                job->path[SHELL_SOURCE],
+                                "-o",
+                                job->path[SHELL_OBJECT],
+                                NULL};
+    return run_tool(job, &job->compiler, more);
+}
+
+static bool link_shared(Job *job, const char *name)
+{
+    const char *const more[] = {"-shared",
+                                "-fopenmp",
+                                "-Xlinker",
+                                "--version-script",
+                                "-Xlinker",
+                                job->path[EXPORTS],
+                                "-Xlinker",
+                                "-soname",
+                                "-Xlinker",
+                                name,
+                                job->path[KERNELS],
+                                job->path[SHELL_OBJECT],
+                                "-lm",
+                                "-o",
+                                job->path[SHARED],
+                                NULL};
+    return run_tool(job, &job->compiler, more);
+}
+
+static bool make_archive(Job *job)
+{
+    const char *const more[] = {"rcsD", job->path[ARCHIVE], job->path[KERNELS],
+                                job->path[SHELL_OBJECT], NULL};
+    return run_tool(job, &job->archiver, more);
+}
+
+static Job *new_job(Arena *arena, const char *triple)
+{
+    Job *job = arena_alloc(arena, sizeof *job);
+    job->compiler = (Tool){.what = "C compiler", .variable = "CC", .package = "gcc"};
+    job->archiver = (Tool){.what = "archiver", .variable = "AR", .package = "binutils"};
+    find_tool(arena, &job->compiler, "cc", "gcc", triple);
+    find_tool(arena, &job->archiver, "ar", "ar", triple);
+    int words = job->compiler.word_count + job->archiver.word_count + MORE_WORDS + 1;
+    job->command = arena_array(arena, (size_t)words, sizeof *job->command);
+    const char *parent = getenv("TMPDIR");
+    job->folder = arena_printf(arena, "%s/raftc-XXXXXX", parent && *parent ? parent : "/tmp");
+    for (int i = 0; i < FILE_COUNT; i++)
+        job->path[i] = arena_printf(arena, "%s/%s", job->folder, file_name[i]);
+    job->prefix_map = arena_printf(arena, "-ffile-prefix-map=%s/=", job->folder);
+    return job;
+}
+
+/* The error, and the first lines of the tool's own messages. */
+static bool report(Job *job, Diag *diag)
+{
+    enum { MOST_LINES = 12 };
+    char *rest = job->log;
+    diag_error(diag, (Loc){0}, "%s", job->error.message);
+    for (int i = 0; i < MOST_LINES; i++) {
+        const char *line = strtok_r(rest, "\n", &rest);
+        if (line) diag_note(diag, (Loc){0}, "%s", line);
+    }
+    return false;
+}
+
+/* What the two files are made of, then they themselves. */
+typedef struct Content {
+    const char *source, *exports, *object;
+    size_t object_size;
+    const char *shared, *archive; /* paths, or NULL */
+} Content;
+
+static bool make_files(Job *job, const Content *content)
+{
+    const char *slash = content->shared ? strrchr(content->shared, '/') : NULL;
+    const char *shared_name = slash ? slash + 1 : content->shared;
+    return write_temporary(job, SHELL_SOURCE, content->source, strlen(content->source)) &&
+           write_temporary(job, EXPORTS, content->exports, strlen(content->exports)) &&
+           write_temporary(job, KERNELS, content->object, content->object_size) &&
+           compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
+           (!content->archive || make_archive(job)) &&
+           (!content->shared || place_file(job, content->shared, SHARED)) &&
+           (!content->archive || place_file(job, content->archive, ARCHIVE));
+}
+
+bool library_write(Arena *arena, const Plan *plan, const StepCode *steps, int64_t scratch_bytes,
+                   const char *object, size_t object_size, const LibraryOptions *options,
+                   Diag *diag)
+{
+    if (!library_check(plan, options, diag)) return false;
+    const char *base = options->base;
+    const Content content = {
+        .source = library_source(arena, plan, steps, scratch_bytes, options),
+        .exports = library_exports(arena, plan, options),
+        .object = object,
+        .object_size = object_size,
+        .shared = options->shared ? arena_printf(arena, "%s.so", base) : NULL,
+        .archive = options->archive ? arena_printf(arena, "%s.a", base) : NULL,
+    };
+    const char *header = library_header(arena, plan, options);
+    const char *header_path = arena_printf(arena, "%s.h", base);
+    Job *job = new_job(arena, options->triple);
+    bool good = true;
+    if (content.shared || content.archive) {
+        good = make_folder(job);
+        if (good) {
+            good = make_files(job, &content);
+            remove_folder(job);
+        }
+    }
+    if (good && options->header) good = place(job, header_path, header, strlen(header));
+    return good || report(job, diag);
+}
