@@ -25,17 +25,16 @@ typedef struct Slot {
         const char *axis;
         int64_t extent, stride;
     } dim[MAX_AXES];
-    int64_t offset,
-        elements; /* in floats, from the start of the unit's scratch; elements 0: no slot */
+    int64_t offset;   /* in floats, from the start of the unit's scratch */
+    int64_t elements; /* 0: there is no slot */
 } Slot;
 
 typedef struct Place {
-    Slot value;      /* the node's own value */
+    Slot value;      /* of the node's own value */
     Slot mean, rstd; /* of a layernorm: its statistics */
-    Slot window;     /* of a read that may leave its tensor: the part that a unit reads, with zeros
-                        around; its     axes are the tensor's */
-    bool
-        fused; /* computed in the epilogue of a product or mean; `stage_end` of it holds the last */
+    Slot window;     /* of a read that may leave its tensor: what a unit reads, with zeros around;
+                        its axes are those of the tensor */
+    bool fused;      /* belongs to a product or mean with an epilogue, stored at the end of that */
 } Place;
 
 typedef enum { STAGE_WINDOW, STAGE_STATISTICS, STAGE_MAP, STAGE_MEAN, STAGE_PRODUCT } StageKind;
@@ -43,8 +42,7 @@ typedef enum { STAGE_WINDOW, STAGE_STATISTICS, STAGE_MAP, STAGE_MEAN, STAGE_PROD
 typedef struct Stage {
     StageKind kind;
     NodeId root; /* the read, layernorm, mean or linear; for a map the same as `end` */
-    NodeId end;  /* the node whose value is stored: root, or the last of the point-wise ops that
-                    follow it */
+    NodeId end;  /* whose value is stored: root, or the last of the point-wise ops after it */
     int write_count;
     NodeId writes[MAX_WRITES]; /* nodes of op write that store it to a buffer */
     Product product;           /* of a product */
@@ -55,14 +53,12 @@ typedef struct Schedule {
     const Target *target;
     int kernel;
     NodeId first, end; /* the nodes of the kernel */
-    const char *
-        *lane; /* of each node, by number less `first`: the axis along which vectors run, or NULL */
-    Place *place;  /* likewise */
-    Stage *stages; /* in the order in which a unit runs them */
+    const char **lane; /* of each node: the axis along which vectors run, or NULL */
+    Place *place;      /* of each node; both by number less `first` */
+    Stage *stages;     /* in the order in which a unit runs them */
     int stage_count;
     int64_t unit_floats; /* scratch of one unit */
-    int64_t
-        block; /* units that should run side by side, so that a panel of weights serves them all */
+    int64_t block; /* units that should run side by side: a panel of weights serves them all */
 } Schedule;
 
 /* False with a message where the kernel mixes along an axis of symbolic extent. */
