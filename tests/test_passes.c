@@ -1,9 +1,10 @@
 /* test_passes.c: each pass alone, on small graphs as text.
  *
- * tests/passes/PASS/CASE.ir goes through PASS and nothing else; what comes out, printed, and below it a
- * comment for each remark, is CASE.want, byte for byte. Every case must moreover give the same numbers
- * before and after, change nothing when the pass may not rewrite, and nothing more when it runs again.
- * With UPDATE_WANT=1 in the environment the .want files are written instead, to be read by whoever did so.
+ * tests/passes/PASS/CASE.ir goes through PASS and nothing else; what comes out, printed, and below
+ * it a comment for each remark, is CASE.want, byte for byte. Every case must moreover give the same
+ * numbers before and after, change nothing when the pass may not rewrite, and nothing more when it
+ * runs again. With UPDATE_WANT=1 in the environment the .want files are written instead, to be read
+ * by whoever did so.
  */
 #include <dirent.h>
 #include <errno.h>
