@@ -283,9 +283,10 @@ static RaftStatus read_png(Decoder *decoder, png_structp png, png_infop info)
 {
     if (setjmp(decoder->leave)) return decoder->status;
     png_set_read_fn(png, decoder, on_png_read);
-    /* Only what the pixels need, and the orientation: texts and profiles may be bombs. */
+    /* Only what the pixels need, and the orientation: texts and profiles may be bombs. libpng's own
+     * reader of eXIf believes its length, whatever the limit; kept as it is, the limit holds. */
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
-    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_AS_DEFAULT, (png_const_bytep) "eXIf", 1);
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_ALWAYS, (png_const_bytep) "eXIf", 1);
     png_set_chunk_malloc_max(png, 1 << 20);
     png_read_info(png, info);
     uint64_t width = png_get_image_width(png, info), height = png_get_image_height(png, info);
@@ -304,10 +305,9 @@ static RaftStatus read_png(Decoder *decoder, png_structp png, png_infop info)
             png_read_row(png, decoder->image->rgb + y * width * 3, NULL);
     png_read_end(png, info);
 
-    png_uint_32 exif_size;
-    png_bytep exif;
-    if (png_get_eXIf_1(png, info, &exif_size, &exif))
-        decoder->orientation = find_orientation(exif, exif_size);
+    png_unknown_chunkp chunks;
+    if (png_get_unknown_chunks(png, info, &chunks) > 0)
+        decoder->orientation = find_orientation(chunks[0].data, chunks[0].size);
     if (color == PNG_COLOR_TYPE_GRAY && depth == 16) convert_grey16(decoder->image);
     return RAFT_OK;
 }

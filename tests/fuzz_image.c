@@ -2,7 +2,7 @@
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz_image.c \
  *       runtime/{status,file,image,resize}.c -ljpeg -lpng -lm -o fuzz_image
- *   ./fuzz_image -timeout=5 -rss_limit_mb=1024 CORPUS tests/data/images
+ *   ./fuzz_image -timeout=5 -malloc_limit_mb=128 -max_len=4096 CORPUS tests/data/images
  *
  * With -DREPLAY, and without fuzzer in -fsanitize: a program that replays the files given to it. */
 #include <stdlib.h>
