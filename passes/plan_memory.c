@@ -1,8 +1,8 @@
 /* plan_memory.c: the order of the kernels as steps, and a place for every stored value.
  *
- * Values that live at the same time get disjoint ranges of one arena, the largest placed first,
- * each at the lowest offset where it fits. What depends on parameters alone goes to the prepared
- * block, which stays.
+ * Values that live at the same time get disjoint ranges of one arena, placed by the better of two
+ * rules: the largest first, or the earliest first. What depends on parameters alone goes to the
+ * prepared block, which stays.
  */
 #include "passes/pass.h"
 
@@ -166,18 +166,63 @@ static int by_size(const void *left, const void *right)
     return a->value < b->value ? -1 : 1;
 }
 
-static void place_arena(Arena *arena, Plan *plan)
+static int by_step(const void *left, const void *right)
 {
-    Buffer **list = arena_array(arena, (size_t)plan->buffer_count, sizeof *list);
-    int count = 0;
-    for (int i = 0; i < plan->buffer_count; i++)
-        if (plan->buffers[i].kind == BUFFER_ARENA) list[count++] = &plan->buffers[i];
-    qsort(list, (size_t)count, sizeof *list, by_size);
-    for (int i = 0; i < count; i++) {
-        list[i]->offset = lowest_offset(list[i], list, i);
-        int64_t end = list[i]->offset + round_up(list[i]->elements);
-        if (end > plan->arena_floats) plan->arena_floats = end;
+    const Buffer *a = *(Buffer *const *)left, *b = *(Buffer *const *)right;
+    if (a->first_step != b->first_step) return a->first_step < b->first_step ? -1 : 1;
+    return a->value < b->value ? -1 : 1;
+}
+
+/* Highest offset at which it overlaps none and ends at `top` or before; below 0: there is none. */
+static int64_t highest_offset(const Buffer *b, Buffer *const *placed, int count, int64_t top)
+{
+    int64_t size = round_up(b->elements), offset = top - size;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (int i = 0; i < count; i++) {
+            const Buffer *p = placed[i];
+            int64_t end = p->offset + round_up(p->elements);
+            if (live_together(b, p) && offset < end && p->offset < offset + size) {
+                offset = p->offset - size;
+                moved = true;
+            }
+        }
     }
+    return offset;
+}
+
+static int64_t end_of(Buffer *const *list, int count)
+{
+    int64_t end = 0;
+    for (int i = 0; i < count; i++)
+        if (list[i]->offset + round_up(list[i]->elements) > end)
+            end = list[i]->offset + round_up(list[i]->elements);
+    return end;
+}
+
+/* The largest first, each as low as can be. */
+static int64_t place_by_size(Buffer **list, int count)
+{
+    qsort(list, (size_t)count, sizeof *list, by_size);
+    for (int i = 0; i < count; i++) list[i]->offset = lowest_offset(list[i], list, i);
+    return end_of(list, count);
+}
+
+/* In the order of steps, each as near as can be to one of the ends of an arena of `top` floats: so
+ * a chain of tensors of different sizes alternates between them. */
+static int64_t place_at_ends(Buffer **list, int count, int64_t top)
+{
+    qsort(list, (size_t)count, sizeof *list, by_step);
+    for (int i = 0; i < count; i++) {
+        int64_t low = lowest_offset(list[i], list, i), high = highest_offset(list[i], list, i, top);
+        bool at_top = high >= 0 && top - high - round_up(list[i]->elements) < low;
+        list[i]->offset = at_top ? high : low;
+    }
+    return end_of(list, count);
+}
+
+static void find_peak(Plan *plan, Buffer *const *list, int count)
+{
     for (int s = 0; s < plan->step_count; s++) {
         int64_t live = 0;
         for (int i = 0; i < count; i++)
@@ -185,6 +230,22 @@ static void place_arena(Arena *arena, Plan *plan)
                 live += round_up(list[i]->elements);
         if (live > plan->peak_floats) plan->peak_floats = live;
     }
+}
+
+static void place_arena(Arena *arena, Plan *plan)
+{
+    Buffer **list = arena_array(arena, (size_t)plan->buffer_count, sizeof *list);
+    int count = 0;
+    for (int i = 0; i < plan->buffer_count; i++)
+        if (plan->buffers[i].kind == BUFFER_ARENA) list[count++] = &plan->buffers[i];
+    find_peak(plan, list, count);
+    plan->arena_floats = place_by_size(list, count);
+    if (plan->arena_floats == plan->peak_floats) return;
+    int64_t at_ends = place_at_ends(list, count, plan->peak_floats);
+    if (at_ends < plan->arena_floats)
+        plan->arena_floats = at_ends;
+    else
+        place_by_size(list, count);
 }
 
 Plan *plan_memory(Arena *arena, const Graph *graph)
