@@ -18,8 +18,8 @@ static int is_yaml(const struct dirent *entry)
     return dot && strcmp(dot, ".yaml") == 0;
 }
 
-/* Every published model at its own size; the small ones also at a larger one that is not square, and
- * at an odd one. */
+/* Every published model at its own size; the small ones also at a larger one that is not square,
+ * and at an odd one. */
 static void for_each_model(CheckModel *check)
 {
     struct dirent **entries;
