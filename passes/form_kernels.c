@@ -24,8 +24,8 @@ static bool is_output(const Graph *graph, NodeId id)
     return false;
 }
 
-/* An output is memory of the caller's, which a run of another entry does not have: so what is used
- * otherwise too, or belongs to the caller itself, is copied for it. */
+/* An output is row-major memory of the caller's, which a run of another entry does not have: so what
+ * is used otherwise too, is packed, or belongs to the caller itself, is copied for it. */
 static Graph *separate_outputs(Arena *arena, const Graph *graph)
 {
     Rewriter r = rewriter_new(graph, arena);
@@ -34,7 +34,8 @@ static Graph *separate_outputs(Arena *arena, const Graph *graph)
     for (uint32_t i = 0; i < graph->output_count; i++) {
         Output output = graph->outputs[i];
         const Node *node = graph_node(graph, output.value);
-        bool own = uses[output.value] == 1 && node->op != OP_INPUT && node->op != OP_PARAM;
+        bool own = uses[output.value] == 1 && node->layout.rank == 0 && node->op != OP_INPUT &&
+                   node->op != OP_PARAM;
         NodeId value = rewriter_value(&r, output.value);
         if (!own) value = build_rearrange(r.to, value, "", &node->type, node->loc);
         graph_add_output(r.to, output.name, output.entry, value);

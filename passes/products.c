@@ -3,9 +3,12 @@
 
 #include <string.h>
 
+/* A unit has one index along a symbolic axis, so lanes are never along one. */
 static const char *last_axis(const Type *type)
 {
-    return type->rank ? type->axis[type->rank - 1].name : NULL;
+    for (int i = type->rank; i-- > 0;)
+        if (!type->axis[i].symbol[0]) return type->axis[i].name;
+    return NULL;
 }
 
 /* The axis that walks memory one element at a time when the value is written. */
@@ -15,7 +18,7 @@ static const char *written_lane(const Graph *graph, const Node *write)
     if (write->type.rank == 0) return last_axis(x);
     const Index *innermost = &write->attributes.map.dim[write->type.rank - 1];
     for (int i = 0; i < x->rank; i++)
-        if (innermost->coefficient[i] == 1) return x->axis[i].name;
+        if (innermost->coefficient[i] == 1 && !x->axis[i].symbol[0]) return x->axis[i].name;
     return last_axis(x);
 }
 
