@@ -2,6 +2,7 @@
 #include "backends/llvm/llvm.h"
 
 #include <llvm-c/Target.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,12 +16,19 @@ static bool is_host(const CpuOptions *options)
     return !options->triple && (!options->cpu || strcmp(options->cpu, "host") == 0);
 }
 
-LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag)
+static void initialise_targets(void)
 {
     LLVMInitializeAllTargetInfos();
     LLVMInitializeAllTargets();
     LLVMInitializeAllTargetMCs();
     LLVMInitializeAllAsmPrinters();
+}
+
+LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag)
+{
+    /* LLVM's list of targets is global and must not be filled by two threads at once. */
+    static pthread_once_t targets = PTHREAD_ONCE_INIT;
+    pthread_once(&targets, initialise_targets);
     char *triple =
         options->triple ? LLVMNormalizeTargetTriple(options->triple) : LLVMGetDefaultTargetTriple();
     char *cpu = is_host(options) ? LLVMGetHostCPUName() : NULL;
@@ -40,6 +48,8 @@ LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag 
                                           LLVMRelocPIC, LLVMCodeModelDefault);
         if (!machine) diag_error(diag, (Loc){0}, "LLVM has no code generator for '%s'", triple);
     }
+    /* Assembly says which loop a block is in, and what is spilled. */
+    if (machine) LLVMSetTargetMachineAsmVerbosity(machine, true);
     if (cpu) LLVMDisposeMessage(cpu);
     if (features) LLVMDisposeMessage(features);
     LLVMDisposeMessage(triple);
