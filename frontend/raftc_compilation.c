@@ -1,0 +1,148 @@
+/* raftc_compilation.c: from a file that the user names to machine code, stage by stage. */
+#include "frontend/raftc.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { GRAPH_MAX_SIZE = 1 << 26 /* bytes */ };
+
+/* ---- the graph ------------------------------------------------------------------------------- */
+
+/* A fault in a --set is one of the command line, not of the file. */
+static Exit settings_exit(const Diag *diag)
+{
+    for (uint32_t i = 0; i < diag->count; i++) {
+        const Source *source = diag->messages[i].loc.source;
+        bool is_error = diag->messages[i].kind == MESSAGE_ERROR;
+        if (is_error && (!source || strcmp(source->path, "--set") != 0)) return EXIT_FILES;
+    }
+    return EXIT_USAGE;
+}
+
+static Exit load_settings(Session *session, Compilation *c)
+{
+    const Options *options = session->options;
+    c->settings = settings_parse(session->arena, c->source, options->set.item,
+                                 (int)options->set.count, session->diag);
+    if (!c->settings) return settings_exit(session->diag);
+    c->model = model_resolve(session->arena, c->settings, options->name, options->height,
+                             options->width, session->diag);
+    if (!c->model) return settings_exit(session->diag);
+    c->built = build_graph(session->arena, c->model);
+    return EXIT_DONE;
+}
+
+static Exit load_graph(Session *session, Compilation *c)
+{
+    const Options *options = session->options;
+    const char *given = options->set.count ? "--set" : options->height ? "--image" : NULL;
+    if (given)
+        return session_fail(session, EXIT_USAGE,
+                            "%s changes settings; %s is a graph, whose sizes are fixed", given,
+                            c->path);
+    c->built = graph_parse(session->arena, c->source, session->diag);
+    if (!c->built) return EXIT_FILES;
+    if (options->name) c->built->name = options->name;
+    return EXIT_DONE;
+}
+
+Exit compilation_load(Session *session, const char *path, Compilation *c)
+{
+    double start = seconds_now();
+    bool is_graph = has_extension(path, ".ir");
+    *c = (Compilation){.path = path};
+    c->source =
+        diag_read_source(session->diag, path, is_graph ? GRAPH_MAX_SIZE : SETTINGS_MAX_SIZE);
+    if (!c->source) return EXIT_FILES;
+    Exit exit = is_graph ? load_graph(session, c) : load_settings(session, c);
+    session_stage(session, "read", start);
+    return exit;
+}
+
+/* ---- passes ---------------------------------------------------------------------------------- */
+
+static Exit choose_target(Session *session, Compilation *c)
+{
+    const Options *options = session->options;
+    c->cpu = (CpuOptions){options->triple, options->cpu, options->features, options->sanitize != 0};
+    bool inspects = options->verb == VERB_INSPECT; /* which can do without machine code */
+    if (options->target == TARGET_REFERENCE || (inspects && !llvm_available())) {
+        /* Plain loops: no vectors, and nothing to lay weights out for. */
+        c->target = (Target){
+            .vector_floats = 1, .vector_registers = 16, .l1_bytes = 32 << 10, .l2_bytes = 1 << 20};
+        return EXIT_DONE;
+    }
+    if (!llvm_available())
+        return session_fail(session, EXIT_LACKING,
+                            "this build of raftc has no LLVM, which --target cpu needs; "
+                            "--target reference runs models slowly");
+    return llvm_target(&c->cpu, &c->target, session->diag) ? EXIT_DONE : EXIT_LACKING;
+}
+
+static Exit make_folder(Session *session, const char *path)
+{
+    if (!path || mkdir(path, 0777) == 0 || errno == EEXIST) return EXIT_DONE;
+    return session_fail(session, EXIT_UNDONE, "the folder %s cannot be made: %s", path,
+                        strerror(errno));
+}
+
+Exit compilation_optimise(Session *session, Compilation *c)
+{
+    const Options *options = session->options;
+    Exit exit = choose_target(session, c);
+    if (exit == EXIT_DONE) exit = make_folder(session, options->dump_dir);
+    if (exit != EXIT_DONE) return exit;
+    double start = seconds_now();
+    const PipelineOptions pipeline = {.only = options->passes,
+                                      .disabled = options->disabled_passes.item,
+                                      .disabled_count = (int)options->disabled_passes.count,
+                                      .rewrite_limit = options->rewrite_limit,
+                                      .dump = options->dump_ir,
+                                      .dump_dir = options->dump_dir,
+                                      .dump_file = stdout};
+    c->statistics = arena_array(session->arena, (size_t)pass_count, sizeof *c->statistics);
+    c->graph =
+        pipeline_run(session->arena, c->built, &c->target, &pipeline, session->diag, c->statistics);
+    session_stage(session, "passes", start);
+    if (c->graph) return EXIT_DONE;
+    /* The options are checked already: a dump was not written, or a pass broke the graph. */
+    return options->dump_dir ? EXIT_UNDONE : EXIT_BUG;
+}
+
+/* ---- plan and code --------------------------------------------------------------------------- */
+
+Exit compilation_plan(Session *session, Compilation *c)
+{
+    if (c->plan) return EXIT_DONE;
+    for (NodeId id = 0; id < c->graph->node_count; id++) {
+        const Node *node = graph_node(c->graph, id);
+        bool declared = node->op == OP_INPUT || node->op == OP_PARAM;
+        if (declared || node->kernel != NO_KERNEL) continue;
+        diag_error(session->diag, node->loc, "this %s is in no kernel, so it cannot be compiled",
+                   op_info[node->op].name);
+        diag_note(session->diag, (Loc){0},
+                  "the pass form_kernels makes kernels; --passes leaves "
+                  "it out");
+        return EXIT_USAGE;
+    }
+    double start = seconds_now();
+    c->plan = plan_memory(session->arena, c->graph);
+    session_stage(session, "memory plan", start);
+    return EXIT_DONE;
+}
+
+Exit compilation_generate(Session *session, Compilation *c)
+{
+    if (!program_check(c->plan, session->diag)) return EXIT_FILES;
+    double start = seconds_now();
+    c->code = llvm_compile(session->arena, c->plan, &c->cpu, session->diag);
+    session_stage(session, "code", start);
+    return c->code ? EXIT_DONE : EXIT_UNDONE;
+}
+
+void compilation_close(Compilation *c)
+{
+    llvm_free(c->code);
+    c->code = NULL;
+}

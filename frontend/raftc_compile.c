@@ -1,0 +1,256 @@
+/* raftc_compile.c: raftc MODEL.yaml: from a model to the files that are asked for. */
+#include "frontend/raftc.h"
+
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What needs kernels that can run, a plan of their memory, and their machine code. */
+enum {
+    NEEDS_CODE = EMIT_LIB | EMIT_OBJ | EMIT_LLVM | EMIT_ASM,
+    NEEDS_PLAN = NEEDS_CODE | EMIT_HEADER
+};
+
+typedef struct Kind {
+    int64_t emit;
+    const char *extension;
+} Kind;
+
+static const Kind kinds[] = {
+    {EMIT_LIB, ".so"}, {EMIT_LIB, ".a"}, {EMIT_LIB | EMIT_HEADER, ".h"},
+    {EMIT_OBJ, ".o"},  {EMIT_IR, ".ir"}, {EMIT_LLVM, ".ll"},
+    {EMIT_ASM, ".s"},
+};
+
+typedef struct Job {
+    Session *session;
+    Compilation compilation;
+    int64_t emit;
+    const char *base; /* path of what is written, without extension */
+    const char *made_by;
+    Strings written;
+} Job;
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+static bool is_folder(const char *path)
+{
+    struct stat status;
+    return has_extension(path, "/") || (stat(path, &status) == 0 && S_ISDIR(status.st_mode));
+}
+
+/* The name of the file that was read, without folder and extension. */
+static const char *model_base(Arena *arena, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *dot = strrchr(name, '.');
+    return arena_strndup(arena, name, dot && dot > name ? (size_t)(dot - name) : strlen(name));
+}
+
+/* `-o lib/net.so` means lib/net, if a .so is written. */
+static const char *output_base(Arena *arena, const char *path, const char *model, int64_t emit)
+{
+    if (!path) return model_base(arena, model);
+    if (is_folder(path))
+        return arena_printf(arena, "%s%s%s", path, has_extension(path, "/") ? "" : "/",
+                            model_base(arena, model));
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+        if (kinds[i].emit & emit && has_extension(path, kinds[i].extension))
+            return arena_strndup(arena, path, strlen(path) - strlen(kinds[i].extension));
+    return path;
+}
+
+/* Found out before anything is compiled. */
+static Exit check_folder(Session *session, const char *base)
+{
+    const char *slash = strrchr(base, '/');
+    const char *folder =
+        slash ? arena_strndup(session->arena, base, (size_t)(slash + 1 - base)) : ".";
+    if (access(folder, W_OK) == 0) return EXIT_DONE;
+    return session_fail(session, EXIT_UNDONE, "%s: there is no folder '%s' that can be written to",
+                        base, folder);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static Exit write_file(Job *job, const char *extension, const void *data, size_t size)
+{
+    Session *session = job->session;
+    const char *path = arena_printf(session->arena, "%s%s", job->base, extension);
+    Strings *written = &job->written;
+    Exit exit = session_write(session, path, data, size);
+    if (exit == EXIT_DONE)
+        *ARENA_PUSH(session->arena, written->item, written->count, written->capacity) = path;
+    return exit;
+}
+
+/* A graph whose text is another after the passes must not take the place of what was read. */
+static Exit write_graph(Job *job)
+{
+    Session *session = job->session;
+    const Source *source = job->compilation.source;
+    Text text = text_new(session->arena);
+    graph_print(job->compilation.graph, &text);
+    const char *path = arena_printf(session->arena, "%s.ir", job->base);
+    struct stat read, replaced;
+    bool same_file = stat(source->path, &read) == 0 && stat(path, &replaced) == 0 &&
+                     read.st_dev == replaced.st_dev && read.st_ino == replaced.st_ino;
+    bool same_text = text.length == source->size && !memcmp(text.data, source->text, text.length);
+    if (same_file && !same_text)
+        return session_fail(session, EXIT_USAGE,
+                            "%s would be overwritten by its own result; name another file: -o PATH",
+                            source->path);
+    return write_file(job, ".ir", text.data, text.length);
+}
+
+static Exit write_code(Job *job, CodeKind kind, const char *extension)
+{
+    Session *session = job->session;
+    const char *bytes;
+    size_t size;
+    if (!llvm_write(job->compilation.code, kind, session->arena, &bytes, &size, session->diag))
+        return EXIT_UNDONE;
+    return write_file(job, extension, bytes, size);
+}
+
+static Exit write_library(Job *job, const LibraryOptions *library)
+{
+    Session *session = job->session;
+    Compilation *c = &job->compilation;
+    const char *object;
+    size_t size;
+    if (!llvm_write(c->code, CODE_OBJECT, session->arena, &object, &size, session->diag))
+        return EXIT_UNDONE;
+    double start = seconds_now();
+    signals_hold();
+    bool done = library_write(session->arena, c->plan, llvm_steps(c->code),
+                              llvm_scratch_bytes(c->code), object, size, library, session->diag);
+    signals_release();
+    session_stage(session, "library", start);
+    if (!done)
+        return EXIT_LACKING; /* the folder can be written: it is the C compiler or archiver */
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+        if (kinds[i].emit & EMIT_LIB)
+            *ARENA_PUSH(session->arena, job->written.item, job->written.count,
+                        job->written.capacity) =
+                arena_printf(session->arena, "%s%s", job->base, kinds[i].extension);
+    return EXIT_DONE;
+}
+
+static Exit write_weights(Job *job)
+{
+    Session *session = job->session;
+    Compilation *c = &job->compilation;
+    const RaftProgram *program = program_build(session->arena, c->plan, llvm_steps(c->code), NULL,
+                                               llvm_scratch_bytes(c->code));
+    const float **data;
+    Exit exit = parameters_read(session, session->arena, session->options->weights,
+                                program->parameter, program->parameter_count, &data);
+    if (exit != EXIT_DONE) return exit;
+    size_t size;
+    const char *blob = weights_blob(session->arena, program, data, &size);
+    return write_file(job, ".weights", blob, size);
+}
+
+static Exit write_header(Job *job, const LibraryOptions *library)
+{
+    const char *header = library_header(job->session->arena, job->compilation.plan, library);
+    return write_file(job, ".h", header, strlen(header));
+}
+
+static Exit write_all(Job *job)
+{
+    Session *session = job->session;
+    Compilation *c = &job->compilation;
+    const LibraryOptions library = {.base = job->base,
+                                    .prefix = c->built->name,
+                                    .made_by = job->made_by,
+                                    .triple = session->options->triple,
+                                    .shared = true,
+                                    .archive = true,
+                                    .header = true};
+    Exit exit = EXIT_DONE;
+    if (job->emit & (EMIT_LIB | EMIT_HEADER) && !library_check(c->plan, &library, session->diag))
+        return session->options->name ? EXIT_USAGE : EXIT_FILES;
+    if (job->emit & EMIT_IR) exit = write_graph(job);
+    if (exit == EXIT_DONE && job->emit & EMIT_LLVM) exit = write_code(job, CODE_IR, ".ll");
+    if (exit == EXIT_DONE && job->emit & EMIT_ASM) exit = write_code(job, CODE_ASSEMBLY, ".s");
+    if (exit == EXIT_DONE && job->emit & EMIT_OBJ) exit = write_code(job, CODE_OBJECT, ".o");
+    if (exit == EXIT_DONE && job->emit & EMIT_LIB)
+        exit = write_library(job, &library);
+    else if (exit == EXIT_DONE && job->emit & EMIT_HEADER)
+        exit = write_header(job, &library);
+    if (exit == EXIT_DONE && session->options->weights) exit = write_weights(job);
+    return exit;
+}
+
+/* ---- the verb -------------------------------------------------------------------------------- */
+
+/* What was written, and what to do with it. */
+static void summarise(const Job *job)
+{
+    const Graph *graph = job->compilation.graph;
+    Arena *arena = job->session->arena;
+    struct stat status;
+    if (job->session->options->quiet) return;
+    const bool *prepare = graph_prepare_kernels(graph, arena);
+    uint32_t preparing = 0;
+    for (uint32_t k = 0; k < graph->kernel_count; k++) preparing += prepare[k];
+    fprintf(stderr, "%s: %u kernels for a forward, %u to prepare the weights\n",
+            job->compilation.path, graph->kernel_count - preparing, preparing);
+    for (uint32_t i = 0; i < job->written.count; i++)
+        if (stat(job->written.item[i], &status) == 0)
+            fprintf(stderr, "  %-32s %12s bytes\n", job->written.item[i],
+                    grouped(arena, status.st_size));
+    const char *base = job->base;
+    if (job->emit & EMIT_LIB)
+        fprintf(stderr,
+                "Next: include %s.h, which says how to call the model, and link with one of\n"
+                "  cc program.c %s.so -Wl,-rpath,'$ORIGIN'\n"
+                "  cc program.c %s.a -fopenmp -lm\n",
+                base, base, base);
+}
+
+/* Options that go with what is written. */
+static Exit check_options(const Job *job)
+{
+    Session *session = job->session;
+    const Options *options = session->options;
+    if (options->target == TARGET_REFERENCE && job->emit & NEEDS_PLAN)
+        return session_fail(session, EXIT_USAGE,
+                            "--target reference has no machine code; it can only --emit ir, and "
+                            "`raftc run`");
+    if (options->weights && !(job->emit & NEEDS_CODE))
+        return session_fail(session, EXIT_USAGE,
+                            "--weights goes with a library: --emit lib, or obj");
+    return EXIT_DONE;
+}
+
+static Exit compile(Job *job)
+{
+    Session *session = job->session;
+    Compilation *c = &job->compilation;
+    const char *path = session->options->arguments.item[0];
+    job->base = output_base(session->arena, session->options->output_base, path, job->emit);
+    Exit exit = check_options(job);
+    if (exit == EXIT_DONE) exit = compilation_load(session, path, c);
+    if (exit == EXIT_DONE) exit = check_folder(session, job->base);
+    if (exit == EXIT_DONE) exit = compilation_optimise(session, c);
+    if (exit == EXIT_DONE && job->emit & NEEDS_PLAN) exit = compilation_plan(session, c);
+    if (exit == EXIT_DONE && job->emit & NEEDS_CODE) exit = compilation_generate(session, c);
+    if (exit != EXIT_DONE) return exit;
+    job->made_by = session_made_by(session, c->source);
+    exit = write_all(job);
+    if (exit == EXIT_DONE) exit = report_print(session, c);
+    if (exit == EXIT_DONE) summarise(job);
+    return exit;
+}
+
+Exit verb_compile(Session *session)
+{
+    Job job = {.session = session, .emit = session->options->emit};
+    if (job.emit == 0) job.emit = EMIT_LIB;
+    Exit exit = compile(&job);
+    compilation_close(&job.compilation);
+    return exit;
+}

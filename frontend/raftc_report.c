@@ -1,0 +1,143 @@
+/* raftc_report.c: --report: what was fused and what not, where tensors lie, what kernels cost, and
+ * what took how long. */
+#include "frontend/raftc.h"
+
+#include <string.h>
+
+int64_t graph_multiply_adds(const Graph *graph, Arena *arena)
+{
+    const bool *param_only = graph_param_only(graph, arena);
+    int64_t sum = 0;
+    for (NodeId id = 0; id < graph->node_count; id++)
+        if (op_info[graph_node(graph, id)->op].cost == COST_OVER && !param_only[id])
+            sum += op_cost(graph, id);
+    return sum;
+}
+
+static int64_t kernel_cost(const Graph *graph, int kernel)
+{
+    NodeId first, end;
+    kernel_range(graph, kernel, &first, &end);
+    int64_t sum = 0;
+    for (NodeId id = first; id < end; id++) sum += op_cost(graph, id);
+    return sum;
+}
+
+bool *graph_prepare_kernels(const Graph *graph, Arena *arena)
+{
+    const bool *param_only = graph_param_only(graph, arena);
+    bool *prepare = arena_array(arena, graph->kernel_count, sizeof *prepare);
+    for (uint32_t k = 0; k < graph->kernel_count; k++) prepare[k] = true;
+    for (NodeId id = 0; id < graph->node_count; id++)
+        if (graph->nodes[id].kernel != NO_KERNEL)
+            prepare[graph->nodes[id].kernel] &= param_only[id];
+    return prepare;
+}
+
+/* ---- fusion ---------------------------------------------------------------------------------- */
+
+void report_kernels(const Graph *graph, Text *out)
+{
+    Arena *arena = out->arena;
+    const bool *prepare = graph_prepare_kernels(graph, arena);
+    const char **name = arena_array(arena, graph->kernel_count, sizeof *name);
+    for (uint32_t k = 0; k < graph->kernel_count; k++)
+        name[k] = arena_printf(arena, "%s%s", prepare[k] ? "prepare: " : "",
+                               kernel_name(graph, (int)k, arena));
+    text_printf(out, "%7s %15s  %s\n", "kernels", "multiply-adds", "fused from");
+    for (uint32_t k = 0; k < graph->kernel_count; k++) {
+        uint32_t before = 0;
+        while (strcmp(name[before], name[k]) != 0) before++;
+        if (before < k) continue; /* told already */
+        int64_t count = 0, cost = 0;
+        for (uint32_t i = k; i < graph->kernel_count; i++) {
+            if (strcmp(name[i], name[k]) != 0) continue;
+            count++;
+            cost += kernel_cost(graph, (int)i);
+        }
+        text_printf(out, "%7lld %15s  %s\n", (long long)count, grouped(arena, cost), name[k]);
+    }
+}
+
+/* Remarks, each once where it comes several times in a row: the layers of a level share a place. */
+static void report_missed(const Diag *diag, Text *out)
+{
+    const Message *last = NULL;
+    for (uint32_t i = 0; i < diag->count; i++) {
+        const Message *message = &diag->messages[i];
+        if (message->kind != MESSAGE_REMARK) continue;
+        bool again = last && last->loc.line == message->loc.line &&
+                     last->loc.column == message->loc.column && !strcmp(last->text, message->text);
+        last = message;
+        if (again) continue;
+        const Source *source = message->loc.source;
+        text_printf(out, "%s:%u:%u: %s\n", source ? source->path : "raftc", message->loc.line,
+                    message->loc.column, message->text);
+    }
+    if (!last) text_put(out, "nothing was missed\n");
+}
+
+/* ---- cost ------------------------------------------------------------------------------------ */
+
+/* Bytes of a step's buffers, for one image: batched ones, and the others. */
+static int64_t step_bytes(const Plan *plan, const Step *step, bool batched)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < step->argument_count; i++) {
+        const Buffer *buffer = &plan->buffers[step->arguments[i]];
+        if (buffer->batched == batched) bytes += 4 * buffer->elements;
+    }
+    return bytes;
+}
+
+static void report_cost(const Plan *plan, Text *out)
+{
+    Arena *arena = out->arena;
+    int64_t total = 0;
+    text_printf(out, "%4s %15s %15s %15s  %s\n", "step", "multiply-adds", "bytes/image",
+                "bytes of weights", "kernel, for one image");
+    for (int s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        int64_t cost = kernel_cost(plan->graph, step->kernel);
+        if (!step->prepare) total += cost;
+        text_printf(out, "%4d %15s %15s %15s  %s%s\n", s, grouped(arena, cost),
+                    grouped(arena, step_bytes(plan, step, true)),
+                    grouped(arena, step_bytes(plan, step, false)), step->prepare ? "prepare: " : "",
+                    kernel_name(plan->graph, step->kernel, arena));
+    }
+    text_printf(out, "%4s %15s\n", "all", grouped(arena, total));
+}
+
+/* ---- time ------------------------------------------------------------------------------------ */
+
+static void report_time(const Session *session, const Compilation *c, Text *out)
+{
+    text_printf(out, "%10s  %s\n", "ms", "stage");
+    for (int i = 0; i < session->stage_count; i++)
+        text_printf(out, "%10.3f  %s\n", 1e3 * session->stage[i].seconds, session->stage[i].name);
+    text_printf(out, "%10s %9s %9s  %s\n", "ms", "rewrites", "nodes", "pass");
+    for (int i = 0; i < pass_count; i++)
+        if (c->statistics[i].nodes_after)
+            text_printf(out, "%10.3f %9lld %9u  %s\n", 1e3 * c->statistics[i].seconds,
+                        (long long)c->statistics[i].rewrites, c->statistics[i].nodes_after,
+                        pass_table[i].name);
+}
+
+Exit report_print(Session *session, Compilation *c)
+{
+    int64_t wanted = session->options->report;
+    Text out = text_new(session->arena);
+    if (wanted & (REPORT_MEMORY | REPORT_COST)) {
+        Exit exit = compilation_plan(session, c);
+        if (exit != EXIT_DONE) return exit;
+    }
+    if (wanted & REPORT_FUSION) {
+        report_kernels(c->graph, &out);
+        report_missed(session->diag, &out);
+    }
+    if (wanted & REPORT_MEMORY) plan_print(c->plan, &out);
+    if (wanted & REPORT_COST) report_cost(c->plan, &out);
+    if (wanted & REPORT_TIME) report_time(session, c, &out);
+    fputs(out.data, stdout);
+    return EXIT_DONE;
+}

@@ -1,0 +1,160 @@
+/* raftc_values.c: the values of options: each reader checks one and puts it into its place. */
+#include "frontend/raftc_options.h"
+
+#include <ctype.h>
+#include <string.h>
+
+bool read_flag(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    (void)parser, (void)row, (void)value;
+    *(bool *)member = true;
+    return true;
+}
+
+bool read_text(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    if (!*value) return wrong(parser, "%s is empty; it takes %s", row->name, row->argument);
+    *(const char **)member = value;
+    return true;
+}
+
+bool read_strings(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    Strings *strings = member;
+    (void)row;
+    *ARENA_PUSH(parser->arena, strings->item, strings->count, strings->capacity) = value;
+    return true;
+}
+
+/* Digits alone, as a number of `least` to `most`. */
+static bool parse_number(const char *text, size_t length, int64_t least, int64_t most,
+                         int64_t *number)
+{
+    *number = 0;
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] < '0' || text[i] > '9') return false;
+        if (__builtin_mul_overflow(*number, 10, number)) return false;
+        if (__builtin_add_overflow(*number, text[i] - '0', number)) return false;
+    }
+    return length > 0 && *number >= least && *number <= most;
+}
+
+bool read_number(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    if (parse_number(value, strlen(value), row->least, row->most, member)) return true;
+    return wrong(parser, "%s %s: must be a whole number, %lld to %lld", row->name, value,
+                 (long long)row->least, (long long)row->most);
+}
+
+/* The words of "f32|bf16". */
+static Strings split(Arena *arena, const char *words, const char *separator)
+{
+    Strings split = {0};
+    char *rest = arena_strdup(arena, words);
+    for (char *word; (word = strsep(&rest, separator));)
+        *ARENA_PUSH(arena, split.item, split.count, split.capacity) = word;
+    return split;
+}
+
+/* Index of the word in the list, or -1 after an error. */
+static int find_word(const Parser *parser, const Row *row, const char *word)
+{
+    Strings known = split(parser->arena, row->words, "|");
+    for (uint32_t i = 0; i < known.count; i++)
+        if (strcmp(word, known.item[i]) == 0) return (int)i;
+    const char *nearest = diag_nearest(word, known.item, known.count);
+    Text list = text_new(parser->arena);
+    for (uint32_t i = 0; i < known.count; i++)
+        text_printf(&list, "%s%s", i ? ", " : "", known.item[i]);
+    wrong(parser, "%s: unknown '%s'%s%s%s", row->name, word, nearest ? "; did you mean '" : "",
+          nearest ? nearest : "", nearest ? "'?" : "");
+    diag_note(parser->diag, (Loc){0}, "values that fit: %s", list.data);
+    return -1;
+}
+
+bool read_choice(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    int choice = find_word(parser, row, value);
+    if (choice >= 0) *(int64_t *)member = choice;
+    return choice >= 0;
+}
+
+/* As a set of bits, in the order of the words. */
+bool read_list(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    Strings given = split(parser->arena, value, ",");
+    for (uint32_t i = 0; i < given.count; i++) {
+        int choice = find_word(parser, row, given.item[i]);
+        if (choice < 0) return false;
+        *(int64_t *)member |= (int64_t)1 << choice;
+    }
+    return true;
+}
+
+bool read_image(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    enum { MOST = 16384 };
+    Options *options = parser->options;
+    size_t height_length = strcspn(value, "x");
+    const char *width = value[height_length] ? value + height_length + 1 : "";
+    (void)member;
+    if (parse_number(value, height_length, 1, MOST, &options->height) &&
+        parse_number(width, strlen(width), 1, MOST, &options->width))
+        return true;
+    return wrong(parser, "%s %s: must be height x width, as in 224x224, each 1 to %d", row->name,
+                 value, MOST);
+}
+
+bool read_prefix(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    enum { LONGEST = 63 };
+    bool good = *value && strlen(value) <= LONGEST && !isdigit((unsigned char)*value);
+    for (const char *c = value; *c; c++) good &= isalnum((unsigned char)*c) || *c == '_';
+    if (good) return read_text(parser, row, value, member);
+    return wrong(parser,
+                 "%s %s: must be a C name: letters, digits and _, no digit first, %d at most",
+                 row->name, value, LONGEST);
+}
+
+/* The pass of that name, or NULL after an error. */
+static const PassInfo *find_pass(const Parser *parser, const Row *row, const char *name)
+{
+    const char **names = arena_array(parser->arena, (size_t)pass_count, sizeof *names);
+    for (int i = 0; i < pass_count; i++) {
+        names[i] = pass_table[i].name;
+        if (strcmp(name, names[i]) == 0) return &pass_table[i];
+    }
+    const char *nearest = diag_nearest(name, names, (size_t)pass_count);
+    wrong(parser, "%s: there is no pass '%s'%s%s%s", row->name, name,
+          nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
+    diag_note(parser->diag, (Loc){0}, "`raftc --help` lists the passes");
+    return NULL;
+}
+
+/* An empty list is one, too: no pass. */
+bool read_passes(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    Strings names = split(parser->arena, value, ",");
+    for (uint32_t i = 0; *value && i < names.count; i++)
+        if (!find_pass(parser, row, names.item[i])) return false;
+    *(const char **)member = value;
+    return true;
+}
+
+bool read_disabled(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    const PassInfo *pass = find_pass(parser, row, value);
+    if (!pass) return false;
+    if (!pass->required) return read_strings(parser, row, value, member);
+    wrong(parser, "%s: %s is needed: without it there is nothing that can be run", row->name,
+          value);
+    diag_note(parser->diag, (Loc){0}, "--passes A,B runs the passes that it names, and no other");
+    return false;
+}
+
+bool read_dump(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    if (strcmp(value, "all") != 0 && !find_pass(parser, row, value)) return false;
+    *(const char **)member = value;
+    return true;
+}

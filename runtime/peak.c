@@ -1,0 +1,118 @@
+/* peak.c: a loop of multiply-adds that touches no memory: the ceiling of what any code can reach.
+ *
+ * Each variant keeps as many sums as cover the latency of its instruction, and as fit the vector
+ * registers beside two operands. The values tend to 1: never so small that the CPU slows down.
+ */
+#include "runtime/peak.h"
+
+#include <omp.h>
+#include <stdint.h>
+#include <time.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* Runs `rounds` rounds and gives a number made of all sums, so that none can be left out. */
+typedef float Loop(int64_t rounds, float factor, float term);
+
+typedef struct Variant {
+    Loop *loop;
+    int flops; /* of a round */
+} Variant;
+
+/* NAME(rounds, factor, term): in each round SUMS vectors become MULTIPLY_ADD(sum, factor, term). */
+#define DEFINE_LOOP(NAME, ATTRIBUTE, Vector, SUMS, SET, MULTIPLY_ADD)                              \
+    ATTRIBUTE static float NAME(int64_t rounds, float factor, float term)                          \
+    {                                                                                              \
+        Vector sum[SUMS], a = SET(factor), b = SET(term);                                          \
+        float total = 0;                                                                           \
+        _Pragma("GCC unroll 32") for (int i = 0; i < (SUMS); i++) sum[i] = SET((float)i);          \
+        for (int64_t round = 0; round < rounds; round++) {                                         \
+            _Pragma("GCC unroll 32") for (int i = 0; i < (SUMS); i++) sum[i] =                     \
+                MULTIPLY_ADD(sum[i], a, b);                                                        \
+        }                                                                                          \
+        _Pragma("GCC unroll 32") for (int i = 0; i < (SUMS); i++) total += sum[i][0];              \
+        return total;                                                                              \
+    }                                                                                              \
+    enum { NAME##_flops = 2 * (SUMS) * (int)(sizeof(Vector) / sizeof(float)) };
+
+#if defined(__x86_64__)
+#define MULTIPLY_THEN_ADD(sum, a, b) _mm_add_ps(_mm_mul_ps(sum, a), b)
+DEFINE_LOOP(loop_avx512, __attribute__((target("avx512f"))), __m512, 24, _mm512_set1_ps,
+            _mm512_fmadd_ps)
+DEFINE_LOOP(loop_avx2, __attribute__((target("avx2,fma"))), __m256, 12, _mm256_set1_ps,
+            _mm256_fmadd_ps)
+DEFINE_LOOP(loop_sse, , __m128, 12, _mm_set1_ps, MULTIPLY_THEN_ADD)
+
+static Variant choose(void)
+{
+    if (__builtin_cpu_supports("avx512f")) return (Variant){loop_avx512, loop_avx512_flops};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return (Variant){loop_avx2, loop_avx2_flops};
+    return (Variant){loop_sse, loop_sse_flops};
+}
+#elif defined(__aarch64__)
+#define FUSED(sum, a, b) vfmaq_f32(b, sum, a)
+DEFINE_LOOP(loop_neon, , float32x4_t, 24, vdupq_n_f32, FUSED)
+
+static Variant choose(void)
+{
+    return (Variant){loop_neon, loop_neon_flops};
+}
+#else
+typedef float Four __attribute__((vector_size(16)));
+#define FOUR(value)                  ((Four){value, value, value, value})
+#define MULTIPLY_THEN_ADD(sum, a, b) ((sum) * (a) + (b))
+DEFINE_LOOP(loop_plain, , Four, 12, FOUR, MULTIPLY_THEN_ADD)
+
+static Variant choose(void)
+{
+    return (Variant){loop_plain, loop_plain_flops};
+}
+#endif
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* All threads run the loop once; *seconds: from when all have begun until all are done. */
+static int run_threads(const Variant *variant, int threads, int64_t rounds, double *seconds)
+{
+    volatile float factor = 0.75f, term = 0.25f; /* unknown to the compiler */
+    float total = 0;
+    double start = 0;
+    int running = 1;
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+    {
+#pragma omp barrier
+#pragma omp master
+        {
+            start = now();
+            running = omp_get_num_threads();
+        }
+        total += variant->loop(rounds, factor, term);
+    }
+    *seconds = now() - start;
+    volatile float used = total;
+    (void)used;
+    return running;
+}
+
+double raft_peak_gflops(int threads, double seconds)
+{
+    Variant variant = choose();
+    double taken = 0;
+    int64_t rounds = 1 << 14;
+    int running = run_threads(&variant, threads, rounds, &taken);
+    while (taken < seconds / 2 && rounds < INT64_MAX / 4) {
+        rounds *= 2;
+        running = run_threads(&variant, threads, rounds, &taken);
+    }
+    return 1e-9 * variant.flops * (double)rounds * running / taken;
+}

@@ -1,0 +1,11 @@
+/* peak.h: how fast this machine multiplies and adds, to set a benchmark beside. */
+#ifndef RAFT_PEAK_H
+#define RAFT_PEAK_H
+
+/* Runs multiply-adds of f32 vectors on registers alone, on so many OpenMP threads at once, for
+ * about `seconds`; gives 10^9 floating-point operations a second of all threads together, a
+ * multiply-add being two. The widest vectors of the CPU are used, and its fused multiply-add if
+ * there is one. */
+double raft_peak_gflops(int threads, double seconds);
+
+#endif
