@@ -5,7 +5,7 @@
  * by their tags alone, so that no prefix can clash with a name inside shell.c.
  */
 #include "backends/backend.h"
-#include "shell_text.h" /* made by CMake: the bytes of program.h, shell.h and shell.c */
+#include "shell_text.h" /* made by CMake: the bytes of shell.c and what it includes */
 
 #include <ctype.h>
 #include <string.h>

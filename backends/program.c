@@ -126,7 +126,7 @@ static const RaftStep *list_steps(Arena *arena, const Plan *plan, bool prepare,
             RAFTC_ASSERT(kind == BUFFER_PARAM || kind == BUFFER_PREPARED);
         }
         list[(*count)++] = (RaftStep){.kernel = kernels ? kernels[s] : NULL,
-                                      .name = plan->graph->kernels[step->kernel].name,
+                                      .name = kernel_name(plan->graph, step->kernel, arena),
                                       .units = steps[s].units,
                                       .batched = steps[s].batched,
                                       .entries = step->entries,
@@ -147,7 +147,7 @@ static unsigned entry_bit(const Plan *plan, const char *name)
  * still be in a cache when the next one reads it. */
 static int64_t choose_chunk(const Plan *plan)
 {
-    const int64_t arena_floats = (64 << 20) / sizeof(float), most = 1024;
+    const int64_t arena_floats = (16 << 20) / sizeof(float), most = 1024;
     if (plan->arena_floats <= arena_floats / most) return most;
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
 }

@@ -1,6 +1,6 @@
 /* shell.h: an instance of a compiled model: its parameters, its memory, and the run of its steps.
  *
- * shell.h, shell.c and program.h work in two ways: compiled into raftc for its JIT, and as text in
+ * shell.c and what it includes work in two ways: compiled into raftc for its JIT, and as text in
  * the source of every generated library, where RAFT_SHELL_LINKAGE is static and the exported
  * functions (backends/library.c) call these. So they depend on libc and OpenMP alone.
  *
