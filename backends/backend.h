@@ -48,6 +48,33 @@ bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, 
 /* Loads the code into this process; the program's kernels stay valid until llvm_free. */
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag);
 
+/* ---- cuda/: CUDA C++ text ------------------------------------------------------------------- */
+
+/* Shared memory that a thread block may use; kernels that want more keep their scratch in global memory. */
+#define CUDA_SHARED_BYTES (96 << 10)
+
+/* How one step is launched: symbol(argument.., batch, units, spill) with `threads` threads a block, of which each takes
+ * `block` units at a time, in a grid of any size. */
+typedef struct CudaKernel {
+    const char *symbol;
+    int threads;
+    int64_t shared_bytes; /* of dynamic shared memory */
+    int64_t spill_bytes;  /* of global memory for each thread block */
+    int64_t units, block; /* units for one image, or in all where not batched */
+    bool batched;
+} CudaKernel;
+
+typedef struct CudaSource {
+    const char *text;    /* self-contained: includes nothing */
+    CudaKernel *kernels; /* one a step of the plan; steps may share a symbol */
+    int kernel_count;
+} CudaSource;
+
+/* The target that passes are to run for. */
+void cuda_target(Target *target);
+/* The kernels of a plan as CUDA C++ text. NULL with messages where the plan has a kernel that cannot be split. */
+CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag);
+
 /* ---- library.c: from a plan and an object to files that people link ------------------------- */
 
 /* How the steps of a plan are cut: what a program table needs to know beside the plan. One entry a

@@ -104,4 +104,9 @@ typedef struct Plan {
 Plan *plan_memory(Arena *arena, const Graph *graph);
 void plan_print(const Plan *plan, Text *out);
 
+/* ---- step_key.c -------------------------------------------------------------------------------- */
+
+/* Steps with equal keys compute the same function of their arguments. */
+const char *step_key(Arena *arena, const Plan *plan, const Step *step);
+
 #endif

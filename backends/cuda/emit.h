@@ -1,0 +1,105 @@
+/* emit.h: the parts of the CUDA emitter: from the schedule of a kernel to CUDA C++ text.
+ *
+ *   Sum      an index under construction: constant + sum of variable * scale. Kept symbolic, with the range of each
+ *            variable, so that the tiles of packed layouts divide out and the text shows strides
+ *   Writer   the state of writing one kernel
+ *
+ * A thread block takes `block` units of work at a time. Each stage of the schedule is one loop over items that are shared out
+ * over threads (maps, means, windows) or warps (products, statistics), and ends with a barrier. A warp is what a
+ * vector register is on a CPU: the lanes of a register tile are its threads, `vectors` times over, and each thread
+ * keeps the sums of all rows of the tile. Every sum has one order, so results do not depend on the grid.
+ */
+#ifndef RAFTC_CUDA_EMIT_H
+#define RAFTC_CUDA_EMIT_H
+
+#include "backends/backend.h"
+#include "passes/schedule.h"
+
+enum { WARP = 32, MAX_TERMS = 16, MAX_COORDINATES = 64 };
+
+typedef struct Sum {
+    int64_t constant;
+    int count;
+    struct {
+        const char *name; /* an expression of C that needs no parentheses in a product */
+        int64_t scale;
+        int64_t extent; /* the variable is in [0, extent); 0: not known */
+    } term[MAX_TERMS];
+} Sum;
+
+typedef struct Writer {
+    Arena *arena;
+    Diag *diag;
+    const Plan *plan;
+    const Graph *graph;
+    const Target *target;
+    const Step *step;
+    Text *out;    /* the kernels */
+    Text *tables; /* constants that kernels share; before them */
+    Schedule schedule;
+    int threads;        /* of a thread block */
+    int temporaries;    /* names v0, v1, .. given out in this kernel */
+    Sum base[MAX_AXES]; /* first index along each axis of the kernel, in the present unit */
+    int coordinate_count;
+    struct {
+        const char *axis;
+        Sum at;
+    } coordinate[MAX_COORDINATES]; /* the last of a name counts */
+    const char **
+        computed; /* of each node: an expression of its value at the present coordinates, or NULL */
+} Writer;
+
+/* ---- sum.c ---- */
+
+Sum sum_constant(int64_t constant);
+Sum sum_term(const char *name, int64_t scale, int64_t extent);
+Sum sum_add(Writer *w, Sum a, const Sum *b, int64_t scale); /* a + b * scale */
+Sum sum_divide(Writer *w, const Sum *a, int64_t divisor);
+Sum sum_modulo(Writer *w, const Sum *a, int64_t divisor);
+const char *sum_text(Writer *w, const Sum *a);
+bool sum_is_constant(const Sum *a);
+
+void push_coordinate(Writer *w, const char *axis, Sum at);
+const Sum *coordinate_at(Writer *w, const char *axis);
+Sum map_index(Writer *w, const Index *index, const Type *space);
+
+/* ---- value.c ---- */
+
+/* An expression of the value of a node at the present coordinates; lines that it needs are written before. */
+const char *value_text(Writer *w, NodeId id);
+const char *slot_text(Writer *w,
+                      const Slot *slot); /* the element of a slot at the present coordinates */
+Sum window_start(Writer *w, const Node *read, int d);
+const char *stored_text(Writer *w, NodeId stored, const Sum at[MAX_AXES]);
+/* Writes the statement that stores `value` where a write puts the element at the present coordinates. */
+void write_store(Writer *w, NodeId write, const char *value);
+const char *new_name(Writer *w);
+const char *float_text(Writer *w, float value); /* a literal of the same value */
+/* A statement, or a line that opens or closes a block. */
+void line(Writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
+void open_block(Writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
+void close_block(Writer *w);
+
+/* ---- stage.c, product.c ---- */
+
+/* Opens the loop over the items of a stage and sets coordinates. An item is one of the `block` units and one tile of each
+ * dim; `by_warp`: items are shared out over warps, else over threads. */
+typedef struct ItemDim {
+    const char *axis; /* NULL: a dim that is not an axis; its variable is `name` */
+    const char *name;
+    int64_t count;   /* tiles along it */
+    int64_t tile;    /* indices in a tile; the coordinate is set to the first of them */
+    int kernel_axis; /* of which the unit holds part, or -1 */
+} ItemDim;
+
+void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp);
+/* Dims of tile 1 for every constant axis of `type` but those in `without`. */
+int list_dims(Writer *w, const Type *type, const AxisNames *without, ItemDim dim[MAX_AXES]);
+/* The condition that a coordinate along a kernel axis is inside its extent; skips the item where not. */
+void skip_outside(Writer *w, const ItemDim *dim, int count);
+void write_stage(Writer *w, const Stage *stage);
+void write_product(Writer *w, const Stage *stage);
+/* Stores the end of a stage at the present coordinates. */
+void store_stage_end(Writer *w, const Stage *stage, const char *value);
+
+#endif

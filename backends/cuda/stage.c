@@ -1,0 +1,260 @@
+/* stage.c: the loops of a kernel's stages, but for products. */
+#include "backends/cuda/emit.h"
+
+#include <string.h>
+
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Names the number of the present unit along each axis of the kernel, and sets base[]. */
+static void find_unit(Writer *w)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    line(w, "long long number = first + g;");
+    line(w, "if (number >= units) continue;");
+    for (int i = kernel->rank; i-- > 0;) {
+        const Axis *axis = &kernel->axis[i];
+        int64_t count = axis->symbol[0] ? 0 : ceil_divide(axis->extent, kernel->tile[i]);
+        const char *name = arena_printf(w->arena, "u_%s", axis->name);
+        w->base[i] = sum_term(name, kernel->tile[i], count);
+        push_coordinate(w, axis->name, w->base[i]);
+        if (count == 1) continue;
+        const char *size = count ? arena_printf(w->arena, "%lld", (long long)count) : "batch";
+        const char *type = count ? "int" : "long long";
+        if (i == 0)
+            line(w, "const %s %s = (%s)number;", type, name, type);
+        else
+            line(w, "const %s %s = (%s)(number %% %s); number /= %s;", type, name, type, size,
+                 size);
+    }
+    if (w->schedule.unit_floats > 0)
+        line(w, "const raft_scratch unit = scratch + g * %lld;",
+             (long long)w->schedule.unit_floats);
+}
+
+void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp)
+{
+    int64_t items = w->schedule.block;
+    for (int i = 0; i < count; i++) items *= dim[i].count;
+    const char *start = by_warp ? "threadIdx.x / 32" : "threadIdx.x";
+    open_block(w, "for (int item = %s; item < %lld; item += %d)", start, (long long)items,
+               by_warp ? w->threads / WARP : w->threads);
+    const char *rest = "item";
+    int64_t before = 1;
+    for (int i = count; i-- > 0;) {
+        if (dim[i].count == 1) continue;
+        line(w, before == 1 ? "const int %s = %s %% %lld;" : "const int %s = %s / %lld %% %lld;",
+             dim[i].name, rest, (long long)(before == 1 ? dim[i].count : before),
+             (long long)dim[i].count);
+        before *= dim[i].count;
+    }
+    line(w, "const int g = item / %lld;", (long long)before);
+    if (by_warp) line(w, "const int lane = threadIdx.x %% 32;");
+    find_unit(w);
+    for (int i = 0; i < count; i++) {
+        Sum at = sum_term(dim[i].name, dim[i].tile, dim[i].count);
+        if (dim[i].kernel_axis >= 0) at = sum_add(w, at, &w->base[dim[i].kernel_axis], 1);
+        if (dim[i].axis) push_coordinate(w, dim[i].axis, at);
+    }
+}
+
+int list_dims(Writer *w, const Type *type, const AxisNames *without, ItemDim dim[MAX_AXES])
+{
+    int count = 0;
+    for (int i = 0; i < type->rank; i++) {
+        const Axis *axis = &type->axis[i];
+        if (axis->symbol[0] || (without && names_contain(without, axis->name))) continue;
+        int k = schedule_axis(&w->schedule, axis->name);
+        int64_t extent = k < 0 ? axis->extent : w->graph->kernels[w->schedule.kernel].tile[k];
+        if (extent > axis->extent) extent = axis->extent;
+        dim[count++] =
+            (ItemDim){axis->name, arena_printf(w->arena, "i_%s", axis->name), extent, 1, k};
+    }
+    return count;
+}
+
+/* Threads that follow one another take elements that follow one another: the lane axis comes last. */
+static void lane_last(ItemDim *dim, int count, const char *lane)
+{
+    for (int i = 0; lane && i + 1 < count; i++) {
+        if (strcmp(dim[i].axis, lane) != 0) continue;
+        ItemDim moved = dim[i];
+        memmove(&dim[i], &dim[i + 1], (size_t)(count - 1 - i) * sizeof *dim);
+        dim[count - 1] = moved;
+        return;
+    }
+}
+
+void skip_outside(Writer *w, const ItemDim *dim, int count)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    for (int i = 0; i < count; i++) {
+        int k = dim[i].kernel_axis;
+        if (k < 0 || kernel->axis[k].extent % kernel->tile[k] == 0) continue;
+        line(w, "if (%s >= %lld) continue;", sum_text(w, coordinate_at(w, dim[i].axis)),
+             (long long)kernel->axis[k].extent);
+    }
+}
+
+void store_stage_end(Writer *w, const Stage *stage, const char *value)
+{
+    const Slot *slot = &schedule_place(&w->schedule, stage->end)->value;
+    const char *name = new_name(w);
+    line(w, "const float %s = %s;", name, value);
+    if (slot->elements) line(w, "%s = %s;", slot_text(w, slot), name);
+    for (int i = 0; i < stage->write_count; i++) write_store(w, stage->writes[i], name);
+}
+
+/* The value of a node that has a slot, computed rather than loaded: the slot is what is being filled. */
+static const char *fresh_value(Writer *w, NodeId id)
+{
+    Slot *slot = &schedule_place(&w->schedule, id)->value;
+    int64_t elements = slot->elements;
+    slot->elements = 0;
+    const char *value = value_text(w, id);
+    slot->elements = elements;
+    return value;
+}
+
+static void write_map(Writer *w, const Stage *stage)
+{
+    const Node *node = graph_node(w->graph, stage->end);
+    const char *lane =
+        schedule_lane(&w->schedule, stage->write_count ? stage->writes[0] : stage->end);
+    ItemDim dim[MAX_AXES];
+    int count = list_dims(w, &node->type, NULL, dim);
+    lane_last(dim, count, lane);
+    open_items(w, dim, count, false);
+    skip_outside(w, dim, count);
+    store_stage_end(w, stage, fresh_value(w, stage->end));
+    close_block(w);
+}
+
+/* Opens loops over the axes `over` of the operand and sets their coordinates. */
+static void open_loops(Writer *w, const Type *type, const AxisNames *over)
+{
+    for (int i = 0; i < over->count; i++) {
+        int64_t extent = type->axis[type_find(type, over->name[i])].extent;
+        const char *name = arena_printf(w->arena, "k_%s", over->name[i]);
+        open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)extent, name);
+        push_coordinate(w, over->name[i], sum_term(name, 1, extent));
+    }
+}
+
+static int64_t count_over(const Type *type, const AxisNames *over)
+{
+    int64_t count = 1;
+    for (int i = 0; i < over->count; i++)
+        count *= type->axis[type_find(type, over->name[i])].extent;
+    return count;
+}
+
+static void write_mean(Writer *w, const Stage *stage)
+{
+    const Node *node = graph_node(w->graph, stage->root);
+    const Type *x = graph_type(w->graph, node->operands[0]);
+    const AxisNames *over = &node->attributes.over;
+    ItemDim dim[MAX_AXES];
+    int count = list_dims(w, &node->type, NULL, dim);
+    lane_last(dim, count, schedule_lane(&w->schedule, stage->root));
+    open_items(w, dim, count, false);
+    skip_outside(w, dim, count);
+    line(w, "float sum = 0.0f;");
+    int mark = w->coordinate_count;
+    open_loops(w, x, over);
+    line(w, "sum += %s;", value_text(w, node->operands[0]));
+    for (int i = 0; i < over->count; i++) close_block(w);
+    w->coordinate_count = mark;
+    const char *mean = new_name(w);
+    line(w, "const float %s = sum * %s;", mean,
+         float_text(w, (float)(1.0 / (double)count_over(x, over))));
+    w->computed[stage->root - w->schedule.first] = mean;
+    store_stage_end(w, stage, stage->end == stage->root ? mean : fresh_value(w, stage->end));
+    w->computed[stage->root - w->schedule.first] = NULL;
+    close_block(w);
+}
+
+/* Writes a loop in which each thread of a warp takes every 32nd element over the axes `over`; `format` adds one, %s being
+ * its value. */
+static void sum_over(Writer *w, NodeId x, const AxisNames *over, const char *format)
+{
+    const Type *type = graph_type(w->graph, x);
+    int mark = w->coordinate_count;
+    int64_t before = 1;
+    open_block(w, "for (int e = lane; e < %lld; e += 32)", (long long)count_over(type, over));
+    for (int i = over->count; i-- > 0;) {
+        int64_t extent = type->axis[type_find(type, over->name[i])].extent;
+        const char *name = arena_printf(w->arena, "e_%s", over->name[i]);
+        line(w, "const int %s = e / %lld %% %lld;", name, (long long)before, (long long)extent);
+        push_coordinate(w, over->name[i], sum_term(name, 1, extent));
+        before *= extent;
+    }
+    line(w, "const float x = %s;", value_text(w, x));
+    line(w, "%s", format);
+    w->coordinate_count = mark;
+    close_block(w);
+}
+
+static void write_statistics(Writer *w, const Stage *stage)
+{
+    const Node *node = graph_node(w->graph, stage->root);
+    const AxisNames *over = &node->attributes.over;
+    const Place *place = schedule_place(&w->schedule, stage->root);
+    const char *inverse = float_text(w, (float)(1.0 / (double)count_over(&node->type, over)));
+    ItemDim dim[MAX_AXES];
+    int count = list_dims(w, &node->type, over, dim);
+    open_items(w, dim, count, true);
+    skip_outside(w, dim, count);
+    line(w, "float sum = 0.0f, square = 0.0f;");
+    sum_over(w, node->operands[0], over, "sum += x;");
+    line(w, "const float mean = raft_warp_sum(sum) * %s;", inverse);
+    sum_over(w, node->operands[0], over, "square = fmaf(x - mean, x - mean, square);");
+    line(w, "const float variance = raft_warp_sum(square) * %s;", inverse);
+    open_block(w, "if (lane == 0)");
+    line(w, "%s = mean;", slot_text(w, &place->mean));
+    line(w, "%s = 1.0f / sqrtf(variance + %s);", slot_text(w, &place->rstd),
+         float_text(w, (float)node->attributes.eps));
+    close_block(w);
+    close_block(w);
+}
+
+static void write_window(Writer *w, const Stage *stage)
+{
+    const Node *read = graph_node(w->graph, stage->root);
+    const Type *operand = graph_type(w->graph, read->operands[0]);
+    const Slot *window = &schedule_place(&w->schedule, stage->root)->window;
+    ItemDim dim[MAX_AXES];
+    for (int d = 0; d < window->rank; d++)
+        dim[d] = (ItemDim){NULL, arena_printf(w->arena, "i_%s", window->dim[d].axis),
+                           window->dim[d].extent, 1, -1};
+    open_items(w, dim, window->rank, false);
+    Sum at[MAX_AXES], offset = sum_constant(window->offset);
+    Text inside = text_new(w->arena);
+    for (int d = 0; d < window->rank; d++) {
+        Sum local = sum_term(dim[d].name, 1, dim[d].count), start = window_start(w, read, d);
+        offset = sum_add(w, offset, &local, window->dim[d].stride);
+        at[d] = sum_add(w, start, &local, 1);
+        if (operand->axis[d].symbol[0]) continue;
+        const char *index = sum_text(w, &at[d]);
+        text_printf(&inside, "%s%s >= 0 && %s < %lld", inside.length ? " && " : "", index, index,
+                    (long long)operand->axis[d].extent);
+    }
+    line(w, "unit[%s] = %s ? %s : 0.0f;", sum_text(w, &offset),
+         inside.length ? inside.data : "true", stored_text(w, read->operands[0], at));
+    close_block(w);
+}
+
+void write_stage(Writer *w, const Stage *stage)
+{
+    static void (*const writers[])(Writer *, const Stage *) = {
+        [STAGE_WINDOW] = write_window,   [STAGE_STATISTICS] = write_statistics,
+        [STAGE_MAP] = write_map,         [STAGE_MEAN] = write_mean,
+        [STAGE_PRODUCT] = write_product,
+    };
+    int mark = w->coordinate_count;
+    writers[stage->kind](w, stage);
+    w->coordinate_count = mark;
+    line(w, "raft_barrier();");
+}
