@@ -1,9 +1,13 @@
 /* target.c: what machine to compile for. */
+#define _GNU_SOURCE /* pipe2 */
 #include "backends/llvm/llvm.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <llvm-c/Target.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 bool llvm_available(void)
@@ -91,8 +95,53 @@ static LLVMMemoryBufferRef probe_assembly(LLVMTargetMachineRef machine)
     return buffer;
 }
 
+/* What is written to `end` until it is closed: the beginning of it, terminated. */
+static void read_all(int end, char *text, size_t size)
+{
+    char rest[256];
+    size_t length = 0;
+    for (;;) {
+        bool full = length + 1 == size;
+        ssize_t count =
+            read(end, full ? rest : text + length, full ? sizeof rest : size - 1 - length);
+        if (count < 0 && errno == EINTR) continue;
+        if (count <= 0) break;
+        if (!full) length += (size_t)count;
+    }
+    text[length] = '\0';
+}
+
+/* Of CPUs and features that it does not know LLVM complains on the standard error stream alone,
+ * and it ends the process where it can generate no code with the rest. So what the user chose is
+ * tried in a child first, and its complaint is the message. */
+static bool try_target(const CpuOptions *options, Diag *diag)
+{
+    int end[2], status = 0;
+    char text[1024];
+    if (pipe2(end, O_CLOEXEC) != 0) return diag_error(diag, (Loc){0}, "pipe: %s", strerror(errno));
+    fflush(NULL); /* LLVM may leave the child through exit() */
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(end[1], STDERR_FILENO);
+        LLVMTargetMachineRef machine = llvm_machine(diag->arena, options, diag);
+        _exit(machine && probe_assembly(machine) ? 0 : 1);
+    }
+    close(end[1]);
+    if (child > 0) read_all(end[0], text, sizeof text);
+    close(end[0]);
+    if (child < 0) return diag_error(diag, (Loc){0}, "fork: %s", strerror(errno));
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    bool complains = strstr(text, "not a recognized") || (status != 0 && text[0]);
+    if (!complains && !WIFSIGNALED(status)) return true;
+    char *aside = strstr(text, " (ignoring");
+    text[aside ? (size_t)(aside - text) : strcspn(text, "\n")] = '\0';
+    return diag_error(diag, (Loc){0}, "LLVM cannot compile for the chosen CPU: %s", text);
+}
+
 bool llvm_target(const CpuOptions *options, Target *target, Diag *diag)
 {
+    bool chosen = options->triple || options->features || !is_host(options);
+    if (chosen && !try_target(options, diag)) return false;
     LLVMTargetMachineRef machine = llvm_machine(diag->arena, options, diag);
     if (!machine) return false;
     LLVMMemoryBufferRef buffer = probe_assembly(machine);
