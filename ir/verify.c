@@ -220,11 +220,16 @@ static bool verify_node(const Graph *graph, NodeId id, Diag *diag)
 
 /* ---- each node with its operands ------------------------------------------------------------- */
 
+static bool can_compute(DType dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_BF16;
+}
+
 static bool verify_dtypes(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     DType dtype = node->type.dtype;
-    if (node->operand_count > 0 && dtype != DTYPE_F32 && dtype != DTYPE_BF16)
+    if (node->operand_count > 0 && !can_compute(dtype))
         return node_error(diag, node, "computes in f32 or bf16, not %s", dtype_names[dtype]);
     for (uint32_t i = 0; i < node->operand_count; i++) {
         DType other = graph_type(graph, node->operands[i])->dtype;
@@ -383,9 +388,12 @@ static bool verify_output(const Graph *graph, const Output *output, Diag *diag)
             diag, node->loc,
             "output '%s.%s': an entry is made of a to z, a name of a to z, 0 to 9 and _",
             output->entry, output->name);
-    return node->kernel == NO_KERNEL || node->op == OP_WRITE ||
-           node_error(diag, node, "is inside a kernel and cannot be output '%s.%s'", output->entry,
-                      output->name);
+    if (node->kernel != NO_KERNEL && node->op != OP_WRITE)
+        return node_error(diag, node, "is inside a kernel and cannot be output '%s.%s'",
+                          output->entry, output->name);
+    return can_compute(node->type.dtype) ||
+           node_error(diag, node, "output '%s.%s' must be f32 or bf16, not %s", output->entry,
+                      output->name, dtype_names[node->type.dtype]);
 }
 
 static void verify_outputs(const Graph *graph, Diag *diag)
