@@ -268,7 +268,8 @@ static void test_exports(void **state)
     expect_success(f, run(f, "nm -D --defined-only tiny.so | cut -d' ' -f2-"));
     assert_string_equal(read_file(f, "printed")->text,
                         "T tiny_create\nT tiny_destroy\nT tiny_error\nT tiny_features\n"
-                        "T tiny_forward\nT tiny_parameters\nT tiny_set_parameter\n");
+                        "T tiny_forward\nT tiny_inputs\nT tiny_outputs\nT tiny_parameters\n"
+                        "T tiny_set_parameter\n");
     expect_success(f, run(f, "nm --defined-only --extern-only tiny.a | grep -v '^$\\|:$'"));
     assert_int_not_equal(run(f, "nm --defined-only --extern-only tiny.a | grep -v '^$\\|:$' | "
                                 "grep -v ' tiny_'"),

@@ -48,6 +48,20 @@ static int set_parameters(tiny *model, const Values *v)
     return 0;
 }
 
+/* What a program learns that does not include the header. */
+static int check_shapes(void)
+{
+    int inputs = 0, outputs = 0;
+    const tiny_Parameter *input = tiny_inputs(NULL, &inputs),
+                         *output = tiny_outputs(NULL, &outputs);
+    CHECK(inputs == 1 && input->rank == 3 && input->elements == 8);
+    CHECK(input->shape[0] == 2 && input->shape[1] == 2 && input->shape[2] == 2);
+    CHECK(outputs == 3 && output[0].rank == 1 && output[0].shape[0] == tiny_CLASSES);
+    CHECK(strcmp(output[0].name, "logits") == 0 && strcmp(output[2].name, "feature1") == 0);
+    CHECK(output[2].rank == 3 && output[2].elements == 8);
+    return 0;
+}
+
 static int use_mapped_weights(const char *path, const Values *v)
 {
     int file = open(path, O_RDONLY);
@@ -87,7 +101,7 @@ int main(int argc, char **argv)
     CHECK(strstr(tiny_error(model), "3 of 3") != NULL);
     CHECK(tiny_set_parameter(model, "x", NULL, 0, NULL) == tiny_INVALID);
     CHECK(tiny_create(NULL, NULL, message, sizeof message) == tiny_INVALID && message[0]);
-    if (set_parameters(model, &v) || check_results(model, &v)) return 1;
+    if (check_shapes() || set_parameters(model, &v) || check_results(model, &v)) return 1;
     tiny_destroy(model);
     return use_mapped_weights(argv[1], &v);
 }
