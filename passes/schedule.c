@@ -181,12 +181,22 @@ static bool is_padded_operand(const Schedule *s, NodeId id)
     return false;
 }
 
+/* Has a unit one index along every axis of symbolic extent? */
+static bool symbols_are_split(const Schedule *s, const Type *type)
+{
+    for (int i = 0; i < type->rank; i++)
+        if (unit_extent(s, &type->axis[i]) < 0) return false;
+    return true;
+}
+
 /* The stages of one node, and its slots. */
 static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
 {
     const Node *node = node_at(s, id);
     Place *place = schedule_place(s, id);
     const char *lane = schedule_lane(s, id);
+    for (uint32_t i = 0; i < node->operand_count && node->op != OP_READ; i++)
+        if (!symbols_are_split(s, graph_type(s->graph, node->operands[i]))) return false;
     if (node->op == OP_WRITE) return true;
     if (is_padded_operand(s, id)) {
         make_window(s, id);
