@@ -1,5 +1,5 @@
-/* test_plan.c: steps and buffers of whole models: what each step is given, what lives where and when,
- * and that only residual tensors are ever stored in a forward.
+/* test_plan.c: steps and buffers of whole models: what each step is given, what lives where and
+ * when, and that only residual tensors are ever stored in a forward.
  *
  * Everything is derived again from the graph; of the plan nothing is believed.
  */
@@ -62,7 +62,7 @@ static unsigned entry_bit(const Plan *plan, const char *entry)
     return 0;
 }
 
-/* ---- buffers ---------------------------------------------------------------------------------- */
+/* ---- buffers -------------------------------------------------------------------------------- */
 
 static int64_t floats_of(const Buffer *b)
 {
@@ -170,7 +170,7 @@ static void test_memory(void **state)
     for_each_plan(check_memory);
 }
 
-/* ---- steps ------------------------------------------------------------------------------------ */
+/* ---- steps ---------------------------------------------------------------------------------- */
 
 static int argument_of(const Plan *plan, const Step *step, NodeId value)
 {
@@ -280,7 +280,7 @@ static void test_entries(void **state)
     for_each_plan(check_entries);
 }
 
-/* ---- what is stored ----------------------------------------------------------------------------- */
+/* ---- what is stored ------------------------------------------------------------------------- */
 
 static bool has_axes(const Type *type, const char *axes)
 {
@@ -291,8 +291,9 @@ static bool has_axes(const Type *type, const char *axes)
     return true;
 }
 
-/* Is it a tensor that a forward may store: a residual tensor (tokens by channels, or by the halves of
- * a split that lie likewise), an image that was resampled, a pooled or shortcut vector, an output? */
+/* Is it a tensor that a forward may store: a residual tensor (tokens by channels, or by the parts
+ * of a split that lie likewise), an image that was resampled, a pooled or shortcut vector, an
+ * output? */
 static bool may_be_stored(const Plan *plan, const Buffer *b)
 {
     static const char *const allowed[] = {
@@ -320,7 +321,7 @@ static int find_materialised(const Plan *plan)
     return -1;
 }
 
-/* What the project is about: no normalised, unfolded, rearranged or hidden tensor is ever stored. */
+/* What fusion is about: no normalised, unfolded, rearranged or hidden tensor is ever stored. */
 static void check_nothing_materialised(const char *name, const Plan *plan)
 {
     int found = find_materialised(plan);
@@ -367,7 +368,7 @@ static void test_small_arena(void **state)
     arena_free(&arena);
 }
 
-/* ---- the printed plan --------------------------------------------------------------------------- */
+/* ---- the printed plan ----------------------------------------------------------------------- */
 
 static void test_print(void **state)
 {
