@@ -1,0 +1,208 @@
+/* test_cli_files.c: what raftc writes, and leaves behind: graphs, tensors, dumps, numbers. */
+#define _GNU_SOURCE /* posix_spawn_file_actions_addchdir_np */
+#include "tests/cli_place.h"
+
+#include <jansson.h>
+#include <signal.h>
+
+#include "runtime/raft.h"
+
+static Place *cpu_place(void **state)
+{
+    Place *place = *state;
+    if (!place->has_llvm) skip();
+    return place;
+}
+
+static void assert_same_file(Place *place, const char *left, const char *right)
+{
+    size_t left_size, right_size;
+    const char *a = read_all(&place->arena, in_folder(place, left), &left_size);
+    const char *b = read_all(&place->arena, in_folder(place, right), &right_size);
+    if (left_size != right_size || memcmp(a, b, left_size) != 0)
+        fail_msg("%s and %s differ", left, right);
+}
+
+/* What is compiled and printed as text is the same when it is read back. */
+static void graphs_round_trip(void **state)
+{
+    Place *place = cpu_place(state);
+    run_well(place, "raftc cli/tiny.yaml --emit ir -o first -q");
+    run_well(place, "raftc first.ir --emit ir -o second -q --passes=");
+    assert_same_file(place, "first.ir", "second.ir");
+    run_well(place, "raftc first.ir --emit ir -q --passes="); /* onto itself */
+    assert_same_file(place, "first.ir", "second.ir");
+    run_well(place, "raftc run first.ir --weights @fill @fill --output graph.safetensors");
+    run_well(place, "raftc run cli/tiny.yaml --weights @fill @fill --output model.safetensors");
+    assert_same_file(place, "graph.safetensors", "model.safetensors");
+}
+
+/* Greatest difference of tensor `left` of one file and `right` of another. */
+static double difference(Place *place, const char *left_path, const char *left_name,
+                         const char *right_path, const char *right_name)
+{
+    RaftWeights *files[2];
+    float *data[2];
+    int64_t elements = 0;
+    const char *paths[] = {left_path, right_path}, *names[] = {left_name, right_name};
+    for (int i = 0; i < 2; i++) {
+        RaftError error;
+        if (raft_weights_open(paths[i], &files[i], &error) != RAFT_OK)
+            fail_msg("%s", error.message);
+        const RaftTensor *tensor = raft_weights_find(files[i], names[i]);
+        if (!tensor || (i && tensor->elements != elements))
+            fail_msg("%s: no %s of that size", paths[i], names[i]);
+        elements = tensor->elements;
+        data[i] = arena_array(&place->arena, (size_t)elements, sizeof(float));
+        if (raft_tensor_read_f32(tensor, data[i], &error) != RAFT_OK) fail_msg("%s", error.message);
+        raft_weights_close(files[i]);
+    }
+    double greatest = 0;
+    for (int64_t i = 0; i < elements; i++) {
+        double apart = (double)data[0][i] - (double)data[1][i];
+        if (!(apart * apart <= greatest * greatest)) greatest = apart < 0 ? -apart : apart;
+    }
+    return greatest;
+}
+
+/* Made-up weights, weights of a file, both targets: PyTorch's logits, whose greatest is about 1. */
+static void runs_agree_with_pytorch(void **state)
+{
+    Place *place = *state;
+    static const char golden[] = TEST_DATA "/data/goldens/forward-tiny.safetensors";
+    static const char *const weights[] = {"@fill", "data/goldens/tiny.safetensors"};
+    static const char *const sizes[] = {"32x32", "37x61", "96x64"};
+    for (size_t i = 0; i < ARRAY_SIZE(weights) * ARRAY_SIZE(sizes); i++) {
+        const char *size = sizes[i / ARRAY_SIZE(weights)], *file = weights[i % ARRAY_SIZE(weights)];
+        for (int cpu = 0; cpu <= place->has_llvm; cpu++) {
+            run_well(place,
+                     arena_printf(&place->arena,
+                                  "raftc run cli/tiny.yaml --target %s --weights %s "
+                                  "--input @fill --batch 2 --image %s --output o.safetensors",
+                                  cpu ? "cpu" : "reference", file, size));
+            double apart = difference(place, in_folder(place, "o.safetensors"), "logits", golden,
+                                      arena_printf(&place->arena, "%s.logits", size));
+            if (!(apart <= 2e-5)) fail_msg("%s, %s: %g apart", size, file, apart);
+        }
+    }
+}
+
+/* The same bits for any batch and any number of threads. */
+static void batches_and_threads_do_not_matter(void **state)
+{
+    Place *place = cpu_place(state);
+    run_well(place,
+             "raftc run cli/tiny.yaml --weights @fill @fill --batch 5 --threads 1 --features "
+             "--output one.safetensors --dump-input images.safetensors");
+    run_well(place,
+             "raftc run cli/tiny.yaml --weights @fill images.safetensors --batch 2 "
+             "--threads 3 --features --output two.safetensors --dump-input again.safetensors");
+    assert_same_file(place, "one.safetensors", "two.safetensors");
+    assert_same_file(place, "images.safetensors", "again.safetensors");
+}
+
+static void dumps_are_numbered(void **state)
+{
+    Place *place = *state;
+    run_well(place, "raftc cli/tiny.yaml --target reference --emit ir -o dumped --dump-ir=all "
+                    "--dump-dir dumps");
+    assert_int_equal(access(in_folder(place, "dumps/00-frontend.ir"), R_OK), 0);
+    assert_int_equal(access(in_folder(place, "dumps/06-form_kernels.ir"), R_OK), 0);
+    run_well(place, "raftc inspect dumps/00-frontend.ir --json");
+    const char *before = read_text(&place->arena, in_folder(place, "dumps/00-frontend.ir"));
+    const char *after = read_text(&place->arena, in_folder(place, "dumps/06-form_kernels.ir"));
+    assert_non_null(strstr(before, "rearrange"));
+    assert_null(strstr(after, "rearrange"));
+}
+
+static void bench_gives_every_number(void **state)
+{
+    static const char *const numbers[] = {
+        "min_ms", "median_ms", "images_per_second", "gflops", "peak_gflops", "threads", "batch"};
+    static const char *const texts[] = {"dtype", "image", "target", "machine"};
+    Place *place = *state;
+    run_well(place, "raftc bench cli/tiny.yaml --target reference --json --threads 1 --batch 2");
+    json_error_t error;
+    json_t *object = json_load_file(place->output, 0, &error);
+    if (!json_is_object(object)) fail_msg("no object: %s", error.text);
+    assert_int_equal(json_object_size(object), ARRAY_SIZE(numbers) + ARRAY_SIZE(texts));
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+        assert_true(json_number_value(json_object_get(object, numbers[i])) > 0);
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+        assert_true(json_string_length(json_object_get(object, texts[i])) > 0);
+    assert_int_equal(json_integer_value(json_object_get(object, "batch")), 2);
+    double median = json_number_value(json_object_get(object, "median_ms"));
+    double rate = json_number_value(json_object_get(object, "images_per_second"));
+    assert_true(json_number_value(json_object_get(object, "min_ms")) <= median);
+    assert_true(rate * median > 1.99e3 && rate * median < 2.01e3);
+    json_decref(object);
+}
+
+static void a_full_disk_is_told(void **state)
+{
+    Place *place = *state;
+    const char *output = place->output;
+    place->output = "/dev/full";
+    int exit = run(place, "raftc --version");
+    place->output = output;
+    assert_int_equal(exit, 1);
+    assert_string_equal(read_text(&place->arena, place->errors),
+                        "raftc: error: the results cannot be written: No space left on device\n");
+}
+
+static int count_entries(const char *path, const char *part)
+{
+    int count = 0;
+    DIR *folder = opendir(path);
+    if (!folder) fail_msg("%s: %s", path, strerror(errno));
+    for (const struct dirent *entry; (entry = readdir(folder));)
+        count += entry->d_name[0] != '.' && strstr(entry->d_name, part);
+    closedir(folder);
+    return count;
+}
+
+/* Wherever a signal strikes, files are whole or not there, and nothing else is left. */
+static void signals_leave_nothing_behind(void **state)
+{
+    Place *place = cpu_place(state);
+    const char *temporary = in_folder(place, "temporary");
+    assert_int_equal(mkdir(temporary, 0700), 0);
+    int ended = 0;
+    for (int i = 0; i < 12; i++) {
+        pid_t process = start(place, arena_printf(&place->arena,
+                                                  "TMPDIR=%s raftc cli/tiny.yaml -o struck "
+                                                  "--emit lib,obj,ir --weights @fill",
+                                                  temporary));
+        usleep((useconds_t)(20000 * (i + 1)));
+        kill(process, i % 2 ? SIGINT : SIGTERM);
+        int status = finish(process);
+        if (WIFSIGNALED(status)) {
+            ended++;
+            assert_int_equal(WTERMSIG(status), i % 2 ? SIGINT : SIGTERM);
+        } else {
+            assert_int_equal(WEXITSTATUS(status), 0);
+        }
+        assert_int_equal(count_entries(place->folder, ".tmp"), 0);
+        assert_int_equal(count_entries(temporary, ""), 0);
+    }
+    assert_true(ended > 0);
+}
+
+int main(void)
+{
+    Place place;
+    open_place(&place);
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(graphs_round_trip),
+        cmocka_unit_test(runs_agree_with_pytorch),
+        cmocka_unit_test(batches_and_threads_do_not_matter),
+        cmocka_unit_test(dumps_are_numbered),
+        cmocka_unit_test(bench_gives_every_number),
+        cmocka_unit_test(a_full_disk_is_told),
+        cmocka_unit_test(signals_leave_nothing_behind),
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) tests[i].initial_state = &place;
+    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    close_place(&place);
+    return failures;
+}
