@@ -196,7 +196,7 @@ static void summarise(const Job *job)
     const bool *prepare = graph_prepare_kernels(graph, arena);
     uint32_t preparing = 0;
     for (uint32_t k = 0; k < graph->kernel_count; k++) preparing += prepare[k];
-    fprintf(stderr, "%s: %u kernels for a forward, %u to prepare the weights\n",
+    fprintf(stderr, "%s: kernels: %u for a forward, %u to prepare the weights\n",
             job->compilation.path, graph->kernel_count - preparing, preparing);
     for (uint32_t i = 0; i < job->written.count; i++)
         if (stat(job->written.item[i], &status) == 0)
@@ -218,7 +218,7 @@ static Exit check_options(const Job *job)
     const Options *options = session->options;
     if (options->target == TARGET_REFERENCE && job->emit & NEEDS_PLAN)
         return session_fail(session, EXIT_USAGE,
-                            "--target reference has no machine code; it can only --emit ir, and "
+                            "--target reference makes no machine code; it can --emit ir, and "
                             "`raftc run`");
     if (options->weights && !(job->emit & NEEDS_CODE))
         return session_fail(session, EXIT_USAGE,

@@ -115,8 +115,8 @@ static const VerbInfo verbs[VERB_COUNT] = {
                     "train with PyTorch, and use the weights with `raftc run --weights FILE`"},
     [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model", 0, 0,
                    "`raftc run --output FILE` writes the logits of a folder of pictures"},
-    [VERB_INSPECT] = {"inspect", "FILE", "what is in a model, graph, weight file or library of raftc",
-                      1, 1, NULL},
+    [VERB_INSPECT] = {"inspect", "FILE",
+                      "what is in a model, graph, weight file or library of raftc", 1, 1, NULL},
     [VERB_CONVERT] = {"convert", "IN OUT", "copy weights (.pt, .safetensors) to a .safetensors", 2,
                       2, NULL},
 };

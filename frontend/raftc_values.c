@@ -42,8 +42,11 @@ static bool parse_number(const char *text, size_t length, int64_t least, int64_t
 bool read_number(const Parser *parser, const Row *row, const char *value, void *member)
 {
     if (parse_number(value, strlen(value), row->least, row->most, member)) return true;
-    return wrong(parser, "%s %s: must be a whole number, %lld to %lld", row->name, value,
-                 (long long)row->least, (long long)row->most);
+    if (row->most == INT64_MAX)
+        return wrong(parser, "%s must be a whole number, %lld or more, not '%s'", row->name,
+                     (long long)row->least, value);
+    return wrong(parser, "%s must be a whole number, %lld to %lld, not '%s'", row->name,
+                 (long long)row->least, (long long)row->most, value);
 }
 
 /* The words of "f32|bf16". */
@@ -101,8 +104,8 @@ bool read_image(const Parser *parser, const Row *row, const char *value, void *m
     if (parse_number(value, height_length, 1, MOST, &options->height) &&
         parse_number(width, strlen(width), 1, MOST, &options->width))
         return true;
-    return wrong(parser, "%s %s: must be height x width, as in 224x224, each 1 to %d", row->name,
-                 value, MOST);
+    return wrong(parser, "%s must be height x width, as in 224x224, each 1 to %d, not '%s'",
+                 row->name, MOST, value);
 }
 
 bool read_prefix(const Parser *parser, const Row *row, const char *value, void *member)
@@ -112,8 +115,9 @@ bool read_prefix(const Parser *parser, const Row *row, const char *value, void *
     for (const char *c = value; *c; c++) good &= isalnum((unsigned char)*c) || *c == '_';
     if (good) return read_text(parser, row, value, member);
     return wrong(parser,
-                 "%s %s: must be a C name: letters, digits and _, no digit first, %d at most",
-                 row->name, value, LONGEST);
+                 "%s must be a C name (letters, digits and _, no digit first, %d at most), "
+                 "not '%s'",
+                 row->name, LONGEST, value);
 }
 
 /* The pass of that name, or NULL after an error. */
