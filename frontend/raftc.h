@@ -134,6 +134,8 @@ Exit session_write(Session *session, const char *path, const void *data, size_t 
 bool has_extension(const char *path, const char *extension);
 /* Prints text of the user's with '?' for control characters. */
 void print_clean(const char *text, FILE *file);
+/* The sum, or INT64_MAX where that is too large: a graph that is read may claim any work. */
+int64_t saturating_add(int64_t a, int64_t b);
 /* 9868768 as "9,868,768". */
 const char *grouped(Arena *arena, int64_t number);
 /* "raftc 0.1.0 with LLVM 19.1.7" */

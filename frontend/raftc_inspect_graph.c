@@ -53,6 +53,12 @@ static const char *parameter_of(const Graph *graph, NodeId id)
     return node->op == OP_PARAM ? node->attributes.name : NULL;
 }
 
+static void add_product(Part *part, int64_t cost, int64_t results)
+{
+    part->multiply_adds = saturating_add(part->multiply_adds, cost);
+    part->activations = saturating_add(part->activations, results);
+}
+
 /* The activations are the results of the products. */
 static Counts *count(Arena *arena, const Graph *graph)
 {
@@ -61,19 +67,18 @@ static Counts *count(Arena *arena, const Graph *graph)
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
         int64_t elements = type_elements(&node->type, NULL), cost = op_cost(graph, id);
-        counts->op[node->op].nodes++;
-        counts->op[node->op].multiply_adds += cost;
+        OpCount *op = &counts->op[node->op];
+        op->nodes++;
+        op->multiply_adds = saturating_add(op->multiply_adds, cost);
         if (node->op == OP_PARAM) {
             find_part(arena, counts, node->attributes.name)->parameters += elements;
             counts->all.parameters += elements;
         }
         if (op_info[node->op].cost != COST_OVER || param_only[id]) continue;
         const char *parameter = parameter_of(graph, node->operands[1]);
-        Part *part = find_part(arena, counts, parameter ? parameter : "without parameters");
-        part->multiply_adds += cost;
-        part->activations += elements;
-        counts->all.multiply_adds += cost;
-        counts->all.activations += elements;
+        const char *owner = parameter ? parameter : "without parameters";
+        add_product(find_part(arena, counts, owner), cost, elements);
+        add_product(&counts->all, cost, elements);
     }
     return counts;
 }

@@ -10,7 +10,7 @@ int64_t graph_multiply_adds(const Graph *graph, Arena *arena)
     int64_t sum = 0;
     for (NodeId id = 0; id < graph->node_count; id++)
         if (op_info[graph_node(graph, id)->op].cost == COST_OVER && !param_only[id])
-            sum += op_cost(graph, id);
+            sum = saturating_add(sum, op_cost(graph, id));
     return sum;
 }
 
@@ -19,7 +19,7 @@ static int64_t kernel_cost(const Graph *graph, int kernel)
     NodeId first, end;
     kernel_range(graph, kernel, &first, &end);
     int64_t sum = 0;
-    for (NodeId id = first; id < end; id++) sum += op_cost(graph, id);
+    for (NodeId id = first; id < end; id++) sum = saturating_add(sum, op_cost(graph, id));
     return sum;
 }
 
@@ -53,7 +53,7 @@ void report_kernels(const Graph *graph, Text *out)
         for (uint32_t i = k; i < graph->kernel_count; i++) {
             if (strcmp(name[i], name[k]) != 0) continue;
             count++;
-            cost += kernel_cost(graph, (int)i);
+            cost = saturating_add(cost, kernel_cost(graph, (int)i));
         }
         text_printf(out, "%7lld %15s  %s\n", (long long)count, grouped(arena, cost), name[k]);
     }
@@ -99,7 +99,7 @@ static void report_cost(const Plan *plan, Text *out)
     for (int s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
         int64_t cost = kernel_cost(plan->graph, step->kernel);
-        if (!step->prepare) total += cost;
+        if (!step->prepare) total = saturating_add(total, cost);
         text_printf(out, "%4d %15s %15s %15s  %s%s\n", s, grouped(arena, cost),
                     grouped(arena, step_bytes(plan, step, true)),
                     grouped(arena, step_bytes(plan, step, false)), step->prepare ? "prepare: " : "",

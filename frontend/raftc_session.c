@@ -116,6 +116,12 @@ void print_clean(const char *text, FILE *file)
     for (const char *c = text; *c; c++) fputc(iscntrl((unsigned char)*c) ? '?' : *c, file);
 }
 
+int64_t saturating_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
+}
+
 const char *grouped(Arena *arena, int64_t number)
 {
     const char *digits = arena_printf(arena, "%lld", (long long)number);
