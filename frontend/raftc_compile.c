@@ -147,6 +147,8 @@ static Exit write_weights(Job *job)
     Exit exit = parameters_read(session, session->arena, session->options->weights,
                                 program->parameter, program->parameter_count, &data);
     if (exit != EXIT_DONE) return exit;
+    if (strcmp(session->options->weights, "@fill") == 0)
+        session_note(session, "the weights are made up (@fill): the classes mean nothing");
     size_t size;
     const char *blob = weights_blob(session->arena, program, data, &size);
     return write_file(job, ".weights", blob, size);
@@ -193,6 +195,7 @@ static void summarise(const Job *job)
     Arena *arena = job->session->arena;
     struct stat status;
     if (job->session->options->quiet) return;
+    fflush(stdout); /* reports come first */
     const bool *prepare = graph_prepare_kernels(graph, arena);
     uint32_t preparing = 0;
     for (uint32_t k = 0; k < graph->kernel_count; k++) preparing += prepare[k];
