@@ -16,12 +16,18 @@
  */
 #include "passes/kernels.h"
 
-/* Must a read be stored, because the caller wants it or a write outside kernels takes it? */
-static bool is_output(const Graph *graph, NodeId id)
+/* Which values outside kernels must be stored, be they mere reads: what the caller wants, and what
+ * kernels that are there take; the kernels to be made have reads of their own. */
+static bool *find_stored(Arena *arena, const Graph *graph)
 {
-    for (uint32_t i = 0; i < graph->output_count; i++)
-        if (graph->outputs[i].value == id) return true;
-    return false;
+    bool *stored = arena_array(arena, graph->node_count, sizeof *stored);
+    for (uint32_t i = 0; i < graph->output_count; i++) stored[graph->outputs[i].value] = true;
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        for (uint32_t i = 0; node->kernel != NO_KERNEL && i < node->operand_count; i++)
+            stored[node->operands[i]] = true;
+    }
+    return stored;
 }
 
 /* An output is row-major memory of the caller's, which a run of another entry does not have: so what
@@ -47,9 +53,10 @@ Graph *pass_form_kernels(PassContext *context, const Graph *graph)
 {
     graph = separate_outputs(context->arena, graph);
     Draft draft = draft_new(context->arena, graph);
+    const bool *stored = find_stored(context->arena, graph);
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
-        bool stored_read = node->op == OP_READ && node->kernel == NO_KERNEL && is_output(graph, id);
+        bool stored_read = node->op == OP_READ && node->kernel == NO_KERNEL && stored[id];
         if (draft_free(&draft, id) || stored_read) draft_add(&draft, &id, 1);
     }
     return draft_finish(context, &draft);
