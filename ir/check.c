@@ -240,6 +240,7 @@ static bool check_REARRANGE(const Graph *graph, NodeId id, Diag *diag)
     const Node *node = graph_node(graph, id);
     const Type *x = graph_type(graph, node->operands[0]), *result = &node->type;
     AxisNames from = {0}, to = {0};
+    int split = x->rank;
     for (int i = 0; i < node->attributes.group_count; i++) {
         const Group *group = &node->attributes.groups[i];
         if (!has_axes(diag, node, "operand 1", x, &group->from) ||
@@ -247,7 +248,11 @@ static bool check_REARRANGE(const Graph *graph, NodeId id, Diag *diag)
             !gather(diag, node, &group->from, &from) || !gather(diag, node, &group->to, &to) ||
             !group_fits(diag, node, x, group))
             return false;
+        if (group->from.count == 1) split += group->to.count - 1;
     }
+    if (split > MAX_AXES)
+        return node_error(diag, node, "there are %d axes when all splits are made, more than %d",
+                          split, MAX_AXES);
     for (int i = 0; i < x->rank; i++) {
         const Axis *axis = &x->axis[i];
         if (names_contain(&from, axis->name)) continue;
