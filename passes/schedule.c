@@ -110,6 +110,7 @@ static void make_window(Schedule *s, NodeId id)
     Slot *window = &schedule_place(s, id)->window;
     int64_t elements = 1;
     if (schedule_holds(s, read->operands[0])) return;
+    if (operand->axis[operand->rank - 1].symbol[0]) return; /* it is copied along the last axis */
     for (int d = 0; d < operand->rank; d++) {
         int64_t extent = 1;
         for (int i = 0; i < read->type.rank; i++) {
