@@ -13,7 +13,7 @@ typedef enum { BEYOND_NOTHING, BEYOND_SIDE, BEYOND_DIM } Beyond;
 typedef struct Sketch {
     Random *random;
     Beyond beyond;
-    bool raft, cross, shortcut;
+    bool raft, cross, shortcut, deep; /* deep: one level of enough layers for features */
     int levels;
     int64_t height, width, pretrained, channels, classes, token_factor, channel_factor;
 } Sketch;
@@ -40,6 +40,9 @@ static Sketch draw_sketch(Random *random, Beyond beyond)
     if (beyond == BEYOND_SIDE) s.height = s.width = beyond_tile(random, 29, 47, 14);
     if (random_chance(random, 25)) s.width = random_from(random, 8, 28);
     s.pretrained = random_chance(random, 60) ? s.height : random_from(random, 8, 28);
+    s.deep = s.levels == 1 && random_chance(random, 20);
+    /* The bound of the errors grows by up to 3.6 with each layer that resamples and comes back. */
+    if (s.deep && random_chance(random, 80)) s.width = s.pretrained = s.height;
     s.channels = random_from(random, 1, 5);
     s.classes = random_from(random, 1, 70);
     s.token_factor = random_from(random, 1, 5);
@@ -77,8 +80,7 @@ static void put_levels(const Sketch *s, Text *text)
     text_put(text, "layers:\n");
     for (int level = 0; level < s->levels; level++) {
         int64_t patch = draw_patch(s, level, side), dim = random_from(s->random, 4, 48);
-        int64_t depth = random_from(s->random, 1, 2);
-        if (s->levels == 1 && random_chance(s->random, 20)) depth = random_from(s->random, 10, 11);
+        int64_t depth = s->deep ? random_from(s->random, 10, 11) : random_from(s->random, 1, 2);
         if (s->beyond == BEYOND_DIM && level == s->levels - 1)
             dim = beyond_tile(s->random, 65, 100, 32);
         /* A LayerNorm over one to three channels magnifies errors beyond measure. */
