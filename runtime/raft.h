@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/shell.h" /* RaftStatus, and running a compiled program */
+#include "shell.h" /* not runtime/shell.h: both are installed as raft/..; has RaftStatus */
 
 #ifdef __cplusplus
 extern "C" {

@@ -10,7 +10,7 @@
 #ifndef RAFT_SHELL_H
 #define RAFT_SHELL_H
 
-#include "runtime/program.h"
+#include "program.h"
 
 #ifndef RAFT_SHELL_LINKAGE
 #define RAFT_SHELL_LINKAGE

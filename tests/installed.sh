@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# Uses raftc as people do who have installed it, from a tree that was moved after that.
+# usage: tests/installed.sh CASE BUILD [OPTION...]
+#
+# The case `tree` makes the tree in BUILD/installed/tree; the others need it and work beside it.
+# OPTION: of the compiler, by which programs fit a BUILD with sanitizers. Status 77: skipped.
+set -euo pipefail
+
+[ $# -ge 2 ] || { echo "usage: tests/installed.sh CASE BUILD [OPTION...]" >&2; exit 2; }
+name=$1
+build=$(realpath "$2")
+options=("${@:3}")
+root=$(realpath "$(dirname "$0")/..")
+programs=$root/tests/installed
+goldens=$root/tests/data/goldens
+tree=$build/installed/tree/moved
+strict=(-O2 -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Wpedantic -Werror)
+
+rm -rf "$build/installed/$name"
+mkdir -p "$build/installed/$name"
+cd "$build/installed/$name"
+export PATH=$tree/bin:$PATH
+
+fail() {
+    echo "installed: $name: $*" >&2
+    exit 1
+}
+
+skip() {
+    echo "installed: $name: SKIPPED: $*" >&2
+    exit 77
+}
+
+compile_tiny() { # OPTION_OF_RAFTC...
+    raftc -q "$programs/tiny.yaml" --image 32x32 "$@"
+}
+
+# Installed where DESTDIR says, with a prefix of its own, and moved: nothing may know another place.
+case_tree() {
+    DESTDIR=$PWD/stage cmake --install "$build" --prefix /opt/raft >/dev/null
+    mv stage/opt/raft moved
+    [ -z "$(find stage -type f)" ] || fail "outside of the prefix: $(find stage -type f)"
+    local file
+    for file in bin/raftc include/raft/raft.h share/man/man1/raftc.1 share/raft/raft.py \
+        share/raft/models/raftmlp-l.yaml share/raft/models/finetune/cars-org-mixer.yaml; do
+        [ -f "moved/$file" ] || fail "$file is missing"
+    done
+    for file in libraft.a raft.pc raftConfig.cmake raftConfigVersion.cmake; do
+        [ -n "$(find moved -name "$file")" ] || fail "$file is missing"
+    done
+    [ "$(cd moved/include/raft && echo *)" = "program.h raft.h shell.h" ] ||
+        fail "other headers than the public ones: $(ls moved/include/raft)"
+    # AddressSanitizer keeps the names of sources, for its reports.
+    if [ ${#options[@]} -eq 0 ] && grep -rlF -e "$root/" -e "$build" moved; then
+        fail "these files name a folder of the build"
+    fi
+    raftc --version
+}
+
+# A C program by pkg-config, which needs the runtime library.
+case_c() {
+    local picture=$root/models/photos/china.jpg flags
+    PKG_CONFIG_PATH=$(dirname "$(find "$tree" -name raft.pc)")
+    export PKG_CONFIG_PATH
+    read -ra flags < <(pkg-config --cflags --libs raft)
+    compile_tiny
+    cc "${strict[@]}" "${options[@]}" "$programs/user.c" tiny.a -I. "${flags[@]}" -o user
+    raftc run -q "$programs/tiny.yaml" --image 32x32 --weights @fill "$picture" \
+        --dump-input input.safetensors >/dev/null
+    ./user "$goldens/tiny.safetensors" "$goldens/forward-tiny.safetensors" "$picture" \
+        input.safetensors
+}
+
+# A C++ program by CMake, which compiles the model when it is built.
+case_cmake() {
+    command -v c++ >/dev/null || skip "there is no C++ compiler"
+    cp "$programs"/{CMakeLists.txt,user.cpp,golden.h,tiny.yaml} .
+    cmake -S . -B out -DCMAKE_PREFIX_PATH="$tree" --log-level=WARNING \
+        -DCMAKE_CXX_FLAGS="-Wall -Wextra -Werror ${options[*]}" >/dev/null
+    cmake --build out >log || { cat log; fail "the project does not build"; }
+    out/user "$goldens/tiny.safetensors" "$goldens/forward-tiny.safetensors"
+    cmake --build out >log
+    if grep -q 'raftc: compiling' log; then fail "the model is compiled though nothing changed"; fi
+    echo '# changed' >>tiny.yaml
+    cmake --build out >log
+    grep -q 'raftc: compiling' log || fail "the model has changed, and is not compiled again"
+}
+
+# Two models in one program, four threads with an instance each; both kinds of library.
+case_instances() {
+    compile_tiny
+    compile_tiny --name other -o other --image 48x32 --set layers.0.depth=1 --set num_classes=7
+    cc "${strict[@]}" "$programs/instances.c" tiny.a other.a -I. -pthread -fopenmp -lm -o static
+    cc "${strict[@]}" "$programs/instances.c" tiny.so other.so -I. -pthread -lm \
+        -Wl,-rpath,"$PWD" -o shared
+    ./static
+    ./shared
+}
+
+case_python() {
+    local python
+    for python in python3 /usr/bin/python3 ""; do
+        [ -n "$python" ] || skip "there is no python3 with numpy"
+        if "$python" -c 'import numpy' 2>/dev/null; then break; fi
+    done
+    compile_tiny --weights @fill
+    PYTHONPATH=$tree/share/raft PYTHONDONTWRITEBYTECODE=1 "$python" "$programs/user.py" tiny.so \
+        tiny.weights "$goldens/tiny.safetensors" "$goldens/forward-tiny.safetensors"
+}
+
+# The manual page is well-formed, and has the commands and options of --help, no more and no less.
+case_manual() {
+    local page=$tree/share/man/man1/raftc.1 section
+    raftc --help | grep -oE '^  --?[a-z][a-z-]*' | tr -d ' ' | sort >options
+    sed 's/\\-/-/g' "$page" | awk '/^\.TP/ { getline; if ($2 ~ /^-/) print $2 }' | sort >page_options
+    [ "$(wc -l <options)" -gt 20 ] || fail "raftc --help has no options?"
+    diff options page_options >&2 || fail "options of raftc --help (<) and of the page (>)"
+    raftc --help | sed -n 's/^  raftc \([a-z]*\).*/\1/p' | sort >commands
+    sed -n 's/^\.B raftc *\([a-z]*\)$/\1/p' "$page" | sort -u >page_commands
+    diff commands page_commands >&2 || fail "commands of raftc --help (<) and of the page (>)"
+    for section in NAME SYNOPSIS DESCRIPTION OPTIONS '"EXIT STATUS"' ENVIRONMENT EXAMPLES; do
+        grep -qx "\.SH $section" "$page" || fail "the page has no section $section"
+    done
+    if command -v groff >/dev/null; then
+        groff -man -Tutf8 -ww "$page" >rendered 2>warnings || fail "groff refuses the page"
+        [ ! -s warnings ] || fail "$(cat warnings)"
+        grep -q 'raftc - compile' rendered || fail "the page says nothing"
+    else
+        echo "installed: manual: there is no groff; the page is not rendered"
+    fi
+}
+
+# A library says how it was made; made again elsewhere in the same way, it is the same bytes.
+case_bytes() {
+    local extension line
+    mkdir one "two words"
+    cp "$programs/tiny.yaml" one
+    cp "$programs/tiny.yaml" "two words"
+    (cd one && raftc -q tiny.yaml --image 32x32 --weights @fill -o net)
+    (cd "two words" && TMPDIR=$PWD raftc -q tiny.yaml --image 32x32 --weights @fill -o net)
+    for extension in so a h weights; do
+        cmp "one/net.$extension" "two words/net.$extension" || fail "other bytes elsewhere"
+    done
+    [ "$(ls "two words" | wc -l)" -eq 5 ] || fail "left behind: $(ls "two words")"
+    for line in "made by $(raftc --version)" \
+        "command: raftc -q tiny.yaml --image 32x32 --weights @fill -o net" \
+        "model: $(wc -c <one/tiny.yaml) bytes, FNV-1a hash [0-9a-f]\{16\}"; do
+        grep -q "^ \* $line\$" one/net.h || fail "the header does not say: $line"
+    done
+    raftc inspect one/net.so | grep -qx 'command: raftc -q tiny.yaml .*'
+    sed -i 's/num_classes: 10/num_classes: 12/' "two words/tiny.yaml"
+    (cd "two words" && raftc -q tiny.yaml --image 32x32 -o net)
+    if [ "$(grep ' hash ' one/net.h)" = "$(grep ' hash ' "two words/net.h")" ]; then
+        fail "another model has the same hash"
+    fi
+}
+
+# Memory of a program that runs a published model, against what raftc plans for it.
+case_memory() {
+    local plan
+    raftc -q "$tree/share/raft/models/raftmlp-s.yaml" --name raftmlp_s -o raftmlp_s \
+        --report memory >report
+    plan=$(sed -n '1s/^arena \([0-9]*\) bytes an image,.* prepared \([0-9]*\) bytes$/\2 \1/p' report)
+    [ -n "$plan" ] || fail "no plan: $(head -n 1 report)"
+    cc "${strict[@]}" "$programs/memory.c" raftmlp_s.a -I. -fopenmp -lm -o memory
+    # shellcheck disable=SC2086 # two numbers
+    ./memory $plan || fail "more than the limit"
+}
+
+"case_$name"

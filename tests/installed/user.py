@@ -1,0 +1,76 @@
+"""A Python program with a compiled model. usage: user.py LIBRARY WEIGHTS_BLOB WEIGHTS GOLDEN"""
+
+import json
+import sys
+from collections.abc import Callable
+
+import numpy
+import raft
+
+
+def load(path: str) -> dict[str, numpy.ndarray]:
+    """The tensors of a safetensors file, all of them F32."""
+    with open(path, "rb") as file:
+        data = file.read()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, tensor in header.items():
+        begin, end = (start + offset for offset in tensor["data_offsets"])
+        tensors[name] = numpy.frombuffer(data[begin:end], "<f4").reshape(tensor["shape"])
+    return tensors
+
+
+def refused(kind: type[Exception], words: str, call: Callable[[], object]) -> None:
+    """Fails unless the call raises that kind of exception, with these words in its message."""
+    try:
+        call()
+    except kind as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(f"no {kind.__name__}: {words}")
+
+
+library, blob, weights_path, golden_path = sys.argv[1:]
+weights, golden = load(weights_path), load(golden_path)
+images, wanted = golden["dark.input"], golden["dark.logits"]
+
+with raft.Model(library, weights) as model:
+    assert model.image_shape == (3, 32, 32)
+    assert model.parameters == {name: weights[name].shape for name in model.parameters}
+    assert set(model.parameters) == set(weights)
+    logits = model.forward(images)
+    assert logits.dtype == numpy.float32 and logits.shape == wanted.shape
+    assert abs(logits - wanted).max() <= 2e-5 * max(1, abs(wanted).max())
+    assert (model.forward(images[1:]) == logits[1:]).all()
+    maps = model.features(images)
+    assert [m.shape for m in maps] == [(2, 16, 8, 8), (2, 32, 4, 4)]
+    assert all(numpy.isfinite(m).all() and m.any() for m in maps)
+
+    refused(TypeError, "list", lambda: model.forward([1.0]))
+    refused(TypeError, "float64", lambda: model.forward(images.astype(float)))
+    refused(TypeError, ">f4", lambda: model.forward(images.astype(">f4")))
+    refused(ValueError, "contiguous", lambda: model.forward(images[..., ::-1]))
+    refused(ValueError, "(b, 3, 32, 32)", lambda: model.forward(images[0]))
+    refused(raft.RaftError, "batch is 0", lambda: model.forward(images[:0]))
+    bias = weights["classifier.bias"]
+    misspelt = {"classifier.bia": bias}
+    refused(raft.RaftError, "'classifier.bias'", lambda: model.set_parameters(misspelt))
+    refused(raft.RaftError, "shape", lambda: model.set_parameters({"classifier.bias": bias[:9]}))
+    model.set_parameters({"classifier.bias": bias + numpy.float32(1)})
+    assert abs(model.forward(images) - wanted - 1).max() <= 1e-4
+refused(ValueError, "closed", lambda: model.forward(images))
+model.close()
+
+with raft.Model(library, blob, threads=1, prefix="tiny") as mapped:
+    made_up = mapped.forward(images)
+with raft.Model(library, blob, threads=4) as mapped:
+    assert (mapped.forward(images) == made_up).all()
+with raft.Model(library) as empty:
+    refused(raft.RaftError, "not set", lambda: empty.forward(images))
+refused(raft.RaftError, "weights", lambda: raft.Model(library, weights_path))
+refused(raft.RaftError, "threads", lambda: raft.Model(library, threads=-1))
+other = numpy.linalg._umath_linalg.__file__
+refused(raft.RaftError, "not a library", lambda: raft.Model(other))
+print("user.py: the logits are PyTorch's")
