@@ -75,6 +75,25 @@ void cuda_target(Target *target);
 /* The kernels of a plan as CUDA C++ text. NULL with messages where the plan has a kernel that cannot be split. */
 CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag);
 
+/* ---- cuda/emulate.c: that text on the CPU ---------------------------------------------------- */
+
+typedef struct CudaEmulation {
+    const RaftProgram *program; /* for the shell; any threads, any batch */
+    const CudaSource *source;
+    void *library;
+} CudaEmulation;
+
+/* Compiles the kernels for this CPU with the C++ compiler $CXX (default g++), behind a header that
+ * gives them grids, blocks and warps and checks what they do: emulator.hpp. program_check must have
+ * passed. NULL with messages; where there is no compiler, they say what to install. */
+CudaEmulation *cuda_emulate(Arena *arena, const Plan *plan, const CudaSource *source, Diag *diag);
+/* To be asked after a run: true if no kernel has met a fault so far, an index out of bounds, a race
+ * and the like. Else false and an error that names kernel, thread and line of the text; results are
+ * then worth nothing, and further runs compute nothing. */
+bool cuda_emulation_check(const CudaEmulation *emulation, Diag *diag);
+/* NULL is legal. The program must no longer be run. */
+void cuda_emulation_free(CudaEmulation *emulation);
+
 /* ---- library.c: from a plan and an object to files that people link ------------------------- */
 
 /* How the steps of a plan are cut: what a program table needs to know beside the plan. One entry a
