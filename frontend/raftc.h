@@ -78,7 +78,7 @@ typedef struct Options {
     /* what is written */
     const char *output_base, *name;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
-    bool json;
+    bool profile, json;
     /* running */
     Strings inputs;
     int64_t batch, threads, top;
@@ -181,6 +181,11 @@ bool *graph_prepare_kernels(const Graph *graph, Arena *arena);
 void report_kernels(const Graph *graph, Text *out);
 /* Multiply-adds of all products that depend on the input, for one image. */
 int64_t graph_multiply_adds(const Graph *graph, Arena *arena);
+
+/* Multiply-adds of a kernel for one image. */
+int64_t kernel_cost(const Graph *graph, int kernel);
+/* Bytes of a step's buffers, for one image: batched ones, and the others. */
+int64_t step_bytes(const Plan *plan, const Step *step, bool batched);
 
 /* ---- raftc_engine.c ------------------------------------------------------------------------- */
 

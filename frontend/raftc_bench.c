@@ -1,6 +1,5 @@
 /* raftc_bench.c: raftc bench: how long a forward takes, and what share of the peak that is. */
-#include "frontend/raftc.h"
-#include "frontend/raftc_json.h"
+#include "frontend/raftc_profile.h"
 #include "runtime/peak.h"
 
 #include <stdlib.h>
@@ -17,6 +16,7 @@ typedef struct Times {
 
 typedef struct Result {
     double min_ms, median_ms, images_per_second, gflops, peak_gflops;
+    double peak_gbytes; /* with --profile */
     uint32_t runs;
     int64_t batch, height, width;
     const char *machine;
@@ -35,7 +35,7 @@ static double measure_peak(const Session *session, double so_far)
 }
 
 /* Room for what forward computes, and the made-up input. */
-static Exit measure_forward(Engine *engine, int64_t batch, Times *times)
+static Exit measure_forward(Engine *engine, int64_t batch, Times *times, Profile *profile)
 {
     Arena *arena = engine->session->arena;
     const Graph *graph = engine->graph;
@@ -62,6 +62,7 @@ static Exit measure_forward(Engine *engine, int64_t batch, Times *times)
         if (exit != EXIT_DONE) return exit;
         double taken = seconds_now() - start;
         measured += taken;
+        if (profile) profile_add(profile);
         *ARENA_PUSH(arena, times->seconds, times->count, times->capacity) = taken;
     }
     return EXIT_DONE;
@@ -120,7 +121,7 @@ static const char *target_name(const Session *session)
     return session->options->target == TARGET_REFERENCE ? "reference" : "cpu";
 }
 
-static void print_json(const Session *session, const Result *result)
+static void print_json(const Session *session, const Result *result, const Profile *profile)
 {
     const char *image = arena_printf(session->arena, "%lldx%lld", (long long)result->height,
                                      (long long)result->width);
@@ -130,6 +131,11 @@ static void print_json(const Session *session, const Result *result)
         result->gflops, "peak_gflops", result->peak_gflops, "threads", session->threads, "dtype",
         "f32", "batch", (json_int_t)result->batch, "image", image, "target", target_name(session),
         "machine", json_text(session->arena, result->machine));
+    if (profile) {
+        json_object_set_new(object, "peak_gbytes_per_second", json_real(result->peak_gbytes));
+        json_object_set_new(object, "kernels",
+                            profile_json(profile, session->arena, result->batch));
+    }
     json_print(object);
 }
 
@@ -157,15 +163,20 @@ static Exit bench(Session *session, Compilation *c, Engine *engine)
         exit = engine_open(engine, c, options->weights ? options->weights : "@fill");
     if (exit != EXIT_DONE) return exit;
     Times times = {0};
+    Profile kernels, *profile = options->profile ? &kernels : NULL;
+    if (profile) profile_begin(profile, engine, c);
     double peak = measure_peak(session, 0);
-    exit = measure_forward(engine, options->batch ? options->batch : 1, &times);
+    exit = measure_forward(engine, options->batch ? options->batch : 1, &times, profile);
     if (exit != EXIT_DONE) return exit;
     peak = measure_peak(session, peak);
     Result result = summarise(session, engine, c, &times, peak);
+    if (profile) result.peak_gbytes = profile_bandwidth(profile);
     if (options->json)
-        print_json(session, &result);
+        print_json(session, &result, profile);
     else
         print_table(session, c, &result);
+    if (profile && !options->json)
+        profile_print(profile, session->arena, result.batch, peak, result.peak_gbytes);
     exit = report_print(session, c);
     if (exit == EXIT_DONE && result.gflops > result.peak_gflops)
         return session_fail(session, EXIT_MISSED,

@@ -68,6 +68,8 @@ static const Row table[] = {
          "symbol prefix of the library; default: from the file name"),
     WORDS("--report", "KIND[,KIND]", COMPILE | BENCH, read_list, "fusion|memory|cost|time", report,
           "fusion (what was fused, what was not and why), memory, cost,\ntime"),
+    FLAG("--profile", BENCH, profile,
+         "each kernel: time, share of the peak and of the memory's speed"),
     FLAG("--json", BENCH | INSPECT, json, "one object on stdout"),
 
     HEADING("Code"),
@@ -248,6 +250,8 @@ static bool check_together(const Parser *parser)
     if (options->json && (options->report || (options->dump_ir && !options->dump_dir)))
         good = wrong(parser, "--json prints one object and nothing else: %s",
                      options->report ? "leave --report out" : "give --dump-ir a --dump-dir");
+    if (options->profile && options->target == TARGET_REFERENCE)
+        good = wrong(parser, "--profile is of kernels, and --target reference runs none");
     return good;
 }
 

@@ -14,7 +14,7 @@ int64_t graph_multiply_adds(const Graph *graph, Arena *arena)
     return sum;
 }
 
-static int64_t kernel_cost(const Graph *graph, int kernel)
+int64_t kernel_cost(const Graph *graph, int kernel)
 {
     NodeId first, end;
     kernel_range(graph, kernel, &first, &end);
@@ -79,8 +79,7 @@ static void report_missed(const Diag *diag, Text *out)
 
 /* ---- cost ------------------------------------------------------------------------------------ */
 
-/* Bytes of a step's buffers, for one image: batched ones, and the others. */
-static int64_t step_bytes(const Plan *plan, const Step *step, bool batched)
+int64_t step_bytes(const Plan *plan, const Step *step, bool batched)
 {
     int64_t bytes = 0;
     for (int i = 0; i < step->argument_count; i++) {

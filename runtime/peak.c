@@ -1,4 +1,5 @@
-/* peak.c: a loop of multiply-adds that touches no memory: the ceiling of what any code can reach.
+/* peak.c: a loop of multiply-adds that touches no memory, and one that only reads: the ceilings of
+ * what any code can reach.
  *
  * Each variant keeps as many sums as cover the latency of its instruction, and as fit the vector
  * registers beside two operands. The values tend to 1: never so small that the CPU slows down.
@@ -7,7 +8,10 @@
 
 #include <omp.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -117,4 +121,51 @@ double raft_peak_gflops(int threads, double seconds)
         if ((double)rounds / taken > best) best = (double)rounds / taken;
     }
     return 1e-9 * variant.flops * speed;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+typedef int64_t Line __attribute__((vector_size(64))); /* of a cache */
+
+/* The sum of all, four at a time, so that no addition waits for another. */
+static int64_t read_lines(const Line *line, size_t count)
+{
+    Line sum[4] = {0};
+    for (size_t i = 0; i + 4 <= count; i += 4)
+        for (size_t k = 0; k < 4; k++) sum[k] += line[i + k];
+    return sum[0][0] + sum[1][0] + sum[2][0] + sum[3][0];
+}
+
+/* Several times what the caches hold. */
+static size_t big_enough(void)
+{
+    const size_t least = (size_t)64 << 20, most = (size_t)1 << 30;
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    size_t bytes = cache > 0 ? 4 * (size_t)cache : least;
+    return bytes < least ? least : bytes > most ? most : bytes;
+}
+
+double raft_peak_gbytes(int threads, double seconds)
+{
+    size_t bytes = big_enough(), lines = bytes / sizeof(Line);
+    Line *memory = aligned_alloc(sizeof(Line), bytes);
+    if (!memory) return 0;
+    memset(memory, 1, bytes);
+    double best = 0, begin = now();
+    do {
+        int64_t total = 0;
+        double start = now();
+#pragma omp parallel for num_threads(threads) reduction(+ : total)
+        for (int part = 0; part < threads; part++) {
+            size_t first = lines * (size_t)part / (size_t)threads;
+            size_t end = lines * (size_t)(part + 1) / (size_t)threads;
+            total += read_lines(memory + first, end - first);
+        }
+        volatile int64_t used = total;
+        (void)used;
+        double speed = (double)bytes / (now() - start);
+        if (speed > best) best = speed;
+    } while (now() - begin < seconds);
+    free(memory);
+    return 1e-9 * best;
 }

@@ -1,4 +1,4 @@
-/* peak.h: how fast this machine multiplies and adds, to set a benchmark beside. */
+/* peak.h: how fast this machine multiplies and adds, and reads memory, to set a benchmark beside. */
 #ifndef RAFT_PEAK_H
 #define RAFT_PEAK_H
 
@@ -7,5 +7,9 @@
  * multiply-add being two. The widest vectors of the CPU are used, and its fused multiply-add if
  * there is one. */
 double raft_peak_gflops(int threads, double seconds);
+
+/* So many threads read memory that no cache holds, for about `seconds`; gives 10^9 bytes a second
+ * of all threads together. 0: there is not memory enough to tell. */
+double raft_peak_gbytes(int threads, double seconds);
 
 #endif

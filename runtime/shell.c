@@ -42,6 +42,7 @@ struct RaftShell {
     size_t arena_bytes;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
     size_t scratch_stride, argument_offset;
+    double *seconds; /* NULL, or where steps are timed */
     char error[512];
 };
 
@@ -419,6 +420,7 @@ typedef struct Run {
     int step_count;
     unsigned entry; /* only steps of these entries; 0: all */
     int64_t batch;
+    double *seconds; /* NULL, or of each thread and step */
     const float *const *input;
     float *const *output;
 } Run;
@@ -450,6 +452,7 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
     const RaftShell *shell = run->shell;
     char *scratch = shell->scratch + (size_t)thread * shell->scratch_stride;
     float **argument = (float **)(scratch + shell->argument_offset);
+    double *seconds = run->seconds ? run->seconds + (size_t)thread * (size_t)run->step_count : NULL;
     for (int s = 0; s < run->step_count; s++) {
         const RaftStep *step = &run->step[s];
         if (run->entry && !(step->entries & run->entry)) continue;
@@ -459,7 +462,9 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
         int64_t end = begin + share + (thread < rest);
         for (int i = 0; i < step->argument_count; i++)
             argument[i] = locate(run, &shell->program->buffer[step->argument[i]], first, images);
+        double start = seconds ? omp_get_wtime() : 0;
         if (begin < end) step->kernel(argument, images, begin, end, scratch);
+        if (seconds) seconds[s] += omp_get_wtime() - start;
         wait_for_all(run->barrier, threads);
     }
 }
@@ -543,8 +548,14 @@ RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,
     Run run = {.shell = shell, .entry = entry, .batch = batch, .input = inputs, .output = outputs};
     run.step = program->step;
     run.step_count = program->step_count;
+    run.seconds = shell->seconds;
     run_steps(run);
     return RAFT_OK;
+}
+
+void raft_shell_measure(RaftShell *shell, double *seconds)
+{
+    shell->seconds = seconds;
 }
 
 static RaftStatus run_entry(RaftShell *shell, unsigned entry, int64_t batch, const float *nchw,

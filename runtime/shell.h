@@ -69,6 +69,11 @@ RAFT_SHELL_LINKAGE RaftStatus raft_shell_forward(RaftShell *shell, int64_t batch
 RAFT_SHELL_LINKAGE RaftStatus raft_shell_features(RaftShell *shell, int64_t batch,
                                                   const float *nchw, float *const *maps);
 
+/* From now on every run adds to seconds[thread * step_count + step] how long each thread works on
+ * each step, the time that it waits for others excepted. Room for the threads of the instance, and
+ * the caller's; NULL, as at first: nothing is measured. */
+RAFT_SHELL_LINKAGE void raft_shell_measure(RaftShell *shell, double *seconds);
+
 /* The message of the last call on `shell` that failed; "" if none did. Owned by the shell. */
 RAFT_SHELL_LINKAGE const char *raft_shell_error(const RaftShell *shell);
 

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <signal.h>
 
+#include "backends/backend.h"
 #include "runtime/raft.h"
 
 static Place *cpu_place(void **state)
@@ -138,6 +139,34 @@ static void bench_gives_every_number(void **state)
     json_decref(object);
 }
 
+static void profile_gives_every_kernel(void **state)
+{
+    static const char *const numbers[] = {"times",  "ms",     "balance",
+                                          "gflops", "mbytes", "gbytes_per_second"};
+    Place *place = *state;
+    if (!llvm_available()) skip();
+    run_well(place, "raftc bench cli/tiny.yaml --profile --json --threads 2");
+    json_error_t error;
+    json_t *object = json_load_file(place->output, 0, &error), *kernel;
+    if (!json_is_object(object)) fail_msg("no object: %s", error.text);
+    assert_true(json_number_value(json_object_get(object, "peak_gbytes_per_second")) > 0);
+    const json_t *kernels = json_object_get(object, "kernels");
+    size_t index, products = 0;
+    double ms = 0;
+    json_array_foreach(kernels, index, kernel)
+    {
+        for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+            assert_true(json_number_value(json_object_get(kernel, numbers[i])) > 0);
+        assert_true(json_number_value(json_object_get(kernel, "balance")) <= 1.0);
+        ms += json_number_value(json_object_get(kernel, "ms"));
+        const char *name = json_string_value(json_object_get(kernel, "kernel"));
+        products += strstr(name, "norm_linear_gelu_linear_add (b, ") == name;
+    }
+    assert_true(products >= 3);
+    assert_true(ms <= json_number_value(json_object_get(object, "min_ms")));
+    json_decref(object);
+}
+
 static void a_full_disk_is_told(void **state)
 {
     Place *place = *state;
@@ -198,6 +227,7 @@ int main(void)
         cmocka_unit_test(batches_and_threads_do_not_matter),
         cmocka_unit_test(dumps_are_numbered),
         cmocka_unit_test(bench_gives_every_number),
+        cmocka_unit_test(profile_gives_every_kernel),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(signals_leave_nothing_behind),
     };

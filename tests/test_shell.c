@@ -180,6 +180,34 @@ static void test_any_threads_and_batch(void **state)
     }
 }
 
+/* Time is measured where it is asked for, of the steps that ran, and of all threads. */
+static void test_measured(void **state)
+{
+    enum { THREADS = 2, STEPS = 16 };
+    Values v;
+    (void)state;
+    make_values(&v, 1);
+    RaftShell *shell = create(&table, THREADS);
+    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    double seconds[THREADS * STEPS] = {0};
+    assert_true(table.step_count <= STEPS);
+    raft_shell_measure(shell, seconds);
+    float logits[MOST_BATCH * CLASSES];
+    assert_int_equal(raft_shell_forward(shell, MOST_BATCH, v.image, logits), RAFT_OK);
+    expect_floats(logits, v.logits, MOST_BATCH * CLASSES);
+    for (int s = 0; s < table.step_count; s++) {
+        double both = seconds[s] + seconds[table.step_count + s];
+        assert_true((both > 0) == ((table.step[s].entries & FORWARD) != 0));
+        assert_true(both < 60);
+    }
+    for (int i = THREADS * table.step_count; i < THREADS * STEPS; i++) assert_true(seconds[i] == 0);
+    memset(seconds, 0, sizeof seconds);
+    raft_shell_measure(shell, NULL);
+    assert_int_equal(raft_shell_forward(shell, MOST_BATCH, v.image, logits), RAFT_OK);
+    for (int i = 0; i < THREADS * STEPS; i++) assert_true(seconds[i] == 0);
+    raft_shell_destroy(shell);
+}
+
 static void test_default_threads(void **state)
 {
     cpu_set_t set;
@@ -534,6 +562,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_threads_and_batch),
+        cmocka_unit_test(test_measured),
         cmocka_unit_test(test_default_threads),
         cmocka_unit_test(test_instances_at_once),
         cmocka_unit_test(test_parameters_set_again),

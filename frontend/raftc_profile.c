@@ -1,0 +1,152 @@
+/* raftc_profile.c: bench --profile: what each kernel takes, beside what the machine could do.
+ *
+ * The time of a step is that of the thread that takes longest, and the least of all runs; steps that
+ * share code are one row. Balance: how much of that time the threads work, on average.
+ */
+#include "frontend/raftc_profile.h"
+#include "runtime/peak.h"
+
+#include <float.h>
+#include <string.h>
+
+void profile_begin(Profile *profile, const Engine *engine, const Compilation *c)
+{
+    Arena *arena = engine->session->arena;
+    *profile =
+        (Profile){.shell = engine->shell, .plan = c->plan, .threads = engine->session->threads};
+    profile->code = llvm_steps(c->code);
+    profile->step = arena_array(arena, (size_t)c->plan->step_count, sizeof *profile->step);
+    for (int s = 0; s < c->plan->step_count; s++)
+        if (!c->plan->steps[s].prepare) profile->step[profile->step_count++] = s;
+    size_t count = (size_t)profile->step_count;
+    profile->seconds = arena_array(arena, count * (size_t)profile->threads, sizeof(double));
+    profile->least = arena_array(arena, count, sizeof(double));
+    profile->work = arena_array(arena, count, sizeof(double));
+    for (size_t s = 0; s < count; s++) profile->least[s] = DBL_MAX;
+    raft_shell_measure(profile->shell, profile->seconds);
+}
+
+void profile_add(Profile *profile)
+{
+    for (int s = 0; s < profile->step_count; s++) {
+        double longest = 0, work = 0;
+        for (int thread = 0; thread < profile->threads; thread++) {
+            double *seconds = &profile->seconds[thread * profile->step_count + s];
+            if (*seconds > longest) longest = *seconds;
+            work += *seconds;
+            *seconds = 0;
+        }
+        if (longest >= profile->least[s]) continue;
+        profile->least[s] = longest;
+        profile->work[s] = work;
+    }
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+typedef struct Row {
+    int first, steps; /* the step of the plan that came first, and how many share its code */
+    double seconds, work, flops, bytes;
+} Row;
+
+static Row *find_row(Row *rows, int count, const Profile *profile, int step)
+{
+    for (int i = 0; i < count; i++)
+        if (strcmp(profile->code[rows[i].first].symbol, profile->code[step].symbol) == 0)
+            return &rows[i];
+    return NULL;
+}
+
+/* One row for each kernel that ran; *count of them. */
+static Row *collect_rows(const Profile *profile, Arena *arena, int64_t batch, int *count)
+{
+    Row *rows = arena_array(arena, (size_t)profile->step_count, sizeof *rows);
+    *count = 0;
+    for (int s = 0; s < profile->step_count; s++) {
+        if (profile->least[s] <= 0) continue; /* of another entry */
+        int at = profile->step[s];
+        const Step *step = &profile->plan->steps[at];
+        Row *row = find_row(rows, *count, profile, at);
+        if (!row) {
+            row = &rows[(*count)++];
+            row->first = at;
+        }
+        row->steps++;
+        row->seconds += profile->least[s];
+        row->work += profile->work[s];
+        row->flops += 2 * (double)kernel_cost(profile->plan->graph, step->kernel) * (double)batch;
+        row->bytes += (double)step_bytes(profile->plan, step, true) * (double)batch +
+                      (double)step_bytes(profile->plan, step, false);
+    }
+    return rows;
+}
+
+static const char *row_text(const Profile *profile, const Row *row, Arena *arena)
+{
+    const Graph *graph = profile->plan->graph;
+    int at = profile->plan->steps[row->first].kernel;
+    const Kernel *kernel = &graph->kernels[at];
+    Text text = text_new(arena);
+    text_printf(&text, "%s (", kernel_name(graph, at, arena));
+    for (int i = 0; i < kernel->rank; i++) {
+        const Axis *axis = &kernel->axis[i];
+        text_printf(&text, "%s%s", i ? ", " : "", axis->name);
+        if (!axis->symbol[0]) text_printf(&text, " %lld", (long long)axis->extent);
+        if (kernel->tile[i] != 1) text_printf(&text, " by %lld", (long long)kernel->tile[i]);
+    }
+    text_put(&text, ")");
+    return text.data;
+}
+
+/* ---- printing -------------------------------------------------------------------------------- */
+
+double profile_bandwidth(const Profile *profile)
+{
+    const double seconds = 0.2;
+    return raft_peak_gbytes(profile->threads, seconds);
+}
+
+static double share(double part, double whole)
+{
+    return whole > 0 ? part / whole : 0;
+}
+
+void profile_print(const Profile *profile, Arena *arena, int64_t batch, double peak_gflops,
+                   double peak_gbytes)
+{
+    int count;
+    const Row *rows = collect_rows(profile, arena, batch, &count);
+    double seconds = 0;
+    for (int i = 0; i < count; i++) seconds += rows[i].seconds;
+    printf("%4s %5s %9s %6s %8s %9s %7s %9s %8s %9s  %s\n", "step", "times", "ms", "time",
+           "balance", "GFLOP/s", "of peak", "MB", "GB/s", "of memory", "kernel");
+    for (int i = 0; i < count; i++) {
+        const Row *row = &rows[i];
+        double gflops = 1e-9 * row->flops / row->seconds, gbytes = 1e-9 * row->bytes / row->seconds;
+        printf("%4d %5d %9.3f %4.1f %% %6.1f %% %9.2f %5.1f %% %9.3f %8.2f %7.1f %%  %s\n",
+               row->first, row->steps, 1e3 * row->seconds, 100 * row->seconds / seconds,
+               100 * row->work / row->seconds / profile->threads, gflops,
+               100 * share(gflops, peak_gflops), 1e-6 * row->bytes, gbytes,
+               100 * share(gbytes, peak_gbytes), row_text(profile, row, arena));
+    }
+    printf("%10s %9.3f ms in kernels, each at its best; memory reads %.2f GB/s\n", "",
+           1e3 * seconds, peak_gbytes);
+}
+
+json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch)
+{
+    int count;
+    const Row *rows = collect_rows(profile, arena, batch, &count);
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++) {
+        const Row *row = &rows[i];
+        json_array_append_new(
+            list, json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s}", "step", row->first, "times",
+                            row->steps, "ms", 1e3 * row->seconds, "balance",
+                            row->work / row->seconds / profile->threads, "gflops",
+                            1e-9 * row->flops / row->seconds, "mbytes", 1e-6 * row->bytes,
+                            "gbytes_per_second", 1e-9 * row->bytes / row->seconds, "kernel",
+                            row_text(profile, row, arena)));
+    }
+    return list;
+}

@@ -1,0 +1,27 @@
+/* raftc_profile.h: bench --profile. */
+#ifndef RAFTC_PROFILE_H
+#define RAFTC_PROFILE_H
+
+#include "frontend/raftc.h"
+#include "frontend/raftc_json.h"
+
+typedef struct Profile {
+    RaftShell *shell;
+    const Plan *plan;
+    const StepCode *code;
+    int threads, step_count;
+    int *step;            /* of each step of the forward: its index in the plan */
+    double *seconds;      /* what the shell adds to: of each thread, each step */
+    double *least, *work; /* of each step: its time in the best run, and that of all threads */
+} Profile;
+
+/* From now on every run is measured: profile_add after each that counts. */
+void profile_begin(Profile *profile, const Engine *engine, const Compilation *compilation);
+void profile_add(Profile *profile);
+/* How fast the machine reads memory: 10^9 bytes a second. */
+double profile_bandwidth(const Profile *profile);
+void profile_print(const Profile *profile, Arena *arena, int64_t batch, double peak_gflops,
+                   double peak_gbytes);
+json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch);
+
+#endif
