@@ -3,7 +3,7 @@
  *   Exit         how raftc ends: the exit status
  *   Options      what the command line says, each value checked
  *   Session      one run of raftc: its memory, messages, options and times
- *   Compilation  a model or a graph on its way to machine code
+ *   Compilation  a model or a graph on its way to code, of whatever target
  *   Engine       a compilation that can be run on images
  *
  * A function that can fail returns an Exit; unless that is EXIT_DONE, its reason is in the
@@ -75,6 +75,7 @@ typedef struct Options {
     Strings disabled_passes;
     int64_t rewrite_limit; /* INT64_MAX: none */
     int64_t sanitize;      /* not 0: for addresses */
+    bool emulate;
     /* what is written */
     const char *output_base, *name;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
@@ -158,7 +159,10 @@ typedef struct Compilation {
     Target target;
     PassStatistics *statistics; /* of each pass */
     Plan *plan;
-    CpuCode *code; /* to be freed with compilation_close */
+    /* Code for the target, to be freed with compilation_close. */
+    CpuCode *code;
+    CudaSource *cuda;
+    CudaEmulation *emulation;
 } Compilation;
 
 /* From settings or a graph (.ir) to the unfused graph. */
@@ -167,8 +171,10 @@ Exit compilation_load(Session *session, const char *path, Compilation *compilati
 Exit compilation_optimise(Session *session, Compilation *compilation);
 /* the memory plan, */
 Exit compilation_plan(Session *session, Compilation *compilation);
-/* and machine code. */
+/* and code. */
 Exit compilation_generate(Session *session, Compilation *compilation);
+/* Makes the code one that this process can run, until compilation_close. */
+Exit compilation_load_code(Session *session, Compilation *compilation, const RaftProgram **program);
 void compilation_close(Compilation *compilation);
 
 /* ---- raftc_report.c ------------------------------------------------------------------------- */
@@ -192,10 +198,11 @@ int64_t step_bytes(const Plan *plan, const Step *step, bool batched);
 typedef struct Engine {
     Session *session;
     const Graph *graph;
-    const Node *input;          /* [b, c, y, x] */
-    RaftShell *shell;           /* NULL where the reference backend runs the graph; */
-    unsigned forward, features; /* entries of its program */
-    ReferenceTensor *tensors;   /* of the reference backend: the parameters, then the input */
+    const Node *input;              /* [b, c, y, x] */
+    RaftShell *shell;               /* NULL where the reference backend runs the graph; */
+    const CudaEmulation *emulation; /* NULL: none */
+    unsigned forward, features;     /* entries of its program */
+    ReferenceTensor *tensors;       /* of the reference backend: the parameters, then the input */
     int tensor_count;
 } Engine;
 

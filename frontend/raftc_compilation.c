@@ -1,4 +1,4 @@
-/* raftc_compilation.c: from a file that the user names to machine code, stage by stage. */
+/* raftc_compilation.c: from a file that the user names to code for the target, stage by stage. */
 #include "frontend/raftc.h"
 
 #include <errno.h>
@@ -73,6 +73,10 @@ static Exit choose_target(Session *session, Compilation *c)
             .vector_floats = 1, .vector_registers = 16, .l1_bytes = 32 << 10, .l2_bytes = 1 << 20};
         return EXIT_DONE;
     }
+    if (options->target == TARGET_CUDA) {
+        cuda_target(&c->target);
+        return EXIT_DONE;
+    }
     if (!llvm_available())
         return session_fail(session, EXIT_LACKING,
                             "this build of raftc has no LLVM, which --target cpu needs; "
@@ -136,13 +140,33 @@ Exit compilation_generate(Session *session, Compilation *c)
 {
     if (!program_check(c->plan, session->diag)) return EXIT_FILES;
     double start = seconds_now();
-    c->code = llvm_compile(session->arena, c->plan, &c->cpu, session->diag);
+    if (session->options->target == TARGET_CUDA)
+        c->cuda = cuda_emit(session->arena, c->plan, session->diag);
+    else
+        c->code = llvm_compile(session->arena, c->plan, &c->cpu, session->diag);
     session_stage(session, "code", start);
-    return c->code ? EXIT_DONE : EXIT_UNDONE;
+    return c->code || c->cuda ? EXIT_DONE : EXIT_UNDONE;
+}
+
+Exit compilation_load_code(Session *session, Compilation *c, const RaftProgram **program)
+{
+    double start = seconds_now();
+    *program = NULL;
+    if (c->code) {
+        *program = llvm_load(c->code, session->diag);
+    } else {
+        c->emulation = cuda_emulate(session->arena, c->plan, c->cuda, session->diag);
+        if (c->emulation) *program = c->emulation->program;
+    }
+    session_stage(session, "load", start);
+    if (*program) return EXIT_DONE;
+    return c->code ? EXIT_UNDONE : EXIT_LACKING; /* of a compiler */
 }
 
 void compilation_close(Compilation *c)
 {
     llvm_free(c->code);
+    cuda_emulation_free(c->emulation);
     c->code = NULL;
+    c->emulation = NULL;
 }

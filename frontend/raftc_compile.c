@@ -7,7 +7,9 @@
 
 /* What needs kernels that can run, a plan of their memory, and their machine code. */
 enum {
-    NEEDS_CODE = EMIT_LIB | EMIT_OBJ | EMIT_LLVM | EMIT_ASM,
+    NEEDS_LLVM = EMIT_OBJ | EMIT_LLVM | EMIT_ASM,
+    NEEDS_CUDA = EMIT_CUDA | EMIT_PTX | EMIT_CUBIN,
+    NEEDS_CODE = EMIT_LIB | NEEDS_LLVM | NEEDS_CUDA,
     NEEDS_PLAN = NEEDS_CODE | EMIT_HEADER
 };
 
@@ -17,9 +19,9 @@ typedef struct Kind {
 } Kind;
 
 static const Kind kinds[] = {
-    {EMIT_LIB, ".so"}, {EMIT_LIB, ".a"}, {EMIT_LIB | EMIT_HEADER, ".h"},
-    {EMIT_OBJ, ".o"},  {EMIT_IR, ".ir"}, {EMIT_LLVM, ".ll"},
-    {EMIT_ASM, ".s"},
+    {EMIT_LIB, ".so"}, {EMIT_LIB, ".a"},   {EMIT_LIB | EMIT_HEADER, ".h"},
+    {EMIT_OBJ, ".o"},  {EMIT_IR, ".ir"},   {EMIT_LLVM, ".ll"},
+    {EMIT_ASM, ".s"},  {EMIT_CUDA, ".cu"},
 };
 
 typedef struct Job {
@@ -178,6 +180,8 @@ static Exit write_all(Job *job)
     if (exit == EXIT_DONE && job->emit & EMIT_LLVM) exit = write_code(job, CODE_IR, ".ll");
     if (exit == EXIT_DONE && job->emit & EMIT_ASM) exit = write_code(job, CODE_ASSEMBLY, ".s");
     if (exit == EXIT_DONE && job->emit & EMIT_OBJ) exit = write_code(job, CODE_OBJECT, ".o");
+    if (exit == EXIT_DONE && job->emit & EMIT_CUDA)
+        exit = write_file(job, ".cu", c->cuda->text, strlen(c->cuda->text));
     if (exit == EXIT_DONE && job->emit & EMIT_LIB)
         exit = write_library(job, &library);
     else if (exit == EXIT_DONE && job->emit & EMIT_HEADER)
@@ -219,10 +223,16 @@ static Exit check_options(const Job *job)
 {
     Session *session = job->session;
     const Options *options = session->options;
+    if (options->target != TARGET_CUDA && job->emit & NEEDS_CUDA)
+        return session_fail(session, EXIT_USAGE,
+                            "--emit cuda, ptx and cubin go with --target cuda");
     if (options->target == TARGET_REFERENCE && job->emit & NEEDS_PLAN)
         return session_fail(session, EXIT_USAGE,
                             "--target reference makes no machine code; it can --emit ir, and "
                             "`raftc run`");
+    if (options->target == TARGET_CUDA && job->emit & NEEDS_LLVM)
+        return session_fail(session, EXIT_USAGE,
+                            "--target cuda makes no code for CPUs; it can --emit cuda");
     if (options->weights && !(job->emit & NEEDS_CODE))
         return session_fail(session, EXIT_USAGE,
                             "--weights goes with a library: --emit lib, or obj");

@@ -1,5 +1,4 @@
-/* raftc_engine.c: a compilation that runs: as machine code in this process, or by the reference
- * backend. */
+/* raftc_engine.c: a compilation that runs: as code of its target, or by the reference backend. */
 #include "frontend/raftc.h"
 
 #include <string.h>
@@ -159,15 +158,15 @@ static Exit open_code(Engine *engine, Compilation *c)
     Exit exit = compilation_plan(session, c);
     if (exit == EXIT_DONE) exit = compilation_generate(session, c);
     if (exit != EXIT_DONE) return exit;
-    double start = seconds_now();
-    const RaftProgram *program = llvm_load(c->code, session->diag);
-    session_stage(session, "load", start);
-    if (!program) return EXIT_UNDONE;
+    const RaftProgram *program;
+    exit = compilation_load_code(session, c, &program);
+    if (exit != EXIT_DONE) return exit;
     char message[256];
     const RaftShellOptions options = {.size = sizeof options, .threads = session->threads};
     RaftStatus status =
         raft_shell_create(program, &options, &engine->shell, message, sizeof message);
     if (status != RAFT_OK) return session_fail(session, EXIT_UNDONE, "%s", message);
+    engine->emulation = c->emulation;
     engine->forward = program->forward_entry;
     engine->features = program->features_entry;
     return EXIT_DONE;
@@ -210,5 +209,8 @@ Exit engine_run(Engine *engine, int64_t batch, const float *input, bool features
     }
     unsigned entries = engine->forward | (features ? engine->features : 0);
     RaftStatus status = raft_shell_run(engine->shell, entries, batch, &input, outputs);
-    return status == RAFT_OK ? EXIT_DONE : fail_shell(engine, status);
+    if (status != RAFT_OK) return fail_shell(engine, status);
+    const CudaEmulation *emulation = engine->emulation;
+    bool good = !emulation || cuda_emulation_check(emulation, engine->session->diag);
+    return good ? EXIT_DONE : EXIT_BUG;
 }

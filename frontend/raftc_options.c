@@ -63,7 +63,7 @@ static const Row table[] = {
          "base name, or folder; default: the name of the file, here"),
     WORDS("--emit", "KIND[,KIND]", COMPILE, read_list,
           "lib|obj|header|ir|llvm|asm|cuda|ptx|cubin", emit,
-          "lib (shared, static and header: the default), obj, header, ir,\nllvm, asm"),
+          "lib (shared, static and header: the default), obj, header, ir,\nllvm, asm; with --target cuda: lib, header, ir, cuda"),
     TEXT("--name", "PREFIX", COMPILE, read_prefix, name,
          "symbol prefix of the library; default: from the file name"),
     WORDS("--report", "KIND[,KIND]", COMPILE | BENCH, read_list, "fusion|memory|cost|time", report,
@@ -75,6 +75,7 @@ static const Row table[] = {
     HEADING("Code"),
     WORDS("--target", "cpu|cuda|reference", MODEL, read_choice, "cpu|cuda|reference", target,
           "default cpu; reference: plain loops, to compare with"),
+    FLAG("--emulate", RUN, emulate, "with --target cuda: run its kernels on the CPU, checked"),
     TEXT("--mtriple", "TRIPLE", COMPILE | INSPECT, read_text, triple,
          "of the machine, as LLVM's; default: this machine's"),
     TEXT("--mcpu", "CPU", MODEL, read_text, cpu, "as LLVM's; default: host"),
@@ -247,6 +248,8 @@ static bool check_together(const Parser *parser)
         good = wrong(parser, "--features needs a file to write them to: --output FILE.safetensors");
     if (options->dump_dir && !options->dump_ir)
         good = wrong(parser, "--dump-dir needs to know what: --dump-ir PASS, or --dump-ir all");
+    if (options->emulate && options->target != TARGET_CUDA)
+        good = wrong(parser, "--emulate is about the kernels of --target cuda");
     if (options->json && (options->report || (options->dump_ir && !options->dump_dir)))
         good = wrong(parser, "--json prints one object and nothing else: %s",
                      options->report ? "leave --report out" : "give --dump-ir a --dump-dir");
@@ -260,9 +263,16 @@ static Exit check_lacking(const Parser *parser)
 {
     const Options *options = parser->options;
     Exit exit = EXIT_DONE;
-    if (options->target == TARGET_CUDA || options->emit & (EMIT_CUDA | EMIT_PTX | EMIT_CUBIN)) {
-        wrong(parser, "this build of raftc has no CUDA backend; use --target cpu, or --target "
-                      "reference to check numbers");
+    bool runs = options->verb == VERB_RUN || options->verb == VERB_BENCH;
+    bool library = options->verb == VERB_COMPILE && (!options->emit || options->emit & EMIT_LIB);
+    if (options->target == TARGET_CUDA && !options->emulate && (runs || library)) {
+        wrong(parser, "this build of raftc writes CUDA kernels (--emit cuda) and runs them on the "
+                      "CPU (run --emulate), but not on a GPU");
+        exit = EXIT_LACKING;
+    }
+    if (options->emit & (EMIT_PTX | EMIT_CUBIN)) {
+        wrong(parser, "this build of raftc compiles no CUDA kernels; --emit cuda writes them as "
+                      "text");
         exit = EXIT_LACKING;
     }
     if (options->dtype != 0) {

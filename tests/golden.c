@@ -1,9 +1,10 @@
 /* golden.c: compares whole models with the numbers that PyTorch gave for them (data/goldens/).
  *
- *     golden reference|passes|cpu FILE.safetensors...
+ *     golden reference|passes|cpu|cuda-emulate FILE.safetensors...
  *
  * reference: the reference backend runs the graph as it is built; passes: it runs the graph that comes
- * out of all passes; cpu: the machine code that the LLVM backend makes. A file holds the description of
+ * out of all passes; cpu: the machine code that the LLVM backend makes; cuda-emulate: the kernels of
+ * the CUDA backend, run on the CPU. A file holds the description of
  * a model (metadata `config`, `classes`, `batch`) and, for each case P, a size like `224x224` or `dark`:
  *     P.input                                  where it is not the made-up input of that size
  *     P.logits           [batch, classes]
@@ -24,8 +25,8 @@
 enum { MAX_OUTPUTS = 8 };
 static const double logits_tolerance = 2e-5, feature_tolerance = 1e-4;
 
-typedef enum Runner { RUN_REFERENCE, RUN_PASSES, RUN_CPU, RUN_COUNT } Runner;
-static const char *const runner_names[RUN_COUNT] = {"reference", "passes", "cpu"};
+typedef enum Runner { RUN_REFERENCE, RUN_PASSES, RUN_CPU, RUN_EMULATED, RUN_COUNT } Runner;
+static const char *const runner_names[RUN_COUNT] = {"reference", "passes", "cpu", "cuda-emulate"};
 
 typedef struct Score {
     int checks, failures;
@@ -262,18 +263,32 @@ static bool run_cpu(Arena *arena, const Graph *graph, int64_t batch, const float
     return done;
 }
 
+static bool run_emulated(Arena *arena, const Graph *graph, int64_t batch, const float *input,
+                         Results *results, Diag *diag)
+{
+    const Plan *plan = plan_memory(arena, graph);
+    const CudaSource *source = cuda_emit(arena, plan, diag);
+    CudaEmulation *emulation = source ? cuda_emulate(arena, plan, source, diag) : NULL;
+    bool done = emulation && run_program(emulation->program, batch, input, results, diag) &&
+                cuda_emulation_check(emulation, diag);
+    cuda_emulation_free(emulation);
+    return done;
+}
+
 static bool run_graph(const Golden *golden, Arena *arena, const Graph *graph, const float *input,
                       Results *results, Diag *diag)
 {
     const CpuOptions options = {0};
+    Runner runner = golden->runner;
     Target target;
-    if (golden->runner != RUN_REFERENCE) {
-        if (!llvm_target(&options, &target, diag)) return false;
-        graph = run_passes(arena, graph, &target, diag);
-        if (graph == NULL) return false;
-    }
-    if (golden->runner == RUN_CPU)
-        return run_cpu(arena, graph, golden->batch, input, results, diag);
+    cuda_target(&target);
+    if ((runner == RUN_CPU || runner == RUN_PASSES) && !llvm_target(&options, &target, diag))
+        return false;
+    if (runner != RUN_REFERENCE) graph = run_passes(arena, graph, &target, diag);
+    if (graph == NULL) return false;
+    if (runner == RUN_CPU) return run_cpu(arena, graph, golden->batch, input, results, diag);
+    if (runner == RUN_EMULATED)
+        return run_emulated(arena, graph, golden->batch, input, results, diag);
     return run_reference(graph, golden->batch, input, results, diag);
 }
 
@@ -368,7 +383,7 @@ int main(int argc, char **argv)
     int runner = 0;
     while (argc > 1 && runner < RUN_COUNT && strcmp(argv[1], runner_names[runner]) != 0) runner++;
     if (argc < 3 || runner == RUN_COUNT) {
-        fprintf(stderr, "usage: golden reference|passes|cpu FILE.safetensors...\n");
+        fprintf(stderr, "usage: golden reference|passes|cpu|cuda-emulate FILE.safetensors...\n");
         return 2;
     }
     Score score = {0};
