@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 
 import numpy
@@ -32,6 +33,18 @@ def refused(kind: type[Exception], words: str, call: Callable[[], object]) -> No
         raise AssertionError(f"no {kind.__name__}: {words}")
 
 
+def check_no_copies(model: raft.Model, images: numpy.ndarray) -> None:
+    """Fails if a call allocates more than its results: arrays are not even copied for a moment."""
+    for call in (model.forward, model.features):
+        tracemalloc.start()
+        results = call(images)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        arrays = results if isinstance(results, list) else [results]
+        spare = peak - sum(array.nbytes for array in arrays)
+        assert 0 <= spare < images.nbytes / 10, (call, spare, images.nbytes)
+
+
 library, blob, weights_path, golden_path = sys.argv[1:]
 weights, golden = load(weights_path), load(golden_path)
 images, wanted = golden["dark.input"], golden["dark.logits"]
@@ -47,6 +60,8 @@ with raft.Model(library, weights) as model:
     maps = model.features(images)
     assert [m.shape for m in maps] == [(2, 16, 8, 8), (2, 32, 4, 4)]
     assert all(numpy.isfinite(m).all() and m.any() for m in maps)
+
+    check_no_copies(model, numpy.tile(images, (32, 1, 1, 1)))
 
     refused(TypeError, "list", lambda: model.forward([1.0]))
     refused(TypeError, "float64", lambda: model.forward(images.astype(float)))
