@@ -472,7 +472,7 @@ static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
 
 static void put_program(Text *out, const RaftProgram *program)
 {
-    text_put(out, "\nstatic const RaftProgram program = {\n    .name = ");
+    text_put(out, "\nstatic const RaftProgram program = {\n    .device = &raft_cpu,\n    .name = ");
     put_string(out, program->name);
     text_put(out, ",\n    .made_by = ");
     put_string(out, program->made_by);

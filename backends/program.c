@@ -1,6 +1,6 @@
 /* program.c: from a plan to the program table that the shell walks, and the weights blob for it. */
 #include "backends/backend.h"
-#include "runtime/shell.h"
+#include "runtime/device.h"
 
 #include <string.h>
 
@@ -156,6 +156,7 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps
                            RaftKernel *const *kernels, int64_t scratch_bytes)
 {
     RaftProgram *program = arena_alloc(arena, sizeof *program);
+    program->device = &raft_cpu;
     program->name = plan->graph->name;
     program->made_by = "";
     list_tensors(arena, program, plan->graph);

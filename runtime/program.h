@@ -46,7 +46,10 @@ typedef struct RaftTensorInfo {
     int64_t elements; /* product of shape */
 } RaftTensorInfo;
 
+typedef struct RaftDevice RaftDevice; /* device.h */
+
 typedef struct RaftProgram {
+    const RaftDevice *device; /* what runs the steps: cpu.c or cuda.c */
     const char *name;
     const char *made_by; /* command line, versions, hash of the model: one line each */
     int buffer_count;

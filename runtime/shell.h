@@ -1,8 +1,8 @@
 /* shell.h: an instance of a compiled model: its parameters, its memory, and the run of its steps.
  *
- * shell.c and what it includes work in two ways: compiled into raftc for its JIT, and as text in
+ * shell.c and its devices (device.h) work in two ways: compiled into raftc for its JIT, and as text in
  * the source of every generated library, where RAFT_SHELL_LINKAGE is static and the exported
- * functions (backends/library.c) call these. So they depend on libc and OpenMP alone.
+ * functions (backends/library.c) call these. So they depend on libc, and OpenMP or libdl, alone.
  *
  * No function exits, prints or keeps global state. An instance is used by one thread at a time;
  * each call shares its work out over OpenMP threads. raft_shell_error says why a call failed.
@@ -12,8 +12,11 @@
 
 #include "program.h"
 
-#ifndef RAFT_SHELL_LINKAGE
+#ifdef RAFT_SHELL_LINKAGE
+#define RAFT_SHELL_DATA RAFT_SHELL_LINKAGE
+#else
 #define RAFT_SHELL_LINKAGE
+#define RAFT_SHELL_DATA extern
 #endif
 
 #ifdef __cplusplus

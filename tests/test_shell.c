@@ -39,6 +39,7 @@ static void *failing_aligned_alloc(size_t alignment, size_t size)
 #define aligned_alloc      failing_aligned_alloc
 #define RAFT_SHELL_LINKAGE static
 #include "runtime/shell.c"
+#include "runtime/cpu.c"
 #undef calloc
 #undef aligned_alloc
 
@@ -93,6 +94,7 @@ static const RaftTensorInfo outputs[] = {
 /* clang-format on */
 
 static const RaftProgram table = {
+    .device = &raft_cpu,
     .name = "test",
     .made_by = "",
     .buffer_count = BUFFERS,
@@ -116,6 +118,11 @@ static const RaftProgram table = {
 };
 
 /* ---- helpers ------------------------------------------------------------------------------ */
+
+static const CpuState *cpu_of(const RaftShell *shell)
+{
+    return shell->device;
+}
 
 static int set_all(RaftShell *shell, const Values *v)
 {
@@ -215,7 +222,7 @@ static void test_default_threads(void **state)
     assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
     RaftShell *shell;
     assert_int_equal(raft_shell_create(&table, NULL, &shell, NULL, 0), RAFT_OK);
-    assert_in_range(shell->threads, 1, CPU_COUNT(&set));
+    assert_in_range(cpu_of(shell)->threads, 1, CPU_COUNT(&set));
     raft_shell_destroy(shell);
 }
 
@@ -330,7 +337,7 @@ static void test_not_ready(void **state)
     (void)state;
     make_values(&v, 1);
     RaftShell *shell = create(&table, 2);
-    for (int i = 0; i < table.prepared_floats; i++) assert_true(shell->prepared[i] == 0);
+    for (int i = 0; i < table.prepared_floats; i++) assert_true(cpu_of(shell)->prepared[i] == 0);
     assert_int_equal(raft_shell_forward(shell, 1, v.image, logits), RAFT_NOT_READY);
     assert_string_equal(raft_shell_error(shell),
                         "3 of 3 parameters are not set; the first is 'head.weight'");
@@ -521,7 +528,7 @@ static void test_out_of_memory(void **state)
         expect_run(shell, &v, MOST_BATCH);
         raft_shell_destroy(shell);
     }
-    assert_int_equal(failures[0], 7);
+    assert_int_equal(failures[0], 8);
     assert_int_equal(failures[1], 3);
     assert_int_equal(failures[2], 1);
 }
@@ -538,7 +545,7 @@ static void test_arena(void **state)
     assert_int_equal(set_all(shell, &v), RAFT_OK);
     for (int batch = 1; batch <= MOST_BATCH; batch += 3) {
         expect_run(shell, &v, batch);
-        assert_int_equal(shell->arena_bytes, batch * 32 * sizeof(float));
+        assert_int_equal(cpu_of(shell)->arena_bytes, batch * 32 * sizeof(float));
     }
     expect_run(shell, &v, 2);
     float *logits = aligned_alloc(64, 1024);
