@@ -1,4 +1,5 @@
-/* raftc_convert.c: raftc convert: a weight file as another, tensor by tensor, bit for bit. */
+/* raftc_convert.c: raftc convert: a weight file as another, tensor by tensor, bit for bit. The
+ * content tells what IN is, the name what OUT shall be. */
 #include "frontend/raftc.h"
 
 #include <string.h>
@@ -21,6 +22,8 @@ static Exit write_copy(Session *session, const RaftWeights *file, const char *pa
     if (status != RAFT_OK) return session_fail(session, EXIT_UNDONE, "%s", error.message);
     if (!session->options->quiet)
         fprintf(stderr, "%s: %d %s\n", path, count, count == 1 ? "tensor" : "tensors");
+    if (pairs && has_extension(path, ".pt"))
+        session_note(session, "a state_dict has no place for the metadata, which is left out");
     return EXIT_DONE;
 }
 
@@ -28,9 +31,9 @@ Exit verb_convert(Session *session)
 {
     const char *in = session->options->arguments.item[0],
                *out = session->options->arguments.item[1];
-    if (!has_extension(out, ".safetensors"))
+    if (!has_extension(out, ".safetensors") && !has_extension(out, ".pt"))
         return session_fail(session, EXIT_USAGE,
-                            "%s: raftc writes .safetensors alone; name the file so", out);
+                            "%s: the name of the result must end in .safetensors or .pt", out);
     RaftError error;
     RaftWeights *file;
     RaftStatus status = raft_weights_open(in, &file, &error);

@@ -120,7 +120,7 @@ static const VerbInfo verbs[VERB_COUNT] = {
                    "`raftc run --output FILE` writes the logits of a folder of pictures"},
     [VERB_INSPECT] = {"inspect", "FILE",
                       "what is in a model, graph, weight file or library of raftc", 1, 1, NULL},
-    [VERB_CONVERT] = {"convert", "IN OUT", "copy weights (.pt, .safetensors) to a .safetensors", 2,
+    [VERB_CONVERT] = {"convert", "IN OUT", "copy weights, as .safetensors or .pt", 2,
                       2, NULL},
 };
 /* clang-format on */

@@ -50,48 +50,77 @@ void rt_file_unmap(RtFile *file)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-/* Opens a new file `PATH.PROCESS-N.tmp`. On failure `*name` is NULL and errno tells why. */
-static FILE *create_temporary(const char *path, char **name)
+enum { BUFFER_BYTES = 1 << 16 };
+
+/* Opens a new file `PATH.PROCESS-N.tmp`. On failure `temporary` is NULL and errno tells why. */
+static bool create_temporary(RtOutput *output)
 {
-    size_t size = strlen(path) + 48;
-    int descriptor = -1;
-    *name = malloc(size);
-    for (int n = 0; *name && n < 1000; n++) {
-        snprintf(*name, size, "%s.%ld-%d.tmp", path, (long)getpid(), n);
-        descriptor = open(*name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor >= 0 || errno != EEXIST) break;
+    size_t size = strlen(output->path) + 48;
+    char *name = malloc(size);
+    for (int n = 0; name && n < 1000; n++) {
+        snprintf(name, size, "%s.%ld-%d.tmp", output->path, (long)getpid(), n);
+        output->descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (output->descriptor >= 0 || errno != EEXIST) break;
     }
-    FILE *stream = descriptor >= 0 ? fdopen(descriptor, "wb") : NULL;
-    if (stream) return stream;
-    if (descriptor >= 0) {
-        close(descriptor);
-        unlink(*name);
-    }
-    free(*name);
-    *name = NULL;
-    return NULL;
+    if (output->descriptor >= 0)
+        output->temporary = name;
+    else
+        free(name);
+    return output->temporary;
 }
 
 RaftStatus rt_output_open(const char *path, RtOutput *output, RaftError *error)
 {
     struct stat old;
     bool replaces = stat(path, &old) == 0;
-    *output = (RtOutput){0};
+    *output = (RtOutput){.descriptor = -1};
     /* A rename would put a plain file in the place of a device such as /dev/null. */
     if (replaces && !S_ISREG(old.st_mode))
         return rt_fail(error, RAFT_IO, "%s: is not a regular file; name one, or a new one", path);
     output->path = replaces ? realpath(path, NULL) : strdup(path);
-    if (output->path) output->stream = create_temporary(output->path, &output->temporary);
-    if (output->stream && (!replaces || !fchmod(fileno(output->stream), old.st_mode & 07777)))
+    output->buffer = malloc(BUFFER_BYTES);
+    if (output->path && output->buffer && create_temporary(output) &&
+        (!replaces || !fchmod(output->descriptor, old.st_mode & 07777)))
         return RAFT_OK;
     RaftStatus status = io_error(error, path, "written");
     rt_output_discard(output);
     return status;
 }
 
+static void write_all(RtOutput *output, const uint8_t *data, size_t size)
+{
+    while (size > 0 && !output->failure) {
+        ssize_t written = write(output->descriptor, data, size);
+        if (written < 0 && errno != EINTR) output->failure = errno;
+        if (written == 0) output->failure = EIO; /* no file does so */
+        if (written <= 0) continue;
+        data += written;
+        size -= (size_t)written;
+    }
+}
+
+static void flush(RtOutput *output)
+{
+    write_all(output, output->buffer, output->buffered);
+    output->buffered = 0;
+}
+
 void rt_output_write(RtOutput *output, const void *data, size_t size)
 {
-    if (!output->failure && fwrite(data, 1, size, output->stream) != size) output->failure = errno;
+    if (size > BUFFER_BYTES - output->buffered) flush(output);
+    if (size >= BUFFER_BYTES) {
+        write_all(output, data, size);
+    } else if (size > 0) {
+        memcpy(output->buffer + output->buffered, data, size);
+        output->buffered += size;
+    }
+}
+
+void rt_output_seek(RtOutput *output, int64_t offset)
+{
+    flush(output);
+    if (!output->failure && lseek(output->descriptor, offset, SEEK_SET) < 0)
+        output->failure = errno;
 }
 
 /* Makes the rename itself last through a power cut. `path` is used up. */
@@ -104,12 +133,22 @@ static bool sync_folder_of(char *path)
     return good;
 }
 
+/* What is written comes to the disk before it gets its name. */
+static void sync_and_close(RtOutput *output)
+{
+    int descriptor = output->descriptor, failed;
+    flush(output);
+    do failed = output->failure ? 0 : fsync(descriptor);
+    while (failed && errno == EINTR);
+    if (failed) output->failure = errno;
+    output->descriptor = -1;
+    /* After EINTR, the descriptor is gone all the same; the content is on the disk. */
+    if (close(descriptor) && errno != EINTR && !output->failure) output->failure = errno;
+}
+
 RaftStatus rt_output_commit(RtOutput *output, RaftError *error)
 {
-    FILE *stream = output->stream;
-    output->stream = NULL;
-    if (!output->failure && (fflush(stream) || fsync(fileno(stream)))) output->failure = errno;
-    if (fclose(stream) && !output->failure) output->failure = errno;
+    sync_and_close(output);
     if (!output->failure && rename(output->temporary, output->path)) output->failure = errno;
     errno = output->failure;
     RaftStatus status = RAFT_OK;
@@ -126,9 +165,10 @@ RaftStatus rt_output_commit(RtOutput *output, RaftError *error)
 
 void rt_output_discard(RtOutput *output)
 {
-    if (output->stream) fclose(output->stream);
+    if (output->descriptor >= 0) close(output->descriptor);
     if (output->temporary) unlink(output->temporary);
     free(output->temporary);
+    free(output->buffer);
     free(output->path);
-    *output = (RtOutput){0};
+    *output = (RtOutput){.descriptor = -1};
 }

@@ -1,4 +1,5 @@
-/* pickle.c: the pickle machine, restricted to what torch.save writes of weights.
+/* pickle.c: the pickle machine, restricted to what torch.save writes of weights and what training
+ * scripts keep beside them.
  *
  * A pickle is a program for a stack machine. Opcodes and globals come from closed lists, and no
  * opcode here does more than build a tree, so that a hostile file can neither run anything nor take
@@ -28,9 +29,46 @@ static const PickleGlobal globals[] = {
     {"torch",        "ShortStorage",         ROLE_STORAGE,   RAFT_OTHER, 2},
     {"torch",        "ComplexFloatStorage",  ROLE_STORAGE,   RAFT_OTHER, 8},
     {"torch",        "ComplexDoubleStorage", ROLE_STORAGE,   RAFT_OTHER, 16},
+    /* beside the weights: options of the training, measures, states of optimisers; never made */
+    {"argparse",     "Namespace",            ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"collections",  "Counter",              ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"collections",  "defaultdict",          ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"pathlib",      "PosixPath",            ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"_codecs",      "encode",               ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"numpy",        "dtype",                ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"numpy",        "ndarray",              ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "device",               ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "Size",                 ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "float32",              ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "float16",              ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "bfloat16",             ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "float64",              ROLE_OBJECT,    RAFT_OTHER, 0},
+#define IN_TWO_MODULES(first, second, name) \
+    {first,          name,                   ROLE_OBJECT,    RAFT_OTHER, 0}, \
+    {second,         name,                   ROLE_OBJECT,    RAFT_OTHER, 0}
+    /* Python 2 names them so, and protocol 2 does */
+    IN_TWO_MODULES("builtins", "__builtin__", "set"),
+    IN_TWO_MODULES("builtins", "__builtin__", "frozenset"),
+    IN_TWO_MODULES("builtins", "__builtin__", "list"),
+    IN_TWO_MODULES("builtins", "__builtin__", "dict"),
+    IN_TWO_MODULES("builtins", "__builtin__", "int"),
+    IN_TWO_MODULES("builtins", "__builtin__", "float"),
+    IN_TWO_MODULES("builtins", "__builtin__", "complex"),
+    IN_TWO_MODULES("builtins", "__builtin__", "slice"),
+    IN_TWO_MODULES("numpy.core.multiarray", "numpy._core.multiarray", "scalar"),
+    IN_TWO_MODULES("numpy.core.multiarray", "numpy._core.multiarray", "_reconstruct"),
+    IN_TWO_MODULES("numpy.core.numeric", "numpy._core.numeric", "_frombuffer"),
 };
 /* clang-format on */
 enum { GLOBALS = sizeof globals / sizeof globals[0] };
+
+const PickleGlobal *rt_pickle_storage(RaftDType dtype)
+{
+    for (int i = 0; i < GLOBALS; i++)
+        if (globals[i].role == ROLE_STORAGE && globals[i].dtype == dtype && dtype != RAFT_OTHER)
+            return &globals[i];
+    return NULL;
+}
 
 /* The state of the machine. Functions return false, or NULL, after they have set `status`. */
 typedef struct Machine {
@@ -173,12 +211,24 @@ static bool do_number(Machine *machine, size_t bytes, bool is_signed)
            do_integer(machine, PICKLE_INTEGER, number);
 }
 
+/* What is read past: its value is not kept. */
+static bool do_other(Machine *machine, size_t bytes)
+{
+    PickleValue *value = take(machine, bytes) ? new_value(machine, PICKLE_OTHER) : NULL;
+    return value && push(machine, value);
+}
+
+static bool do_counted_other(Machine *machine, size_t length_bytes)
+{
+    int64_t length;
+    return take_number(machine, length_bytes, false, &length) && do_other(machine, (size_t)length);
+}
+
 static bool do_long(Machine *machine)
 {
     int64_t bytes;
     if (!take_number(machine, 1, false, &bytes)) return false;
-    if (bytes > 8) return refuse(machine, "an integer of more than 64 bits");
-    return do_number(machine, (size_t)bytes, true);
+    return bytes > 8 ? do_other(machine, (size_t)bytes) : do_number(machine, (size_t)bytes, true);
 }
 
 static bool do_text(Machine *machine, size_t length_bytes)
@@ -189,7 +239,10 @@ static bool do_text(Machine *machine, size_t length_bytes)
     if (!take_number(machine, length_bytes, false, &length) ||
         !(text = take(machine, (size_t)length)) || !(value = new_value(machine, PICKLE_TEXT)))
         return false;
-    if (memchr(text, 0, (size_t)length)) return refuse(machine, "a text that holds a zero byte");
+    if (memchr(text, 0, (size_t)length)) { /* no name, but bytes of a number, say */
+        value->kind = PICKLE_OTHER;
+        return push(machine, value);
+    }
     value->text = rt_strdup(machine->arena, (const char *)text, (size_t)length);
     return value->text ? push(machine, value) : no_memory(machine);
 }
@@ -213,6 +266,12 @@ static bool do_marked_tuple(Machine *machine)
     return true;
 }
 
+/* A call of a class whose objects are of no interest. */
+static bool is_object(const PickleValue *value)
+{
+    return value->kind == PICKLE_CALL && value->list.item[0]->global->role == ROLE_OBJECT;
+}
+
 /* Adds the topmost `count` values, above a mark or not, to the list or dictionary below them. */
 static bool do_add(Machine *machine, PickleKind kind, uint32_t count, bool marked)
 {
@@ -220,6 +279,10 @@ static bool do_add(Machine *machine, PickleKind kind, uint32_t count, bool marke
         if (!peek(machine, i)) return false;
     PickleValue *target = peek(machine, count + marked);
     if (!target) return false;
+    if (is_object(target)) {
+        machine->stack.count -= count + marked;
+        return true;
+    }
     if (target->kind != kind || (kind == PICKLE_DICT && count % 2))
         return refuse(machine, "items for what is no list or dictionary");
     if (!pop_into(machine, &target->list, count)) return false;
@@ -233,12 +296,11 @@ static bool do_marked_add(Machine *machine, PickleKind kind)
     return count_to_mark(machine, &count) && do_add(machine, kind, count, true);
 }
 
-static bool do_put(Machine *machine, size_t index_bytes)
+static bool remember(Machine *machine, int64_t index)
 {
-    int64_t index;
     PickleList *memo = &machine->memo;
     PickleValue *value = peek(machine, 0);
-    if (!value || !take_number(machine, index_bytes, false, &index)) return false;
+    if (!value) return false;
     /* Indices count up; so the memo stays in proportion to the values. */
     if (index > machine->values) return refuse(machine, "an index far past the others");
     if (index >= memo->count) {
@@ -247,6 +309,12 @@ static bool do_put(Machine *machine, size_t index_bytes)
     }
     memo->item[index] = value;
     return true;
+}
+
+static bool do_put(Machine *machine, size_t index_bytes)
+{
+    int64_t index;
+    return take_number(machine, index_bytes, false, &index) && remember(machine, index);
 }
 
 static bool do_get(Machine *machine, size_t index_bytes)
@@ -272,14 +340,9 @@ static int take_line(Machine *machine)
     return (int)(end - start);
 }
 
-static bool do_global(Machine *machine)
+static bool push_global(Machine *machine, const char *module, int module_length, const char *name,
+                        int name_length)
 {
-    const char *module = (const char *)machine->data + machine->position;
-    int module_length = take_line(machine);
-    if (module_length < 0) return false;
-    const char *name = (const char *)machine->data + machine->position;
-    int name_length = take_line(machine);
-    if (name_length < 0) return false;
     for (int i = 0; i < GLOBALS; i++) {
         if (strlen(globals[i].module) != (size_t)module_length ||
             strlen(globals[i].name) != (size_t)name_length ||
@@ -290,11 +353,35 @@ static bool do_global(Machine *machine)
         if (value) value->global = &globals[i];
         return value && push(machine, value);
     }
-    char problem[160];
-    snprintf(problem, sizeof problem, "'%.*s.%.*s' is refused; tensors and plain values are read",
+    char problem[240];
+    snprintf(problem, sizeof problem,
+             "'%.*s.%.*s' is refused: it may run code; tensors and plain values are read (in "
+             "PyTorch, save model.state_dict() alone)",
              module_length < 60 ? module_length : 60, module, name_length < 60 ? name_length : 60,
              name);
     return refuse(machine, problem);
+}
+
+static bool do_global(Machine *machine)
+{
+    const char *module = (const char *)machine->data + machine->position;
+    int module_length = take_line(machine);
+    if (module_length < 0) return false;
+    const char *name = (const char *)machine->data + machine->position;
+    int name_length = take_line(machine);
+    return name_length >= 0 && push_global(machine, module, module_length, name, name_length);
+}
+
+/* The names stand on the stack. */
+static bool do_stack_global(Machine *machine)
+{
+    PickleValue *name = peek(machine, 0), *module = peek(machine, 1);
+    if (!name || !module) return false;
+    if (name->kind != PICKLE_TEXT || module->kind != PICKLE_TEXT)
+        return refuse(machine, "a name that is no text");
+    machine->stack.count -= 2;
+    return push_global(machine, module->text, (int)strlen(module->text), name->text,
+                       (int)strlen(name->text));
 }
 
 /* A call is noted down, but for that of the dictionary class. */
@@ -310,12 +397,23 @@ static bool do_call(Machine *machine)
     return do_list(machine, PICKLE_DICT, 0);
 }
 
+/* Another opcode for a call, by which objects are made. */
+static bool do_new_object(Machine *machine)
+{
+    PickleValue *class = peek(machine, 1);
+    if (!class) return false;
+    if (class->kind != PICKLE_GLOBAL || class->global->role != ROLE_OBJECT)
+        return refuse(machine, "an object of what is no class");
+    return do_call(machine);
+}
+
 /* Attributes of a dictionary (state_dict has _metadata) are of no interest. */
 static bool do_build(Machine *machine)
 {
     PickleValue *target = peek(machine, 1);
     if (!peek(machine, 0) || !target) return false;
-    if (target->kind != PICKLE_DICT) return refuse(machine, "attributes of what is no dictionary");
+    if (target->kind != PICKLE_DICT && !is_object(target))
+        return refuse(machine, "attributes of what is no dictionary");
     machine->stack.count--;
     return true;
 }
@@ -331,7 +429,7 @@ static bool do_protocol(Machine *machine)
 {
     int64_t protocol;
     if (!take_number(machine, 1, false, &protocol)) return false;
-    return protocol == 2 || refuse(machine, "not protocol 2, which torch.save writes");
+    return (protocol >= 2 && protocol <= 5) || refuse(machine, "not of protocol 2, 3, 4 or 5");
 }
 
 static bool do_unknown(Machine *machine, uint8_t opcode)
@@ -355,7 +453,7 @@ static bool step(Machine *machine, uint8_t opcode)
     case 'M':  return do_number(machine, 2, false);
     case 'J':  return do_number(machine, 4, true);
     case 0x8a: return do_long(machine);
-    case 'G':  return take(machine, 8) && do_list(machine, PICKLE_FLOAT, 0);
+    case 'G':  return do_other(machine, 8);
     case 'U':  return do_text(machine, 1);
     case 'T':
     case 'X':  return do_text(machine, 4);
@@ -376,8 +474,19 @@ static bool step(Machine *machine, uint8_t opcode)
     case 'j':  return do_get(machine, 4);
     case 'c':  return do_global(machine);
     case 'R':  return do_call(machine);
+    case 0x81: return do_new_object(machine);
     case 'b':  return do_build(machine);
     case 'Q':  return do_persistent(machine);
+    /* protocols 3, 4 and 5 */
+    case 'C':  return do_counted_other(machine, 1);
+    case 'B':  return do_counted_other(machine, 4);
+    case 0x8c: return do_text(machine, 1);
+    case 0x8f: return do_list(machine, PICKLE_LIST, 0);
+    case 0x90: return do_marked_add(machine, PICKLE_LIST);
+    case 0x93: return do_stack_global(machine);
+    case 0x94: return remember(machine, machine->memo.count);
+    case 0x96: return do_counted_other(machine, 8);
+    case 0x95: return take(machine, 8); /* how long the next part is */
     default:   return do_unknown(machine, opcode);
     }
     /* clang-format on */

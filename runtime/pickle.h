@@ -11,7 +11,7 @@ typedef enum PickleKind {
     PICKLE_NONE,
     PICKLE_BOOL,
     PICKLE_INTEGER,
-    PICKLE_FLOAT, /* the value is not kept */
+    PICKLE_OTHER, /* a float, bytes, ...: the value is not kept */
     PICKLE_TEXT,
     PICKLE_TUPLE,
     PICKLE_LIST,
@@ -21,7 +21,13 @@ typedef enum PickleKind {
     PICKLE_PERSISTENT /* items: what identifies an object outside the pickle */
 } PickleKind;
 
-typedef enum PickleRole { ROLE_DICT, ROLE_TENSOR, ROLE_PARAMETER, ROLE_STORAGE } PickleRole;
+typedef enum PickleRole {
+    ROLE_DICT,
+    ROLE_TENSOR,
+    ROLE_PARAMETER,
+    ROLE_STORAGE,
+    ROLE_OBJECT /* of no interest */
+} PickleRole;
 
 typedef struct PickleGlobal {
     const char *module, *name;
@@ -54,9 +60,12 @@ typedef struct Pickle {
     size_t size;           /* bytes read; others may follow */
 } Pickle;
 
-/* Reads one pickle of protocol 2 from the front of `data`; offsets in messages count from `base`.
+/* Reads one pickle of protocol 2 to 5 from the front of `data`; offsets in messages count from `base`.
  * What it returns lives in `arena`. */
 RaftStatus rt_pickle_read(const char *path, const uint8_t *data, size_t size, size_t base,
                           RtArena *arena, Pickle *pickle, RaftError *error);
+
+/* The storage that holds elements of this type; NULL where none does. */
+const PickleGlobal *rt_pickle_storage(RaftDType dtype);
 
 #endif

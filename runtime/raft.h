@@ -76,8 +76,9 @@ RaftStatus raft_weights_match(const RaftWeights *weights, const RaftTensorInfo *
 /* Copies a tensor as f32 (f16, bf16, f64 converted, rounding to nearest even). */
 RaftStatus raft_tensor_read_f32(const RaftTensor *tensor, float *data, RaftError *error);
 
-/* Writes a safetensors file, whole or not at all: temporary name, fsync, rename. The tensors stand
- * in the file as in the list; `elements` is not looked at. The same list gives the same bytes. */
+/* Writes a safetensors file, or a state_dict for torch.load where the path ends in .pt (which has
+ * no place for metadata), whole or not at all: temporary name, fsync, rename. The tensors stand in
+ * the file as in the list; `elements` is not looked at. The same list gives the same bytes. */
 RaftStatus raft_weights_write(const char *path, const RaftTensor *tensors, int count,
                               const char *const *metadata /* key, value, ..., NULL */,
                               RaftError *error);

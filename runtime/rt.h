@@ -37,7 +37,9 @@ RaftStatus rt_file_map(const char *path, RtFile *file, RaftError *error);
 void rt_file_unmap(RtFile *file);
 
 typedef struct RtOutput {
-    FILE *stream;
+    int descriptor; /* -1: none */
+    uint8_t *buffer;
+    size_t buffered;
     char *path;      /* what is replaced, symbolic links resolved */
     char *temporary; /* beside it */
     int failure;     /* errno of the first write that failed */
@@ -48,6 +50,8 @@ typedef struct RtOutput {
  * discard must follow a successful open. */
 RaftStatus rt_output_open(const char *path, RtOutput *output, RaftError *error);
 void rt_output_write(RtOutput *output, const void *data, size_t size);
+/* Further writes go to this place, counted from the start. */
+void rt_output_seek(RtOutput *output, int64_t offset);
 RaftStatus rt_output_commit(RtOutput *output, RaftError *error);
 void rt_output_discard(RtOutput *output);
 
@@ -65,7 +69,7 @@ void *rt_alloc(RtArena *arena, size_t count, size_t size);
 char *rt_strdup(RtArena *arena, const char *string, size_t length);
 void rt_arena_free(RtArena *arena);
 
-/* ---- weights.c, safetensors.c, torchfile.c --------------------------------------------------- */
+/* ---- weights.c, safetensors.c, torchfile.c, torchwrite.c ------------------------------------- */
 
 struct RaftWeights {
     char *path;
@@ -89,6 +93,8 @@ RaftStatus rt_safetensors_read(RaftWeights *weights, const uint8_t *data, size_t
 /* Whether the file was written by torch.save. */
 bool rt_torch_recognise(const uint8_t *data, size_t size);
 RaftStatus rt_torch_read(RaftWeights *weights, const uint8_t *data, size_t size, RaftError *error);
+/* Writes what torch.load reads; the tensors are checked already. */
+RaftStatus rt_torch_write(const char *path, const RaftTensor *tensors, int count, RaftError *error);
 
 /* ---- image.c, resize.c ----------------------------------------------------------------------- */
 

@@ -233,7 +233,7 @@ RaftStatus rt_safetensors_read(RaftWeights *weights, const uint8_t *data, size_t
     return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing, here and in torchwrite.c ------------------------------------------------------- */
 
 static const Format *format_of(RaftDType dtype)
 {
@@ -313,6 +313,12 @@ static RaftStatus write_file(const char *path, const char *header, size_t length
     return rt_output_commit(&output, error);
 }
 
+static bool is_torch_name(const char *path)
+{
+    size_t length = strlen(path);
+    return length > 3 && !strcmp(path + length - 3, ".pt");
+}
+
 RaftStatus raft_weights_write(const char *path, const RaftTensor *tensors, int count,
                               const char *const *metadata, RaftError *error)
 {
@@ -323,8 +329,12 @@ RaftStatus raft_weights_write(const char *path, const RaftTensor *tensors, int c
     if (!status && metadata && metadata[0]) status = add_metadata(header, metadata, error);
     for (int i = 0; !status && i < count; i++)
         status = add_tensor(header, &tensors[i], &end, error);
-    char *text = status ? NULL : print_header(header, &length);
-    if (!status && !text) status = rt_no_memory(error, path);
+    if (status || is_torch_name(path)) {
+        json_decref(header);
+        return status ? status : rt_torch_write(path, tensors, count, error);
+    }
+    char *text = print_header(header, &length);
+    if (!text) status = rt_no_memory(error, path);
     if (!status && length > MAX_HEADER)
         status = rt_fail(error, RAFT_INVALID, "%s: the header would exceed 16 MiB", path);
     if (!status) status = write_file(path, text, length, tensors, count, error);

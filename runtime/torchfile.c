@@ -234,8 +234,10 @@ static RaftStatus place_tensor(TorchFile *file, const PickleValue *value, const 
         return bad(file, value, tensor->name, "it reaches past the end of its storage");
     tensor->data = storage->data + (size_t)view->offset * bytes;
     if (is_contiguous(tensor, view)) return RAFT_OK;
-    if (tensor->elements > storage->elements || !may_copy(file, tensor->elements * (int64_t)bytes))
-        return bad(file, value, tensor->name, "its elements overlap in their storage");
+    int64_t copied;
+    if (__builtin_mul_overflow(tensor->elements, bytes, &copied) || !may_copy(file, copied))
+        return bad(file, value, tensor->name,
+                   "its elements overlap in their storage, and would take too much apart");
     uint8_t *copy = rt_alloc(&file->weights->arena, (size_t)tensor->elements, bytes);
     if (!copy) return rt_no_memory(file->error, file->weights->path);
     copy_strided(tensor, view, storage->data, bytes, copy);
@@ -259,8 +261,8 @@ static RaftStatus read_tensor(TorchFile *file, const char *name, const PickleVal
     list = arguments_of(value, ROLE_TENSOR);
     if (!list)
         return bad(file, value, name,
-                   "not a tensor; a state_dict is read, which holds only these, "
-                   "also as 'model' or 'state_dict' of a dictionary");
+                   "not a tensor; a dictionary of these is read, model.state_dict(), alone or as "
+                   "'model' or 'state_dict' of another");
     View view;
     Storage storage;
     tensor->name = rt_strdup(&file->weights->arena, name, strlen(name));
@@ -282,16 +284,26 @@ static RaftStatus read_tensor(TorchFile *file, const char *name, const PickleVal
 
 /* ---- the dictionary -------------------------------------------------------------------------- */
 
+/* The dictionary in a dictionary, by name; NULL where there is none. */
+static const PickleValue *find_inner(const PickleValue *dictionary, const char *name)
+{
+    for (uint32_t i = 0; i < dictionary->list.count; i += 2) {
+        const PickleValue *key = dictionary->list.item[i], *value = dictionary->list.item[i + 1];
+        if (key->kind == PICKLE_TEXT && value->kind == PICKLE_DICT && !strcmp(key->text, name))
+            return value;
+    }
+    return NULL;
+}
+
 static const PickleValue *find_state(const PickleValue *root)
 {
-    static const char *const wrappers[] = {"state_dict", "model"};
-    for (size_t w = 0; w < sizeof wrappers / sizeof wrappers[0]; w++)
-        for (uint32_t i = 0; i < root->list.count; i += 2) {
-            const PickleValue *key = root->list.item[i], *value = root->list.item[i + 1];
-            if (key->kind == PICKLE_TEXT && value->kind == PICKLE_DICT &&
-                !strcmp(key->text, wrappers[w]))
-                return value;
-        }
+    enum { MOST_WRAPPERS = 4 }; /* a dictionary may hold itself */
+    for (int depth = 0; depth < MOST_WRAPPERS; depth++) {
+        const PickleValue *inner = find_inner(root, "state_dict");
+        if (!inner) inner = find_inner(root, "model");
+        if (!inner) break;
+        root = inner;
+    }
     return root;
 }
 
@@ -309,7 +321,9 @@ static RaftStatus read_state(TorchFile *file)
     RaftWeights *weights = file->weights;
     const PickleValue *root = file->pickle.root;
     if (root->kind != PICKLE_DICT)
-        return bad(file, root, "the file", "not a dictionary; a state_dict is read");
+        return bad(file, root, "the file",
+                   "not a dictionary; save model.state_dict(), alone or as 'model' or "
+                   "'state_dict' of a dictionary");
     const PickleList *list = &find_state(root)->list;
     weights->tensor = rt_alloc(&weights->arena, list->count / 2, sizeof *weights->tensor);
     if (!weights->tensor) return rt_no_memory(file->error, weights->path);
@@ -317,7 +331,8 @@ static RaftStatus read_state(TorchFile *file)
     size_t skipped = all_begin_with(list, "module.") ? strlen("module.") : 0;
     for (uint32_t i = 0; i < list->count; i += 2) {
         const PickleValue *key = list->item[i];
-        if (key->kind != PICKLE_TEXT) return bad(file, key, "a key", "not a text");
+        if (key->kind != PICKLE_TEXT)
+            return bad(file, key, "a key", "not a text, which names of parameters are");
         RaftStatus status = read_tensor(file, key->text + skipped, list->item[i + 1],
                                         &weights->tensor[weights->count]);
         if (status) return status;
@@ -458,14 +473,23 @@ static bool says_little_endian(const PickleValue *value)
     return false;
 }
 
-/* The pickle of the old format's magic number. */
-static const char old_magic[] = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/* The size of the pickle of the magic number, by which files of the old format begin; 0: there is
+ * none. Protocol 4 tells how long it is before it begins. */
+static size_t old_magic(const uint8_t *data, size_t size)
+{
+    static const char number[] = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    enum { LENGTH = sizeof number - 1 };
+    if (size < 3 || data[0] != 0x80 || data[1] < 2 || data[1] > 5) return 0;
+    size_t start = data[2] == 0x95 ? 11 : 2;
+    bool found = size >= start + LENGTH && !memcmp(data + start, number, LENGTH);
+    return found ? start + LENGTH : 0;
+}
 
 static RaftStatus read_old(TorchFile *file)
 {
     enum { VERSION, MACHINE, OBJECT, KEYS, PICKLES };
     Pickle pickle[PICKLES];
-    size_t position = sizeof old_magic - 1;
+    size_t position = old_magic(file->data, file->size);
     for (int i = 0; i < PICKLES; i++) {
         RaftStatus status =
             rt_pickle_read(file->where, file->data + position, file->size - position, position,
@@ -486,9 +510,7 @@ static RaftStatus read_old(TorchFile *file)
 
 bool rt_torch_recognise(const uint8_t *data, size_t size)
 {
-    size_t magic = sizeof old_magic - 1;
-    return (size >= 4 && !memcmp(data, "PK\3\4", 4)) ||
-           (size >= magic && !memcmp(data, old_magic, magic));
+    return (size >= 4 && !memcmp(data, "PK\3\4", 4)) || old_magic(data, size) > 0;
 }
 
 RaftStatus rt_torch_read(RaftWeights *weights, const uint8_t *data, size_t size, RaftError *error)

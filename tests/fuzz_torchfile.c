@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < raft_weights_count(weights); i++) {
         const RaftTensor *tensor = raft_weights_tensor(weights, i);
         if (raft_weights_find(weights, tensor->name) != tensor) abort();
-        if ((size_t)tensor->elements > size) abort(); /* the file cannot hold so many */
+        if ((size_t)tensor->elements > 4 * size) abort(); /* strides of 0 may repeat some */
         float *values = malloc(((size_t)tensor->elements + 1) * sizeof *values);
         if (!values) abort();
         raft_tensor_read_f32(tensor, values, &error);
