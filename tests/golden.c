@@ -1,11 +1,11 @@
 /* golden.c: compares whole models with the numbers that PyTorch gave for them (data/goldens/).
  *
- *     golden reference|passes|cpu|cuda-emulate FILE.safetensors...
+ *     golden reference|passes|cpu|cuda-emulate|aarch64|x86-64-v3 FILE.safetensors...
  *
  * reference: the reference backend runs the graph as it is built; passes: it runs the graph that comes
  * out of all passes; cpu: the machine code that the LLVM backend makes; cuda-emulate: the kernels of
- * the CUDA backend, run on the CPU. A file holds the description of
- * a model (metadata `config`, `classes`, `batch`) and, for each case P, a size like `224x224` or `dark`:
+ * the CUDA backend, run on the CPU; the names of machines: a library for that machine, run by QEMU
+ * (status 77: its tools are not here). A file holds the description of a model (metadata `config`, `classes`, `batch`) and, for each case P, a size like `224x224` or `dark`:
  *     P.input                                  where it is not the made-up input of that size
  *     P.logits           [batch, classes]
  *     P.featureI.mean    [batch, c]            over the pixels
@@ -21,12 +21,25 @@
 #include "frontend/frontend.h"
 #include "runtime/raft.h"
 #include "runtime/shell.h"
+#include "tests/golden_machine.h"
 
 enum { MAX_OUTPUTS = 8 };
 static const double logits_tolerance = 2e-5, feature_tolerance = 1e-4;
 
-typedef enum Runner { RUN_REFERENCE, RUN_PASSES, RUN_CPU, RUN_EMULATED, RUN_COUNT } Runner;
-static const char *const runner_names[RUN_COUNT] = {"reference", "passes", "cpu", "cuda-emulate"};
+typedef enum Runner {
+    RUN_REFERENCE,
+    RUN_PASSES,
+    RUN_CPU,
+    RUN_EMULATED,
+    RUN_MACHINE, /* the first of the machines */
+    RUN_COUNT = RUN_MACHINE + (int)ARRAY_SIZE(machines)
+} Runner;
+
+static const char *runner_name(int runner)
+{
+    static const char *const names[] = {"reference", "passes", "cpu", "cuda-emulate"};
+    return runner < RUN_MACHINE ? names[runner] : machines[runner - RUN_MACHINE].name;
+}
 
 typedef struct Score {
     int checks, failures;
@@ -90,7 +103,7 @@ static void report(const Golden *golden, const char *tensor, double ratio)
     score->failures += !good;
     score->worst = fmax(score->worst, ratio);
     printf("%s %s %s %s %.3g of the tolerance\n", good ? "ok  " : "FAIL", golden->name,
-           runner_names[golden->runner], tensor, ratio);
+           runner_name((int)golden->runner), tensor, ratio);
 }
 
 static void compare(const Golden *golden, const RaftTensor *tensor, double tolerance,
@@ -278,15 +291,18 @@ static bool run_emulated(Arena *arena, const Graph *graph, int64_t batch, const 
 static bool run_graph(const Golden *golden, Arena *arena, const Graph *graph, const float *input,
                       Results *results, Diag *diag)
 {
-    const CpuOptions options = {0};
     Runner runner = golden->runner;
+    const Machine *machine = runner >= RUN_MACHINE ? &machines[runner - RUN_MACHINE] : NULL;
+    const CpuOptions options = machine ? machine->options : (CpuOptions){0};
     Target target;
     cuda_target(&target);
-    if ((runner == RUN_CPU || runner == RUN_PASSES) && !llvm_target(&options, &target, diag))
+    if (runner != RUN_REFERENCE && runner != RUN_EMULATED && !llvm_target(&options, &target, diag))
         return false;
     if (runner != RUN_REFERENCE) graph = run_passes(arena, graph, &target, diag);
     if (graph == NULL) return false;
     if (runner == RUN_CPU) return run_cpu(arena, graph, golden->batch, input, results, diag);
+    if (machine)
+        return machine_run(arena, machine, graph, golden->batch, input, results->data, diag);
     if (runner == RUN_EMULATED)
         return run_emulated(arena, graph, golden->batch, input, results, diag);
     return run_reference(graph, golden->batch, input, results, diag);
@@ -328,7 +344,10 @@ static int check_case(const Golden *golden, const char *name)
     float *input = case_input(golden, name, &height, &width);
     Model *model = model_resolve(&arena, golden->settings, NULL, height, width, &diag);
     Graph *graph = model ? build_graph(&arena, model) : NULL;
-    if (graph != NULL) results_new(&results, graph, golden->batch);
+    if (graph != NULL) {
+        graph->name = "golden"; /* the prefix of a library */
+        results_new(&results, graph, golden->batch);
+    }
     bool done = graph && run_graph(golden, &arena, graph, input, &results, &diag);
     if (!done) diag_print(&diag, stdout);
 
@@ -381,10 +400,17 @@ static void check_file(Runner runner, const char *path, Score *score)
 int main(int argc, char **argv)
 {
     int runner = 0;
-    while (argc > 1 && runner < RUN_COUNT && strcmp(argv[1], runner_names[runner]) != 0) runner++;
+    while (argc > 1 && runner < RUN_COUNT && strcmp(argv[1], runner_name(runner)) != 0) runner++;
     if (argc < 3 || runner == RUN_COUNT) {
-        fprintf(stderr, "usage: golden reference|passes|cpu|cuda-emulate FILE.safetensors...\n");
+        fprintf(stderr, "usage: golden RUNNER FILE.safetensors...; the runners:");
+        for (runner = 0; runner < RUN_COUNT; runner++) fprintf(stderr, " %s", runner_name(runner));
+        fprintf(stderr, "\n");
         return 2;
+    }
+    if (runner >= RUN_MACHINE && !machine_available(&machines[runner - RUN_MACHINE])) {
+        fprintf(stderr, "golden: SKIPPED: '%s' or '%s' is not here\n",
+                machines[runner - RUN_MACHINE].compiler, machines[runner - RUN_MACHINE].emulator);
+        return 77;
     }
     Score score = {0};
     for (int i = 2; i < argc; i++) check_file((Runner)runner, argv[i], &score);
