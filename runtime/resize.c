@@ -125,6 +125,16 @@ static RaftStatus check(const RaftImage *image, int width, int height, RaftError
     return RAFT_OK;
 }
 
+RaftStatus rt_image_resize_part(const RaftImage *image, int width, int height, int left, int top,
+                                RaftImage *out, RaftError *error)
+{
+    RaftStatus status = check(image, width, height, error);
+    if (status) return status;
+    Window across = {image->width, width, left, out->width};
+    Window down = {image->height, height, top, out->height};
+    return resample(image, &across, &down, out->rgb, error);
+}
+
 RaftStatus raft_image_resize(const RaftImage *image, int width, int height, RaftImage *out,
                              RaftError *error)
 {

@@ -1,0 +1,275 @@
+/* augment.c: what the published trainer does with a picture before it is normalised. The order of
+ * the draws from the stream is part of what a seed means. */
+#include "runtime/rt.h"
+#include "runtime/train/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* clang-format off */
+static const struct {
+    const char *name;
+    RaftCrop crop;
+    bool rand_augment;
+} recipes[] = {
+    {"imagenet",      RAFT_CROP_SHORT_SIDE, true},
+    {"folder",        RAFT_CROP_SHORT_SIDE, true},
+    {"cifar10",       RAFT_CROP_PADDED,     true},
+    {"cifar100",      RAFT_CROP_PADDED,     true},
+    {"cars",          RAFT_CROP_RESIZED,    true},
+    {"flowers102",    RAFT_CROP_RESIZED,    true},
+    {"inat18",        RAFT_CROP_RESIZED,    true},
+    {"inat19",        RAFT_CROP_RESIZED,    true},
+    {"fashion_mnist", RAFT_CROP_NONE,       false},
+};
+/* clang-format on */
+
+bool raft_augmentation_of(const char *dataset_name, RaftAugmentation *augmentation)
+{
+    for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++) {
+        if (strcmp(recipes[i].name, dataset_name)) continue;
+        *augmentation =
+            (RaftAugmentation){.crop = recipes[i].crop, .rand_augment = recipes[i].rand_augment};
+        return true;
+    }
+    return false;
+}
+
+/* ---- crops ------------------------------------------------------------------------------------ */
+
+/* Replaces the picture by a part, of width x height, of the whole resized. */
+static RaftStatus resize_part(RaftImage *image, int to_width, int to_height, int left, int top,
+                              int width, int height, RaftError *error)
+{
+    if (to_width == image->width && to_height == image->height)
+        return raft_warp_crop(image, left, top, width, height, error);
+    RaftImage part = {.width = width, .height = height, .warnings = image->warnings};
+    part.rgb = malloc((size_t)width * (size_t)height * 3);
+    if (!part.rgb) return rt_no_memory(error, "resizing a picture");
+    RaftStatus status = rt_image_resize_part(image, to_width, to_height, left, top, &part, error);
+    RaftImage *unused = status ? &part : image;
+    raft_image_free(unused);
+    if (!status) *image = part;
+    return status;
+}
+
+static RaftStatus resize_whole(RaftImage *image, int width, int height, RaftError *error)
+{
+    if (width == image->width && height == image->height) return RAFT_OK;
+    return resize_part(image, width, height, 0, 0, width, height, error);
+}
+
+/* A random place for `part` of `whole`; the middle, rounded as Python does, without `random`. */
+static int choose_place(RaftRandom *random, int whole, int part)
+{
+    int rest = whole - part;
+    if (random) return (int)raft_random_below(random, (uint32_t)rest + 1);
+    return rest / 2 + (rest % 2 && rest / 2 % 2);
+}
+
+static RaftStatus crop_short_side(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
+                                  RaftError *error)
+{
+    int64_t side = ((to->width < to->height ? to->width : to->height) * (int64_t)16 + 7) / 14;
+    bool upright = image->width <= image->height;
+    int64_t width = upright ? side : side * image->width / image->height;
+    int64_t height = upright ? side * image->height / image->width : side;
+    if (width > RT_MAX_SIDE || height > RT_MAX_SIDE)
+        return rt_fail(error, RAFT_BAD_FILE, "a picture of %d x %d is too narrow to be resized",
+                       image->width, image->height);
+    /* Where a side of the size is far longer than the other, zeros fill it up, before and behind. */
+    int part_width = width < to->width ? (int)width : to->width;
+    int part_height = height < to->height ? (int)height : to->height;
+    int left = choose_place(random, (int)width, part_width);
+    int top = choose_place(random, (int)height, part_height);
+    RaftStatus status =
+        resize_part(image, (int)width, (int)height, left, top, part_width, part_height, error);
+    if (status || (part_width == to->width && part_height == to->height)) return status;
+    return raft_warp_crop(image, -(to->width - part_width) / 2, -(to->height - part_height) / 2,
+                          to->width, to->height, error);
+}
+
+/* torchvision's RandomResizedCrop: ten attempts, then the middle in the nearest ratio. */
+static RaftStatus crop_resized(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
+                               RaftError *error)
+{
+    const double least_ratio = 3.0 / 4, most_ratio = 4.0 / 3;
+    double whole = (double)image->width * image->height;
+    int width = 0, height = 0, left, top;
+    bool found = false;
+    for (int attempt = 0; attempt < 10 && !found; attempt++) {
+        double area = whole * raft_random_uniform(random, 0.8, 1);
+        double ratio = exp(raft_random_uniform(random, log(least_ratio), log(most_ratio)));
+        width = (int)rint(sqrt(area * ratio));
+        height = (int)rint(sqrt(area / ratio));
+        found = width > 0 && width <= image->width && height > 0 && height <= image->height;
+    }
+    if (found) {
+        top = choose_place(random, image->height, height);
+        left = choose_place(random, image->width, width);
+    } else {
+        double ratio = (double)image->width / image->height;
+        width = image->width;
+        height = image->height;
+        if (ratio < least_ratio) height = (int)rint(width / least_ratio);
+        if (ratio > most_ratio) width = (int)rint(height * most_ratio);
+        if (height < 1) height = 1;
+        if (width < 1) width = 1;
+        left = (image->width - width) / 2;
+        top = (image->height - height) / 2;
+    }
+    RaftStatus status = raft_warp_crop(image, left, top, width, height, error);
+    return status ? status : resize_whole(image, to->width, to->height, error);
+}
+
+static RaftStatus crop_padded(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
+                              RaftError *error)
+{
+    enum { PADDING = 4 };
+    int left = choose_place(random, image->width + 2 * PADDING, image->width) - PADDING;
+    int top = choose_place(random, image->height + 2 * PADDING, image->height) - PADDING;
+    RaftStatus status = raft_warp_crop(image, left, top, image->width, image->height, error);
+    return status ? status : resize_whole(image, to->width, to->height, error);
+}
+
+static RaftStatus crop(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
+                       RaftError *error)
+{
+    switch (to->crop) {
+    case RAFT_CROP_SHORT_SIDE:
+        return crop_short_side(to, random, image, error);
+    case RAFT_CROP_RESIZED:
+        return crop_resized(to, random, image, error);
+    case RAFT_CROP_PADDED:
+        return crop_padded(to, random, image, error);
+    case RAFT_CROP_NONE:
+        break;
+    }
+    return resize_whole(image, to->width, to->height, error);
+}
+
+/* ---- RandAugment, in UDA's form ---------------------------------------------------------------- */
+
+RaftDraw raft_augment_draw(RaftRandom *random)
+{
+    RaftDraw draw;
+    draw.op = (RaftOp)raft_random_below(random, RAFT_OPS);
+    draw.step = 1 + (int)raft_random_below(random, 9);
+    draw.applied = raft_random_chance(random, 0.5);
+    draw.negative = raft_random_chance(random, 0.5);
+    draw.across = raft_random_uniform(random, 0, 1);
+    draw.down = raft_random_uniform(random, 0, 1);
+    return draw;
+}
+
+static void cut_square(const RaftDraw *draw, RaftImage *image)
+{
+    int side = (int)rint(20.0 * draw->step / 9);
+    int x = (int)(draw->across * image->width), y = (int)(draw->down * image->height);
+    raft_warp_erase(image, x - side / 2, y - side / 2, side, side);
+}
+
+RaftStatus raft_augment_apply(const RaftDraw *draw, RaftImage *image, RaftError *error)
+{
+    enum { FILL = 128 };
+    double part = draw->step / 9.0, sign = draw->negative ? -1 : 1;
+    double shear = sign * 0.3 * part, shift = sign * 150.0 / 331 * part;
+    double factor = 1 + sign * 0.9 * part;
+    double matrix[6] = {1, 0, 0, 0, 1, 0};
+    switch (draw->op) {
+    case RAFT_OP_SHEAR_X:
+        matrix[1] = shear;
+        return raft_warp_affine(image, matrix, true, FILL, error);
+    case RAFT_OP_SHEAR_Y:
+        matrix[3] = shear;
+        return raft_warp_affine(image, matrix, true, FILL, error);
+    case RAFT_OP_TRANSLATE_X:
+        matrix[2] = shift * image->width;
+        return raft_warp_affine(image, matrix, false, FILL, error);
+    case RAFT_OP_TRANSLATE_Y:
+        matrix[5] = shift * image->height;
+        return raft_warp_affine(image, matrix, false, FILL, error);
+    case RAFT_OP_ROTATE:
+        return raft_warp_rotate(image, 30 * part, FILL, error);
+    case RAFT_OP_SHARPNESS:
+        return raft_colour_sharpness(image, factor, error);
+    case RAFT_OP_COLOR:
+        raft_colour_saturation(image, factor);
+        break;
+    case RAFT_OP_CONTRAST:
+        raft_colour_contrast(image, factor);
+        break;
+    case RAFT_OP_BRIGHTNESS:
+        raft_colour_brightness(image, factor);
+        break;
+    case RAFT_OP_POSTERIZE:
+        raft_colour_posterize(image, (int)rint(8 - 4 * part));
+        break;
+    case RAFT_OP_SOLARIZE:
+        raft_colour_solarize(image, 256 - 256 * part);
+        break;
+    case RAFT_OP_AUTOCONTRAST:
+        raft_colour_autocontrast(image);
+        break;
+    case RAFT_OP_EQUALIZE:
+        raft_colour_equalize(image);
+        break;
+    case RAFT_OP_INVERT:
+        raft_colour_invert(image);
+        break;
+    case RAFT_OP_CUTOUT:
+    case RAFT_OPS:
+        cut_square(draw, image);
+        break;
+    }
+    return RAFT_OK;
+}
+
+/* ---- the rest, and all of it ------------------------------------------------------------------- */
+
+static void jitter(double strength, RaftRandom *random, RaftImage *image)
+{
+    static void (*const adjust[3])(RaftImage *, double) = {
+        raft_colour_brightness, raft_colour_contrast, raft_colour_saturation};
+    uint32_t order[3];
+    double least = strength < 1 ? 1 - strength : 0;
+    raft_random_permutation(random, 3, order);
+    for (int i = 0; i < 3; i++)
+        adjust[order[i]](image, raft_random_uniform(random, least, 1 + strength));
+}
+
+static void cutout(RaftRandom *random, RaftImage *image)
+{
+    double area = (double)image->width * image->height * raft_random_uniform(random, 0.02, 1.0 / 3);
+    double aspect = exp(raft_random_uniform(random, log(0.3), log(1 / 0.3)));
+    int height = (int)rint(sqrt(area * aspect)), width = (int)rint(sqrt(area / aspect));
+    if (height > image->height || width > image->width) return;
+    int top = choose_place(random, image->height, height);
+    int left = choose_place(random, image->width, width);
+    raft_warp_erase(image, left, top, width, height);
+}
+
+RaftStatus raft_augment(const RaftAugmentation *augmentation, RaftRandom *random, RaftImage *image,
+                        RaftError *error)
+{
+    RaftStatus status = crop(augmentation, random, image, error);
+    if (status) return status;
+    if (raft_random_chance(random, 0.5)) raft_warp_flip(image);
+    if (augmentation->color_jitter > 0) jitter(augmentation->color_jitter, random, image);
+    for (int i = 0; i < 2 && augmentation->rand_augment && !status; i++) {
+        RaftDraw draw = raft_augment_draw(random);
+        if (draw.applied) status = raft_augment_apply(&draw, image, error);
+    }
+    /* 0 before or after the division by 255. */
+    if (raft_random_chance(random, augmentation->cutout_p)) cutout(random, image);
+    return status;
+}
+
+RaftStatus raft_augment_not(const RaftAugmentation *augmentation, RaftImage *image,
+                            RaftError *error)
+{
+    if (augmentation->crop == RAFT_CROP_SHORT_SIDE)
+        return crop_short_side(augmentation, NULL, image, error);
+    return resize_whole(image, augmentation->width, augmentation->height, error);
+}

@@ -1,0 +1,124 @@
+/* train.h: what training needs beside the compiled step: random numbers, augmented batches of real
+ * data, the schedule, metrics, checkpoints.
+ *
+ * Like raft.h: statuses and messages, nothing printed, no global state. Every random choice is a
+ * function of the seed, the epoch, the sample and what it is for; so neither the number of threads
+ * nor a resumed run changes any.
+ */
+#ifndef RAFT_TRAIN_H
+#define RAFT_TRAIN_H
+
+#include "runtime/raft.h"
+
+/* ---- random.c -------------------------------------------------------------------------------- */
+
+/* What a random number is for: streams of different purposes have nothing in common. */
+typedef enum RaftPurpose {
+    RAFT_FOR_ORDER,
+    RAFT_FOR_AUGMENTATION,
+    RAFT_FOR_MIXING,
+    RAFT_FOR_DROPPING, /* drop path and dropout */
+    RAFT_FOR_WEIGHTS
+} RaftPurpose;
+
+typedef struct RaftRandom { /* one stream; a copy continues at the same place */
+    uint32_t key[2], counter[4], block[4];
+    int used; /* numbers of the block */
+} RaftRandom;
+
+/* Streams begin anywhere at no cost: the numbers are a function (Philox) of their place. `sample`
+ * is an index in the data set or, for choices of one a batch, the number of the batch. */
+RaftRandom raft_random(uint64_t seed, uint32_t epoch, uint32_t sample, RaftPurpose purpose);
+uint32_t raft_random_bits(RaftRandom *random);
+double raft_random_uniform(RaftRandom *random, double low, double high); /* [low, high) */
+uint32_t raft_random_below(RaftRandom *random, uint32_t bound);          /* 0 to bound - 1 */
+bool raft_random_chance(RaftRandom *random, double probability);
+double raft_random_beta(RaftRandom *random, double alpha); /* Beta(alpha, alpha); alpha > 0 */
+void raft_random_permutation(RaftRandom *random, uint32_t count, uint32_t *order);
+
+/* ---- colour.c: Pillow's ImageEnhance and ImageOps on RGB, in place --------------------------- */
+
+void raft_colour_brightness(RaftImage *image, double factor);
+void raft_colour_contrast(RaftImage *image, double factor);
+void raft_colour_saturation(RaftImage *image, double factor); /* ImageEnhance.Color */
+RaftStatus raft_colour_sharpness(RaftImage *image, double factor, RaftError *error);
+void raft_colour_posterize(RaftImage *image, int bits);
+void raft_colour_solarize(RaftImage *image, double threshold);
+void raft_colour_autocontrast(RaftImage *image);
+void raft_colour_equalize(RaftImage *image);
+void raft_colour_invert(RaftImage *image);
+uint8_t raft_colour_grey(const uint8_t rgb[3]); /* convert("L") */
+
+/* ---- warp.c: moving pixels ------------------------------------------------------------------- */
+
+/* Replaces the picture by a part of it; what lies outside is 0. */
+RaftStatus raft_warp_crop(RaftImage *image, int left, int top, int width, int height,
+                          RaftError *error);
+void raft_warp_flip(RaftImage *image); /* left to right */
+/* Image.transform(size, AFFINE, matrix): output (x, y) is the input at (m0 x + m1 y + m2, m3 x +
+ * m4 y + m5), nearest or bicubic; what lies outside is `fill`. */
+RaftStatus raft_warp_affine(RaftImage *image, const double matrix[6], bool bicubic, uint8_t fill,
+                            RaftError *error);
+/* Image.rotate: by nearest neighbours, counterclockwise, about the centre. */
+RaftStatus raft_warp_rotate(RaftImage *image, double degrees, uint8_t fill, RaftError *error);
+/* Fills a rectangle, as much of it as lies inside, with 0. */
+void raft_warp_erase(RaftImage *image, int left, int top, int width, int height);
+
+/* ---- augment.c: the published augmentation ---------------------------------------------------- */
+
+typedef enum RaftCrop {
+    RAFT_CROP_SHORT_SIDE, /* short side to 256 / 224 of the size, a part of it; test: the middle */
+    RAFT_CROP_RESIZED,    /* a random part of other ratio, resized; test: all of it, resized */
+    RAFT_CROP_PADDED,     /* a random part of the picture with 4 zeros round it; test: all of it */
+    RAFT_CROP_NONE        /* all of it, resized */
+} RaftCrop;
+
+typedef struct RaftAugmentation {
+    RaftCrop crop;
+    int height, width; /* of what comes out */
+    bool rand_augment;
+    double color_jitter, cutout_p; /* 0: none */
+} RaftAugmentation;
+
+/* What the recipe of a data set does; false where the name is unknown. Size, jitter and Cutout are
+ * the settings'. */
+bool raft_augmentation_of(const char *dataset_name, RaftAugmentation *augmentation);
+/* Replaces the picture as read by what training sees of it, up to the normalisation. */
+RaftStatus raft_augment(const RaftAugmentation *augmentation, RaftRandom *random, RaftImage *image,
+                        RaftError *error);
+/* The same for tests: no chance. */
+RaftStatus raft_augment_not(const RaftAugmentation *augmentation, RaftImage *image,
+                            RaftError *error);
+
+/* RandAugment's operations, and all that is random about one of them. */
+typedef enum RaftOp {
+    RAFT_OP_SHEAR_X,
+    RAFT_OP_SHEAR_Y,
+    RAFT_OP_TRANSLATE_X,
+    RAFT_OP_TRANSLATE_Y,
+    RAFT_OP_ROTATE,
+    RAFT_OP_COLOR,
+    RAFT_OP_POSTERIZE,
+    RAFT_OP_SOLARIZE,
+    RAFT_OP_CONTRAST,
+    RAFT_OP_SHARPNESS,
+    RAFT_OP_BRIGHTNESS,
+    RAFT_OP_AUTOCONTRAST,
+    RAFT_OP_EQUALIZE,
+    RAFT_OP_INVERT,
+    RAFT_OP_CUTOUT,
+    RAFT_OPS
+} RaftOp;
+
+typedef struct RaftDraw {
+    RaftOp op;
+    int step; /* 1 to 9 */
+    bool applied, negative;
+    double across, down; /* the centre of a cutout, in [0, 1) of the sides */
+} RaftDraw;
+
+RaftDraw raft_augment_draw(RaftRandom *random);
+/* Applies it whether or not `applied` is set. */
+RaftStatus raft_augment_apply(const RaftDraw *draw, RaftImage *image, RaftError *error);
+
+#endif
