@@ -129,7 +129,7 @@ static NodeId build_pooled(Builder *b, const Level *level, const char *prefix, N
     NodeId scale = build_weight(b, prefix, "weight", axes, level->dim, 0, level->loc);
     NodeId shift = build_weight(b, prefix, "bias", axes, level->dim, 0, level->loc);
     NodeId normal = build_layernorm(b->graph, x, scale, shift, "c", LAYERNORM_EPS, level->loc);
-    return build_mean(b->graph, normal, "h, w", level->loc);
+    return build_reduction(b->graph, OP_MEAN, normal, "h, w", level->loc);
 }
 
 /* Shortcut heads: a <- y[:D] * a + y[D:], from the last level but one down to the first. */

@@ -96,4 +96,15 @@ const char *model_identifier(Arena *arena, const char *path);
 /* The graph of the paper: every reshape explicit, outputs `logits` and `feature0`.. . */
 Graph *build_graph(Arena *arena, const Model *model);
 
+/* ---- optimiser.c ------------------------------------------------------------------------------ */
+
+/* One step of AdamW over all parameters. Inputs f32[b, n elements], b being 1: `w`, their gradients
+ * `g`, the moments `m` and `v`; outputs of the entry `step`: w, m and v after it. Parameters, f32[]:
+ *     beta1, rest1 = 1 - beta1, beta2, rest2 = 1 - beta2, eps
+ *     keep = 1 - learning rate * weight decay
+ *     rate = - learning rate / (1 - beta1^t)
+ *     correction = 1 / sqrt(1 - beta2^t)         of step t, from 1
+ */
+Graph *build_adamw(Arena *arena, int64_t elements);
+
 #endif

@@ -1,4 +1,5 @@
-/* check.c: the shape rule of each op: do the types of its operands and of its result fit?
+/* check.c: do the types of an op's operands and of its result fit? What the shape rules share, and
+ * those of the ops that move elements; the others are in check_arithmetic.c.
  *
  * verify.c has seen to everything else before it calls these: types and attributes are each legal
  * in themselves, every operand and the result have the same dtype. */
@@ -9,10 +10,6 @@
 
 /* An index may leave its tensor (and reads 0 there), but no address it leads to may overflow. */
 static const int64_t MOST_REACH = INT64_C(1) << 62;
-
-#define OP(NAME, ...) static CheckFunction check_##NAME;
-#include "ir/op.def"
-#undef OP
 
 CheckFunction *const op_check[OP_COUNT] = {
 #define OP(NAME, ...) [OP_##NAME] = check_##NAME,
@@ -48,7 +45,7 @@ int64_t digits_product(int count, const int64_t *weight, const int64_t *extent)
     return left == 0 ? product : 0;
 }
 
-static const char *type_text(Diag *diag, const Type *type)
+const char *shown_type(Diag *diag, const Type *type)
 {
     Text text = text_new(diag->arena);
     type_print(type, &text);
@@ -66,14 +63,14 @@ static bool is_constant(const Axis *axis)
     return axis->symbol[0] == '\0';
 }
 
-static bool expect_result(Diag *diag, const Node *node, const Type *expected)
+bool expect_result(Diag *diag, const Node *node, const Type *expected)
 {
     if (type_equal(&node->type, expected)) return true;
-    return node_error(diag, node, "the result is %s, but is declared %s", type_text(diag, expected),
-                      type_text(diag, &node->type));
+    return node_error(diag, node, "the result is %s, but is declared %s",
+                      shown_type(diag, expected), shown_type(diag, &node->type));
 }
 
-static bool expect_result_of_operand(const Graph *graph, NodeId id, Diag *diag)
+bool expect_result_of_operand(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     return expect_result(diag, node, graph_type(graph, node->operands[0]));
@@ -85,11 +82,11 @@ static bool find_axis(Diag *diag, const Node *node, const char *whose, const Typ
 {
     *axis = type_find(type, name);
     if (*axis >= 0) return true;
-    return node_error(diag, node, "%s, %s, has no axis '%s'", whose, type_text(diag, type), name);
+    return node_error(diag, node, "%s, %s, has no axis '%s'", whose, shown_type(diag, type), name);
 }
 
-static bool has_axes(Diag *diag, const Node *node, const char *whose, const Type *type,
-                     const AxisNames *names)
+bool has_axes(Diag *diag, const Node *node, const char *whose, const Type *type,
+              const AxisNames *names)
 {
     int axis;
     for (int i = 0; i < names->count; i++)
@@ -98,8 +95,7 @@ static bool has_axes(Diag *diag, const Node *node, const char *whose, const Type
 }
 
 /* Of the first operand. */
-static bool find_constant_axis(Diag *diag, const Node *node, const Type *x, const char *name,
-                               int *axis)
+bool find_constant_axis(Diag *diag, const Node *node, const Type *x, const char *name, int *axis)
 {
     if (!find_axis(diag, node, "operand 1", x, name, axis)) return false;
     if (is_constant(&x->axis[*axis])) return true;
@@ -107,27 +103,26 @@ static bool find_constant_axis(Diag *diag, const Node *node, const Type *x, cons
 }
 
 /* Axes of the same name in both have the same extent. */
-static bool extents_agree(Diag *diag, const Node *node, const Type *a, const Type *b)
+bool extents_agree(Diag *diag, const Node *node, const Type *a, const Type *b)
 {
     for (int i = 0; i < b->rank; i++) {
         int at = type_find(a, b->axis[i].name);
         if (at >= 0 && !axis_same_extent(&a->axis[at], &b->axis[i]))
             return node_error(diag, node, "axis '%s' is %s in %s, but %s in %s", b->axis[i].name,
-                              extent_text(diag, &a->axis[at]), type_text(diag, a),
-                              extent_text(diag, &b->axis[i]), type_text(diag, b));
+                              extent_text(diag, &a->axis[at]), shown_type(diag, a),
+                              extent_text(diag, &b->axis[i]), shown_type(diag, b));
     }
     return true;
 }
 
 /* Every axis of operand `number` is one of `whole`: it is broadcast along the others. */
-static bool is_part_of(const Graph *graph, const Node *node, int number, const Type *whole,
-                       Diag *diag)
+bool is_part_of(const Graph *graph, const Node *node, int number, const Type *whole, Diag *diag)
 {
     const Type *part = graph_type(graph, node->operands[number]);
     for (int i = 0; i < part->rank; i++)
         if (type_find(whole, part->axis[i].name) < 0)
             return node_error(diag, node, "axis '%s' of operand %d is not in %s",
-                              part->axis[i].name, number + 1, type_text(diag, whole));
+                              part->axis[i].name, number + 1, shown_type(diag, whole));
     return extents_agree(diag, node, whole, part);
 }
 
@@ -141,13 +136,13 @@ static bool find_only_axis(Diag *diag, const Node *node, const Type *x, int *axi
 }
 
 /* `expected`, with the extent of one axis as the result declares it, if it does. */
-static void take_declared_extent(Type *expected, int axis, const Type *declared)
+void take_declared_extent(Type *expected, int axis, const Type *declared)
 {
     if (axis < declared->rank && is_constant(&declared->axis[axis]))
         expected->axis[axis].extent = declared->axis[axis].extent;
 }
 
-static bool append_made_axis(Diag *diag, const Node *node, Type *type, const Axis *axis)
+bool append_made_axis(Diag *diag, const Node *node, Type *type, const Axis *axis)
 {
     if (type_find(type, axis->name) >= 0)
         return node_error(diag, node, "the result would have two axes '%s'", axis->name);
@@ -159,13 +154,13 @@ static bool append_made_axis(Diag *diag, const Node *node, Type *type, const Axi
 
 /* ---- declarations ---------------------------------------------------------------------------- */
 
-static bool check_INPUT(const Graph *graph, NodeId id, Diag *diag)
+bool check_INPUT(const Graph *graph, NodeId id, Diag *diag)
 {
     (void)graph, (void)id, (void)diag; /* any legal type will do */
     return true;
 }
 
-static bool check_PARAM(const Graph *graph, NodeId id, Diag *diag)
+bool check_PARAM(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     const Type *type = &node->type;
@@ -181,7 +176,7 @@ static bool check_PARAM(const Graph *graph, NodeId id, Diag *diag)
         if (product != node->attributes.stored[i])
             return node_error(diag, node,
                               "stored extent %" PRId64 " is no product of axes of %s, in order",
-                              node->attributes.stored[i], type_text(diag, type));
+                              node->attributes.stored[i], shown_type(diag, type));
     }
     for (; axis < type->rank; axis++)
         if (type->axis[axis].extent != 1)
@@ -235,7 +230,7 @@ static bool group_fits(Diag *diag, const Node *node, const Type *x, const Group 
            node_error(diag, node, "an axis whose extent is a symbol can only be renamed");
 }
 
-static bool check_REARRANGE(const Graph *graph, NodeId id, Diag *diag)
+bool check_REARRANGE(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     const Type *x = graph_type(graph, node->operands[0]), *result = &node->type;
@@ -293,7 +288,7 @@ static bool same_axes_in_any_order(const Type *a, const Type *b)
     return same;
 }
 
-static bool check_UNFOLD(const Graph *graph, NodeId id, Diag *diag)
+bool check_UNFOLD(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     const Type *x = graph_type(graph, node->operands[0]);
@@ -312,12 +307,12 @@ static bool check_UNFOLD(const Graph *graph, NodeId id, Diag *diag)
         if (!apply_window(diag, node, &windows[i], &x->axis[axis[i]], &expected)) return false;
     if (same_axes_in_any_order(&expected, &node->type)) return true;
     return node_error(diag, node, "the result has the axes of %s in some order, but is declared %s",
-                      type_text(diag, &expected), type_text(diag, &node->type));
+                      shown_type(diag, &expected), shown_type(diag, &node->type));
 }
 
 /* ---- slice and concat ------------------------------------------------------------------------ */
 
-static bool check_SLICE(const Graph *graph, NodeId id, Diag *diag)
+bool check_SLICE(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     const Type *x = graph_type(graph, node->operands[0]);
@@ -333,7 +328,7 @@ static bool check_SLICE(const Graph *graph, NodeId id, Diag *diag)
                       x->axis[axis].extent);
 }
 
-static bool check_CONCAT(const Graph *graph, NodeId id, Diag *diag)
+bool check_CONCAT(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     Type expected = *graph_type(graph, node->operands[0]);
@@ -346,7 +341,7 @@ static bool check_CONCAT(const Graph *graph, NodeId id, Diag *diag)
         if (!type_equal(x, &alike))
             return node_error(
                 diag, node, "operand %" PRIu32 ", %s, and operand 1, %s, must differ in '%s' only",
-                i + 1, type_text(diag, x), type_text(diag, graph_type(graph, node->operands[0])),
+                i + 1, shown_type(diag, x), shown_type(diag, graph_type(graph, node->operands[0])),
                 node->attributes.over.name[0]);
         expected.axis[axis].extent += x->axis[axis].extent;
     }
@@ -396,13 +391,13 @@ static bool map_fits(Diag *diag, const Node *node, const Type *space, const Type
     const Map *map = &node->attributes.map;
     if (map->rank != target->rank)
         return node_error(diag, node, "the map has %d indices for the %d axes of %s", map->rank,
-                          target->rank, type_text(diag, target));
+                          target->rank, shown_type(diag, target));
     for (int i = 0; i < target->rank; i++) {
         const Index *index = &map->dim[i];
         for (int k = space->rank; k < MAX_AXES; k++)
             if (index->coefficient[k] != 0)
                 return node_error(diag, node, "the map uses an axis that %s lacks",
-                                  type_text(diag, space));
+                                  shown_type(diag, space));
         if (!symbols_fit(diag, node, index, space, &target->axis[i])) return false;
         int64_t address;
         if (__builtin_mul_overflow(index_reach(index, space), type_elements(target, NULL),
@@ -413,7 +408,7 @@ static bool map_fits(Diag *diag, const Node *node, const Type *space, const Type
     return true;
 }
 
-static bool check_READ(const Graph *graph, NodeId id, Diag *diag)
+bool check_READ(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     return map_fits(diag, node, &node->type, graph_type(graph, node->operands[0]));
@@ -432,7 +427,7 @@ static bool counts_once(const Index *index, const Type *space, int64_t extent)
     return index->offset == 0 && digits_product(count, weight, extents) == extent;
 }
 
-static bool check_WRITE(const Graph *graph, NodeId id, Diag *diag)
+bool check_WRITE(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     const Map *map = &node->attributes.map;
@@ -453,85 +448,7 @@ static bool check_WRITE(const Graph *graph, NodeId id, Diag *diag)
     return true;
 }
 
-/* ---- arithmetic ------------------------------------------------------------------------------ */
-
-static bool check_PACK(const Graph *graph, NodeId id, Diag *diag)
+bool check_PACK(const Graph *graph, NodeId id, Diag *diag)
 {
     return expect_result_of_operand(graph, id, diag);
-}
-
-static bool check_LINEAR(const Graph *graph, NodeId id, Diag *diag)
-{
-    const Node *node = graph_node(graph, id);
-    const Type *x = graph_type(graph, node->operands[0]), *w = graph_type(graph, node->operands[1]);
-    const AxisNames *over = &node->attributes.over;
-    if (!has_axes(diag, node, "operand 1", x, over) ||
-        !has_axes(diag, node, "operand 2", w, over) || !extents_agree(diag, node, x, w))
-        return false;
-    Type expected = type_without(x, over);
-    for (int i = 0; i < w->rank; i++) {
-        if (type_find(x, w->axis[i].name) >= 0) continue;
-        if (!append_made_axis(diag, node, &expected, &w->axis[i])) return false;
-    }
-    return expect_result(diag, node, &expected) &&
-           (node->operand_count == 2 || is_part_of(graph, node, 2, &expected, diag));
-}
-
-static bool check_LAYERNORM(const Graph *graph, NodeId id, Diag *diag)
-{
-    const Node *node = graph_node(graph, id);
-    const Type *x = graph_type(graph, node->operands[0]);
-    const AxisNames *over = &node->attributes.over;
-    if (!has_axes(diag, node, "operand 1", x, over)) return false;
-    for (int i = 1; i <= 2; i++) {
-        const Type *type = graph_type(graph, node->operands[i]);
-        for (int k = 0; k < over->count; k++)
-            if (type->rank != over->count || type_find(type, over->name[k]) < 0)
-                return node_error(diag, node, "operand %d, %s, must have exactly the axes in over",
-                                  i + 1, type_text(diag, type));
-        if (!extents_agree(diag, node, x, type)) return false;
-    }
-    return expect_result(diag, node, x);
-}
-
-static bool check_GELU(const Graph *graph, NodeId id, Diag *diag)
-{
-    return expect_result_of_operand(graph, id, diag);
-}
-
-static bool check_ADD(const Graph *graph, NodeId id, Diag *diag)
-{
-    const Node *node = graph_node(graph, id);
-    return is_part_of(graph, node, 1, graph_type(graph, node->operands[0]), diag) &&
-           expect_result_of_operand(graph, id, diag);
-}
-
-static bool check_MUL(const Graph *graph, NodeId id, Diag *diag)
-{
-    return check_ADD(graph, id, diag);
-}
-
-static bool check_MEAN(const Graph *graph, NodeId id, Diag *diag)
-{
-    const Node *node = graph_node(graph, id);
-    const Type *x = graph_type(graph, node->operands[0]);
-    Type expected = type_without(x, &node->attributes.over);
-    return has_axes(diag, node, "operand 1", x, &node->attributes.over) &&
-           expect_result(diag, node, &expected);
-}
-
-static bool check_RESAMPLE(const Graph *graph, NodeId id, Diag *diag)
-{
-    const Node *node = graph_node(graph, id);
-    const AxisNames *over = &node->attributes.over;
-    Type expected = *graph_type(graph, node->operands[0]);
-    if (over->count != 2)
-        return node_error(diag, node, "over must name two axes, rows and columns, not %d",
-                          over->count);
-    for (int i = 0; i < 2; i++) {
-        int axis;
-        if (!find_constant_axis(diag, node, &expected, over->name[i], &axis)) return false;
-        take_declared_extent(&expected, axis, &node->type);
-    }
-    return expect_result(diag, node, &expected);
 }

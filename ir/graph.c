@@ -6,7 +6,7 @@
 #include <string.h>
 
 const OpInfo op_info[OP_COUNT] = {
-#define OP(NAME, text, least, most, attributes, mixes, cost)                                       \
+#define OP(NAME, text, least, most, attributes, mixes, cost, gradient)                             \
     [OP_##NAME] = {text, least, most, attributes, mixes, cost},
 #include "ir/op.def"
 #undef OP
@@ -149,11 +149,26 @@ NodeId build_binary(Graph *g, Op op, NodeId a, NodeId b, Loc loc)
     return graph_add(g, op, operands, 2, &type, NULL, loc);
 }
 
-NodeId build_mean(Graph *g, NodeId x, const char *over, Loc loc)
+NodeId build_reduction(Graph *g, Op op, NodeId x, const char *over, Loc loc)
 {
     Attributes a = {.over = names_make(over)};
     Type type = type_without(graph_type(g, x), &a.over);
-    return graph_add(g, OP_MEAN, &x, 1, &type, &a, loc);
+    return graph_add(g, op, &x, 1, &type, &a, loc);
+}
+
+NodeId build_scale(Graph *g, NodeId x, double factor, Loc loc)
+{
+    Attributes a = {.factor = factor};
+    Type type = *graph_type(g, x);
+    return graph_add(g, OP_SCALE, &x, 1, &type, &a, loc);
+}
+
+NodeId build_cross_entropy(Graph *g, NodeId logits, NodeId target, const char *over, Loc loc)
+{
+    Attributes a = {.over = names_make(over)};
+    Type type = type_without(graph_type(g, logits), &a.over);
+    NodeId operands[] = {logits, target};
+    return graph_add(g, OP_CROSS_ENTROPY, operands, 2, &type, &a, loc);
 }
 
 NodeId build_resample(Graph *g, NodeId x, const char *over, int64_t first, int64_t second, Loc loc)

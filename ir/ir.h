@@ -78,14 +78,15 @@ typedef struct Window {
 } Window;
 
 enum {
-    ATTR_NAME = 1,    /* name */
-    ATTR_STORED = 2,  /* stored_rank, stored */
-    ATTR_GROUPS = 4,  /* groups, group_count */
-    ATTR_WINDOWS = 8, /* windows, window_count */
-    ATTR_OVER = 16,   /* over */
-    ATTR_OFFSET = 32, /* offset */
-    ATTR_MAP = 64,    /* map */
-    ATTR_EPS = 128,   /* eps */
+    ATTR_NAME = 1,     /* name */
+    ATTR_STORED = 2,   /* stored_rank, stored */
+    ATTR_GROUPS = 4,   /* groups, group_count */
+    ATTR_WINDOWS = 8,  /* windows, window_count */
+    ATTR_OVER = 16,    /* over */
+    ATTR_OFFSET = 32,  /* offset */
+    ATTR_MAP = 64,     /* map */
+    ATTR_EPS = 128,    /* eps */
+    ATTR_FACTOR = 256, /* factor */
 };
 
 typedef struct Attributes {
@@ -99,7 +100,8 @@ typedef struct Attributes {
     AxisNames over;  /* the axes contracted, normalised, averaged, resampled or joined */
     int64_t offset;  /* slice: first index */
     double eps;
-    Map map; /* read: of the result's axes, one Index per operand axis;
+    double factor; /* of a scale: not 0 */
+    Map map;       /* read: of the result's axes, one Index per operand axis;
                 write: of the operand's axes, one Index per result axis */
 } Attributes;
 
@@ -239,11 +241,14 @@ NodeId build_write(Graph *g, NodeId x, const Map *map, const Type *type, Loc loc
 NodeId build_linear(Graph *g, NodeId x, NodeId w, NodeId bias, const char *over, Loc loc);
 NodeId build_layernorm(Graph *g, NodeId x, NodeId scale, NodeId shift, const char *over, double eps,
                        Loc loc);
-NodeId build_unary(Graph *g, Op op, NodeId x, Loc loc);            /* gelu, pack */
-NodeId build_binary(Graph *g, Op op, NodeId a, NodeId b, Loc loc); /* add, mul: type of a */
-NodeId build_mean(Graph *g, NodeId x, const char *over, Loc loc);
+NodeId build_unary(Graph *g, Op op, NodeId x, Loc loc);            /* gelu, sqrt, pack */
+NodeId build_binary(Graph *g, Op op, NodeId a, NodeId b, Loc loc); /* add, mul, div: type of a */
+/* mean, sum: without the axes in `over`. */
+NodeId build_reduction(Graph *g, Op op, NodeId x, const char *over, Loc loc);
+NodeId build_scale(Graph *g, NodeId x, double factor, Loc loc);
 /* To new extents of two axes, given by name in `over` ("h, w"), in the same place in the type. */
 NodeId build_resample(Graph *g, NodeId x, const char *over, int64_t first, int64_t second, Loc loc);
+NodeId build_cross_entropy(Graph *g, NodeId logits, NodeId target, const char *over, Loc loc);
 
 /* Number of uses of each value, outputs included. */
 uint32_t *graph_uses(const Graph *graph, Arena *arena);

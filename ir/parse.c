@@ -249,6 +249,15 @@ static bool parse_stored_extent(Parser *p, void *list)
            lex_integer(&p->lexer, &attributes->stored[attributes->stored_rank++]);
 }
 
+static bool parse_factor(Parser *p, double *factor)
+{
+    if (!lex_expect_word(&p->lexer, "by")) return false;
+    bool negative = lex_accept(&p->lexer, '-');
+    if (!lex_double(&p->lexer, factor)) return false;
+    if (negative) *factor = -*factor;
+    return true;
+}
+
 static bool parse_attributes(Parser *p, unsigned has, Attributes *attributes)
 {
     if (has & ATTR_STORED && !(lex_expect_word(&p->lexer, "stored") &&
@@ -263,8 +272,10 @@ static bool parse_attributes(Parser *p, unsigned has, Attributes *attributes)
     if (has & ATTR_OFFSET &&
         !(lex_expect_word(&p->lexer, "from") && lex_integer(&p->lexer, &attributes->offset)))
         return false;
-    return !(has & ATTR_EPS) ||
-           (lex_expect_word(&p->lexer, "eps") && lex_double(&p->lexer, &attributes->eps));
+    if (has & ATTR_EPS &&
+        !(lex_expect_word(&p->lexer, "eps") && lex_double(&p->lexer, &attributes->eps)))
+        return false;
+    return !(has & ATTR_FACTOR) || parse_factor(p, &attributes->factor);
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */

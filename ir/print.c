@@ -163,6 +163,10 @@ static void print_attributes(const Graph *graph, const Node *node, Text *out)
         text_put(out, " eps ");
         print_double(attributes->eps, out);
     }
+    if (has & ATTR_FACTOR) {
+        text_put(out, " by ");
+        print_double(attributes->factor, out);
+    }
 }
 
 /* ---- nodes and graphs ------------------------------------------------------------------------ */

@@ -71,6 +71,27 @@ bool node_error(Diag *diag, const Node *node, const char *format, ...) PRINTF_LI
  * extent 1 is none. */
 int64_t digits_product(int count, const int64_t *weight, const int64_t *extent);
 
+#define OP(NAME, ...) CheckFunction check_##NAME;
+#include "ir/op.def"
+#undef OP
+
+/* What the shape rules share; each gives false after an error at the node. */
+const char *shown_type(Diag *diag, const Type *type);
+bool expect_result(Diag *diag, const Node *node, const Type *expected);
+bool expect_result_of_operand(const Graph *graph, NodeId id, Diag *diag);
+/* `whose` says in the message whose type it is: "operand 1", "the result". */
+bool has_axes(Diag *diag, const Node *node, const char *whose, const Type *type,
+              const AxisNames *names);
+/* Of the first operand. */
+bool find_constant_axis(Diag *diag, const Node *node, const Type *x, const char *name, int *axis);
+/* Axes of the same name in both have the same extent. */
+bool extents_agree(Diag *diag, const Node *node, const Type *a, const Type *b);
+/* Every axis of operand `number` is one of `whole`: it is broadcast along the others. */
+bool is_part_of(const Graph *graph, const Node *node, int number, const Type *whole, Diag *diag);
+/* `expected`, with the extent of one axis as the result declares it, if it does. */
+void take_declared_extent(Type *expected, int axis, const Type *declared);
+bool append_made_axis(Diag *diag, const Node *node, Type *type, const Axis *axis);
+
 /* ---- verify.c -------------------------------------------------------------------------------- */
 
 #define AXIS_NAME_RULE "letters, digits and _, first a letter, at most 15 in all"

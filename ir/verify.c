@@ -185,6 +185,8 @@ static bool verify_attributes(Diag *diag, const Node *node)
         return node_error(diag, node, "offset %" PRId64 " is out of range", attributes->offset);
     if (has & ATTR_EPS && !(isfinite(attributes->eps) && attributes->eps > 0))
         return node_error(diag, node, "eps must be finite and greater than 0");
+    if (has & ATTR_FACTOR && !(isfinite(attributes->factor) && attributes->factor != 0))
+        return node_error(diag, node, "the factor must be finite and not 0");
     if (has & ATTR_MAP && (attributes->map.rank < 0 || attributes->map.rank > MAX_AXES))
         return node_error(diag, node, "a map cannot have %d indices", attributes->map.rank);
     return true;
@@ -383,10 +385,10 @@ static bool verify_output(const Graph *graph, const Output *output, Diag *diag)
         return diag_error(diag, place_of(graph),
                           "an output is value %" PRIu32 ", which does not exist", output->value);
     const Node *node = graph_node(graph, output->value);
-    if (!consists_of(output->entry, LOWER) || !consists_of(output->name, LOWER DIGITS "_"))
+    if (!consists_of(output->entry, LOWER) || !consists_of(output->name, LETTERS DIGITS "_."))
         return diag_error(
             diag, node->loc,
-            "output '%s.%s': an entry is made of a to z, a name of a to z, 0 to 9 and _",
+            "output '%s.%s': an entry is made of a to z, a name of letters, digits, _ and .",
             output->entry, output->name);
     if (node->kernel != NO_KERNEL && node->op != OP_WRITE)
         return node_error(diag, node, "is inside a kernel and cannot be output '%s.%s'",

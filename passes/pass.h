@@ -21,16 +21,20 @@ typedef struct PassContext {
 /* Asks leave for one rewrite: false once the limit is reached. Every rewrite asks exactly once. */
 bool pass_may_rewrite(PassContext *context);
 
+/* NULL after an error in context->diag: this graph cannot go on. */
 typedef Graph *PassFunction(PassContext *context, const Graph *graph);
+
+typedef enum PassUse { PASS_OPTIONAL, PASS_REQUIRED, PASS_TRAINING } PassUse;
 
 typedef struct PassInfo {
     const char *name;
     const char *summary; /* one line, for --help and the README */
     PassFunction *run;
     bool required; /* cannot be disabled: a backend could not run what comes out without it */
+    bool training; /* runs for training only */
 } PassInfo;
 
-#define PASS(name, required, summary) PassFunction pass_##name;
+#define PASS(name, use, summary) PassFunction pass_##name;
 #include "passes/pass.def"
 #undef PASS
 
@@ -42,6 +46,7 @@ typedef struct PipelineOptions {
     const char *only;            /* comma-separated pass names to run, in table order; NULL: all */
     const char *const *disabled; /* pass names */
     int disabled_count;
+    bool train;            /* with a backward pass */
     int64_t rewrite_limit; /* INT64_MAX: none */
     const char *dump;      /* pass name, "all", or NULL */
     const char *dump_dir;  /* NULL: dumps go to `dump_file` */

@@ -7,7 +7,8 @@
 #include <time.h>
 
 const PassInfo pass_table[] = {
-#define PASS(name, required, summary) {#name, summary, pass_##name, required},
+#define PASS(name, use, summary)                                                                   \
+    {#name, summary, pass_##name, PASS_##use != PASS_OPTIONAL, PASS_##use == PASS_TRAINING},
 #include "passes/pass.def"
 #undef PASS
 };
@@ -43,7 +44,8 @@ static bool check_name(const char *name, Diag *diag)
  * disabled. */
 static bool select_passes(Arena *arena, const PipelineOptions *options, bool *selected, Diag *diag)
 {
-    for (int i = 0; i < pass_count; i++) selected[i] = options->only == NULL;
+    for (int i = 0; i < pass_count; i++)
+        selected[i] = options->only == NULL && (options->train || !pass_table[i].training);
     char *list = options->only ? arena_strdup(arena, options->only) : NULL, *rest = NULL;
     for (char *name = list ? strtok_r(list, ",", &rest) : NULL; name;
          name = strtok_r(NULL, ",", &rest)) {
@@ -100,6 +102,7 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
         int64_t rewrites = context.rewrites;
         double start = seconds_now();
         graph = pass_table[i].run(&context, graph);
+        if (!graph) return NULL;
         if (statistics)
             statistics[i] = (PassStatistics){context.rewrites - rewrites, seconds_now() - start,
                                              graph->node_count};

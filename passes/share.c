@@ -32,7 +32,7 @@ static bool windows_equal(const Attributes *a, const Attributes *b)
 static bool attributes_equal(const Attributes *a, const Attributes *b)
 {
     return groups_equal(a, b) && windows_equal(a, b) && names_equal(&a->over, &b->over) &&
-           a->offset == b->offset && a->eps == b->eps &&
+           a->offset == b->offset && a->eps == b->eps && a->factor == b->factor &&
            memcmp(&a->map, &b->map, sizeof a->map) == 0;
 }
 

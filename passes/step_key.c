@@ -38,7 +38,7 @@ const char *step_key(Arena *arena, const Plan *plan, const Step *step)
                 if (plan->buffers[step->arguments[i]].value == id) text_printf(&text, " -> $%d", i);
         for (int i = 0; i < node->attributes.over.count; i++)
             text_printf(&text, " %s", node->attributes.over.name[i]);
-        text_printf(&text, " %a ", node->attributes.eps);
+        text_printf(&text, " %a %a ", node->attributes.eps, node->attributes.factor);
         bool write = node->op == OP_WRITE;
         if (op_info[node->op].attributes & ATTR_MAP)
             map_print(&node->attributes.map, write ? graph_type(g, node->operands[0]) : &node->type,

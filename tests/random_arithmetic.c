@@ -92,7 +92,8 @@ NodeId make_mean(Maker *m)
     NodeId x = pick(m);
     Type over = some_axes(m, type_of(m, x), 35, MAX_AXES);
     AxisNames names = names_of(&over);
-    return names.count ? build_mean(m->graph, x, names_text(m, &names), (Loc){0}) : NO_NODE;
+    return names.count ? build_reduction(m->graph, OP_MEAN, x, names_text(m, &names), (Loc){0})
+                       : NO_NODE;
 }
 
 NodeId make_resample(Maker *m)

@@ -38,7 +38,7 @@ NodeId make_head(Maker *m)
     if (over.rank == 0 || mean.rank == 0) return NO_NODE;
     NodeId scale = new_weight(m, &over), shift = new_weight(m, &over);
     NodeId y = build_layernorm(m->graph, x, scale, shift, names_text(m, &names), 1e-5, (Loc){0});
-    y = build_mean(m->graph, y, names_text(m, &averaged), (Loc){0});
+    y = build_reduction(m->graph, OP_MEAN, y, names_text(m, &averaged), (Loc){0});
     if (chance(m, 50)) y = build_binary(m->graph, OP_MUL, y, pick_part(m, type_of(m, y)), (Loc){0});
     Type left = some_axes(m, type_of(m, y), 60, 2);
     if (left.rank == 0) return y;

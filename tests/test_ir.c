@@ -316,7 +316,7 @@ static const struct {
     void (*corrupt)(Graph *graph);
     const char *message;
 } corruptions[] = {
-    {corrupt_op, "there is no op number 16"},
+    {corrupt_op, "there is no op number 26"},
     {corrupt_own_operand, "gelu: operand 1 does not come before it"},
     {corrupt_later_operand, "gelu: operand 1 does not come before it"},
     {corrupt_no_operand, "write: the number of operands is 0, not 1"},

@@ -297,7 +297,8 @@ static void check_numbers(const Case *c)
     int64_t count, count_after;
     const double *before = run_reference(c, c->graph, &count);
     const double *after = run_reference(c, run_pass(c, c->graph, INT64_MAX).graph, &count_after);
-    assert_int_equal(count, count_after);
+    /* A backward pass comes behind what there is. */
+    assert_true(c->pass->training ? count <= count_after : count == count_after);
     double scale = 0;
     for (int64_t i = 0; i < count; i++) scale = fmax(scale, fabs(before[i]));
     if (!(scale > 0)) fail_msg("%s computes nothing but zeros", c->name);
@@ -405,7 +406,7 @@ static void test_dump_folder(void **state)
     Fixture *f = *state;
     f->options.dump = "share";
     f->options.dump_dir = "/nowhere";
-    expect_messages(f, "cannot write /nowhere/01-share.ir: No such file or directory", NULL);
+    expect_messages(f, "cannot write /nowhere/02-share.ir: No such file or directory", NULL);
 }
 
 /* Passes run in the order of the table, whatever the order of their names; dumps tell. */
@@ -446,7 +447,7 @@ static void test_order_and_dump(void **state)
                                 "}\n");
     free(dumped);
     for (int i = 0; i < pass_count; i++) {
-        bool ran = i == 0 || strcmp(pass_table[i].name, "fold_rearrange") == 0;
+        bool ran = strstr(f->options.only, pass_table[i].name) != NULL;
         assert_int_equal(statistics[i].rewrites, ran ? 1 : 0);
         assert_int_equal(statistics[i].nodes_after, ran ? 3 : 0);
     }

@@ -272,6 +272,7 @@ static void check_error_carried(const Case *c, const Fixture *f, NodeId id, Node
     *off = 0;
     *x = exact + error;
     f->values[id] = changed;
+    memset(changed, 0, (size_t)element_count(f, id) * sizeof *changed);
     assert_true(op->f64(&run, id));
     *x = exact;
     f->values[id] = value;

@@ -1,4 +1,5 @@
-/* bound.c: for every op, how far an f32 evaluation may be from the exact value of each element.
+/* bound.c: for every op, how far an f32 evaluation may be from the exact value of each element; the ops
+ * that training alone has are in bound_training.c.
  *
  * Higham, Accuracy and Stability of Numerical Algorithms, chapters 2 to 4. With u = 2^-24, a term
  * that passes through n roundings, in any order, is off by a factor of at most 1 + gamma(n), where
@@ -8,45 +9,9 @@
  * and by FLT_MIN for each rounding, should it underflow. The double arithmetic that computes this
  * errs by less than the one rounding that every gamma has to spare.
  */
-#include "backends/reference/reference.h"
+#include "backends/reference/bound.h"
 
-#include <float.h>
-#include <math.h>
 #include <stdlib.h>
-
-static const double unit = 0x1p-24;
-
-static double grown(int64_t roundings)
-{
-    double n = (double)roundings * unit;
-    return 1 + n / (1 - n);
-}
-
-/* A value and the bound of its error, from where a walk stands. */
-typedef struct Bounded {
-    const double *value, *error;
-} Bounded;
-
-static Bounded bounded(const Run *run, NodeId value)
-{
-    return (Bounded){run->values[value], run->bounds[value]};
-}
-
-static Bounded operand_bounded(const Run *run, NodeId id, uint32_t index)
-{
-    return bounded(run, run_operand(run, id, index));
-}
-
-static Bounded bounded_at(Bounded x, int64_t offset)
-{
-    return (Bounded){x.value + offset, x.error + offset};
-}
-
-/* The most that element i can be. */
-static double most(Bounded x, int64_t i)
-{
-    return fabs(x.value[i]) + x.error[i];
-}
 
 /* ---- exact ops ------------------------------------------------------------------------------ */
 
@@ -143,19 +108,13 @@ bool bound_LINEAR(const Run *run, NodeId id)
     return done || run_out_of_memory(run, id);
 }
 
-typedef struct Spread {
-    double mean, mean_error;
-    double factor, factor_error; /* 1 / sqrt(variance + eps) */
-} Spread;
-
-/* The most that the difference of element k to the mean can be. */
-static double most_difference(Bounded x, int64_t k, const Spread *s)
+double most_difference(Bounded x, int64_t k, const Spread *s)
 {
     double difference = fabs(x.value[k] - s->mean) + x.error[k] + s->mean_error;
     return difference * grown(1) + FLT_MIN;
 }
 
-static Spread bound_spread(Bounded x, const Normal *along, double eps)
+Spread bound_spread(Bounded x, const Normal *along, double eps)
 {
     Spread s = {0};
     double n = (double)along->count, exact = 0, large = 0;
@@ -184,9 +143,11 @@ static Spread bound_spread(Bounded x, const Normal *along, double eps)
     return s;
 }
 
-bool bound_LAYERNORM(const Run *run, NodeId id)
+/* Without a second and a third operand: scale 1, shift 0. */
+static bool bound_normal(const Run *run, NodeId id)
 {
-    Bounded scale = operand_bounded(run, id, 1), shift = operand_bounded(run, id, 2);
+    bool affine = run_node(run, id)->operand_count > 1;
+    Bounded scale = operand_bounded(run, id, affine), shift = operand_bounded(run, id, 2 * affine);
     double *result = run->bounds[id];
     Normal along;
     bool done = normal_tables(run, id, &along);
@@ -196,9 +157,11 @@ bool bound_LAYERNORM(const Run *run, NodeId id)
         Spread s = bound_spread(x, &along, run_node(run, id)->attributes.eps);
         for (int64_t k = 0; k < along.count; k++) {
             int64_t at = along.x[k];
-            double g = most(scale, along.scale[k]), h = most(shift, along.shift[k]);
-            double exact = fabs((x.value[at] - s.mean) * s.factor * scale.value[along.scale[k]]) +
-                           fabs(shift.value[along.shift[k]]);
+            double factor = affine ? fabs(scale.value[along.scale[k]]) : 1;
+            double g = affine ? most(scale, along.scale[k]) : 1;
+            double h = affine ? most(shift, along.shift[k]) : 0;
+            double exact = fabs((x.value[at] - s.mean) * s.factor) * factor +
+                           (affine ? fabs(shift.value[along.shift[k]]) : 0);
             double large = most_difference(x, at, &s) * (s.factor + s.factor_error) * g + h;
             /* root, reciprocal, two products, an addition, one to spare */
             result[start + at] = grown(6) * large - exact + (g + 2) * FLT_MIN;
@@ -206,6 +169,16 @@ bool bound_LAYERNORM(const Run *run, NodeId id)
     }
     normal_free(&along);
     return done || run_out_of_memory(run, id);
+}
+
+bool bound_LAYERNORM(const Run *run, NodeId id)
+{
+    return bound_normal(run, id);
+}
+
+bool bound_NORMALISE(const Run *run, NodeId id)
+{
+    return bound_normal(run, id);
 }
 
 /* The slope of GELU is at most 1.129 (at x = sqrt(2)). */
@@ -246,8 +219,8 @@ bool bound_MUL(const Run *run, NodeId id)
     return true;
 }
 
-/* n - 1 additions, a product with 1/n that is rounded itself, one to spare. */
-bool bound_MEAN(const Run *run, NodeId id)
+/* n - 1 additions, of a mean a product with 1/n that is rounded itself, one to spare. */
+static bool bound_reduction(const Run *run, NodeId id, bool mean)
 {
     const Type *operand = run_type(run, run_operand(run, id, 0));
     double *result = run->bounds[id];
@@ -262,11 +235,21 @@ bool bound_MEAN(const Run *run, NodeId id)
             exact += fabs(x.value[table[k]]);
             large += most(x, table[k]);
         }
-        result[i] =
-            (grown(count + 2) * large - exact) / (double)count + (double)(count + 2) * FLT_MIN;
+        result[i] = (grown(count + 2) * large - exact) / (mean ? (double)count : 1) +
+                    (double)(count + 2) * FLT_MIN;
     }
     free(table);
     return table != NULL || run_out_of_memory(run, id);
+}
+
+bool bound_MEAN(const Run *run, NodeId id)
+{
+    return bound_reduction(run, id, true);
+}
+
+bool bound_SUM(const Run *run, NodeId id)
+{
+    return bound_reduction(run, id, false);
 }
 
 /* A product of two weights, which are exact, one with the element, 15 additions, one to spare. */
@@ -290,7 +273,7 @@ bool bound_RESAMPLE(const Run *run, NodeId id)
 {
     const Node *node = run_node(run, id);
     Taps first, second;
-    bool done = resample_taps(run, id, &first, &second);
+    bool done = resample_taps(run, id, false, &first, &second);
     Type planes = type_without(&node->type, &node->attributes.over);
     Walk from = operand_walk(run, id, &planes, 0);
     Walk to = walk_names(&planes, &node->type, run->batch);

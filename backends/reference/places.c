@@ -57,7 +57,9 @@ bool normal_tables(const Run *run, NodeId id, Normal *normal)
     Type outer = type_without(&node->type, &node->attributes.over);
     Type over = type_select(&node->type, &node->attributes.over);
     Walk x = operand_walk(run, id, &over, 0);
-    Walk scale = operand_walk(run, id, &over, 1), shift = operand_walk(run, id, &over, 2);
+    uint32_t last = node->operand_count - 1;
+    Walk scale = operand_walk(run, id, &over, last < 1 ? last : 1);
+    Walk shift = operand_walk(run, id, &over, last < 2 ? last : 2);
     *normal = (Normal){.outer = operand_walk(run, id, &outer, 0),
                        .count = walk_points(&x),
                        .x = walk_table(&x),
@@ -73,16 +75,14 @@ void normal_free(Normal *normal)
     free(normal->shift);
 }
 
-static Taps axis_taps(const Run *run, NodeId id, const char *axis)
+/* Along one axis: where the elements of `made` take theirs from `tapped`. */
+static Taps axis_taps(const Run *run, const Type *tapped, const Type *made, const char *axis)
 {
-    const Node *node = run_node(run, id);
     AxisNames name = {.count = 1};
     memcpy(name.name[0], axis, NAME_SIZE);
-    const Type *operand = run_type(run, run_operand(run, id, 0));
-    Type in_space = type_select(operand, &name);
-    Type out_space = type_select(&node->type, &name);
-    Walk in = walk_names(&in_space, operand, run->batch);
-    Walk out = walk_names(&out_space, &node->type, run->batch);
+    Type in_space = type_select(tapped, &name), out_space = type_select(made, &name);
+    Walk in = walk_names(&in_space, tapped, run->batch);
+    Walk out = walk_names(&out_space, made, run->batch);
     Taps taps = {.tap = calloc((size_t)out.inner, sizeof *taps.tap), .count = out.inner};
     for (int64_t i = 0; taps.tap && i < taps.count; i++) {
         Tap *tap = &taps.tap[i];
@@ -93,10 +93,12 @@ static Taps axis_taps(const Run *run, NodeId id, const char *axis)
     return taps;
 }
 
-bool resample_taps(const Run *run, NodeId id, Taps *first, Taps *second)
+bool resample_taps(const Run *run, NodeId id, bool adjoint, Taps *first, Taps *second)
 {
     const AxisNames *over = &run_node(run, id)->attributes.over;
-    *first = axis_taps(run, id, over->name[0]);
-    *second = axis_taps(run, id, over->name[1]);
+    const Type *operand = run_type(run, run_operand(run, id, 0)), *result = run_type(run, id);
+    const Type *tapped = adjoint ? result : operand, *made = adjoint ? operand : result;
+    *first = axis_taps(run, tapped, made, over->name[0]);
+    *second = axis_taps(run, tapped, made, over->name[1]);
     return first->tap && second->tap;
 }

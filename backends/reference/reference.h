@@ -32,6 +32,11 @@ bool reference_bound(const Graph *graph, int64_t batch, void **values, void **bo
 /* What an f32 GELU may add to the error of its operand x, as a multiple of |x|: three roundings of
  * 2^-24, the rest for an approximation of Phi with an absolute error of 4e-7. */
 #define GELU_ERROR 6e-7
+/* What its slope may be off by. */
+#define GELU_GRAD_ERROR 1e-6
+/* Relative errors of exp and, where that is more than 1, absolute of log; else relative to 1. */
+#define EXP_ERROR 5e-7
+#define LOG_ERROR 5e-7
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
@@ -145,8 +150,8 @@ void rearrange_spaces(const Node *node, const Type *operand, Type *from, Type *t
 Map window_map(const Node *node, const Type *operand);
 Map slice_map(const Node *node, const Type *operand);
 
-/* Of a layernorm: the first elements of the groups that are normalised, and from there to each
- * element of x (and the result), of the scale and of the shift. */
+/* Of a layernorm and its like: the first elements of the groups that are normalised, and from there
+ * to each element of x (and the result), of the second and of the third operand, if there are. */
 typedef struct Normal {
     Walk outer;
     int64_t count;
@@ -165,7 +170,8 @@ typedef struct Taps {
     Tap *tap; /* malloced */
     int64_t count;
 } Taps;
-/* The taps along the two axes of `over`. False where memory runs out; free both in any case. */
-bool resample_taps(const Run *run, NodeId id, Taps *first, Taps *second);
+/* The taps along the two axes of `over`; of an adjoint those of the resampling, which go from its
+ * result to its operand. False where memory runs out; free both in any case. */
+bool resample_taps(const Run *run, NodeId id, bool adjoint, Taps *first, Taps *second);
 
 #endif
