@@ -5,6 +5,7 @@
 #include "ir/ir.h"
 #include "ir/target.h"
 #include "passes/pass.h"
+#include "runtime/cuda.h"
 #include "runtime/program.h"
 
 /* ---- reference/: plain loops, any graph at any stage ----------------------------------------- */
@@ -75,6 +76,23 @@ void cuda_target(Target *target);
 /* The kernels of a plan as CUDA C++ text. NULL with messages where the plan has a kernel that cannot be split. */
 CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag);
 
+/* ---- cuda/nvrtc.c: that text as code for GPUs ------------------------------------------------ */
+
+typedef struct CudaCompiler CudaCompiler;
+typedef enum { CUDA_PTX, CUDA_CUBIN } CudaCodeKind;
+
+/* Finds and opens NVRTC, for the rest of the process. NULL with a message that says what to install. */
+CudaCompiler *cuda_compiler_open(Arena *arena, Diag *diag);
+/* Compiles a text for one architecture (90: sm_90), or takes what was compiled before from the cache
+ * on disk. `name` is that of the text in messages. False with all that NVRTC said. *note: NULL, or why
+ * the result could not be kept in the cache, which is no failure. */
+bool cuda_compile(const CudaCompiler *compiler, Arena *arena, const char *text, const char *name,
+                  int architecture, CudaCodeKind kind, RaftCudaImage *image, const char **note,
+                  Diag *diag);
+
+/* The kernels of raft_cuda_peak (runtime/peak.h). */
+extern const char cuda_peak_text[];
+
 /* ---- cuda/emulate.c: that text on the CPU ---------------------------------------------------- */
 
 typedef struct CudaEmulation {
@@ -107,9 +125,21 @@ typedef struct StepCode {
 const StepCode *llvm_steps(const CpuCode *code); /* plan->step_count of them */
 int64_t llvm_scratch_bytes(const CpuCode *code);
 
-/* The program table in memory; kernels[i] is the code of step i. In `arena`. */
-RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps,
-                           RaftKernel *const *kernels, int64_t scratch_bytes);
+/* The code of a program: functions for the CPU, or kernels for GPUs. */
+typedef struct ProgramCode {
+    const StepCode *steps;
+    int64_t scratch_bytes;
+    const CudaKernel *cuda; /* one a step; NULL: code for the CPU */
+    const RaftCudaImage *image;
+    int image_count;
+} ProgramCode;
+
+/* The code of kernels in images. In `arena`. */
+ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const RaftCudaImage *image,
+                               int image_count);
+/* The program table in memory; kernels[i] is the function of step i, on the CPU. In `arena`. */
+RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *code,
+                           RaftKernel *const *kernels);
 
 /* Whether a program of this plan can be run on a caller's tensors: inputs and outputs are row-major
  * f32[b, ...] with no other symbol, parameters have no symbol, and each output is written by a
@@ -127,6 +157,7 @@ typedef struct LibraryOptions {
     const char *made_by; /* for the header's comment: command line, versions, hash of the model */
     const char *triple;  /* NULL: this machine's */
     bool shared, archive, header;
+    bool cuda; /* for GPUs */
 } LibraryOptions;
 
 /* Whether a library of this plan can be written: the prefix is a usable name, there is one input of
@@ -134,9 +165,9 @@ typedef struct LibraryOptions {
 bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag);
 /* The header of a library as text; library_check must have passed, here and below. */
 const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions *options);
-/* The C text of a library's shell: program table, shell.c and the exported functions. */
-const char *library_source(Arena *arena, const Plan *plan, const StepCode *steps,
-                           int64_t scratch_bytes, const LibraryOptions *options);
+/* The C text of a library's shell: program table, shell.c, its device, and the exported functions. */
+const char *library_source(Arena *arena, const Plan *plan, const ProgramCode *code,
+                           const LibraryOptions *options);
 /* The linker's version script that names the exported functions. */
 const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions *options);
 
@@ -144,9 +175,8 @@ const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions
 
 /* Checks, and writes the files that the options ask for, each whole or not at all. The compiler is
  * $CC, the archiver $AR (or the cross tools of the triple, which must then be given); where one is
- * missing, an error says what to install. */
-bool library_write(Arena *arena, const Plan *plan, const StepCode *steps, int64_t scratch_bytes,
-                   const char *object, size_t object_size, const LibraryOptions *options,
-                   Diag *diag);
+ * missing, an error says what to install. `object`: the kernels for the CPU; NULL for GPUs. */
+bool library_write(Arena *arena, const Plan *plan, const ProgramCode *code, const char *object,
+                   size_t object_size, const LibraryOptions *options, Diag *diag);
 
 #endif

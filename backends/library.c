@@ -5,7 +5,10 @@
  * by their tags alone, so that no prefix can clash with a name inside shell.c.
  */
 #include "backends/backend.h"
-#include "shell_text.h" /* made by CMake: the bytes of shell.c and what it includes */
+/* Made by CMake: the bytes of shell.c and its devices, and what they include. */
+#include "cpu_text.h"
+#include "cuda_text.h"
+#include "shell_text.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -22,25 +25,39 @@ static const char header_about[] =
     " *     if (NAME_set_parameter(model, name, shape, rank, data) != NAME_OK) ...\n"
     " *     if (NAME_forward(model, 1, image, logits) != NAME_OK) puts(NAME_error(model));\n"
     " *     NAME_destroy(model);\n"
-    " *\n"
-    " * Link with the .so, or with the .a and -fopenmp -lm.\n"
-    " *\n"
+    " *\n";
+
+/* How it is linked and what it does, on a CPU and on a GPU. */
+static const char header_failures[] =
     " * Failures: functions that return int give a NAME_Status. None ends the process, prints, or\n"
     " * keeps anything outside the instance. A wrong argument changes nothing.\n"
     " *\n"
     " * Threads: there may be any number of instances. Each is used by one thread at a time;\n"
-    " * different ones may be used at the same time. A call shares its work out over OpenMP\n"
+    " * different ones may be used at the same time.";
+static const char header_cpu[] =
+    " A call shares its work out over OpenMP\n"
     " * threads; the results are the same bits for any number of them, and for an image alone or "
     "in\n"
     " * any batch. OpenMP ends the process where the system refuses it a thread. A child process\n"
-    " * made by fork without exec must not run a model if its parent has.\n"
-    " */\n"
-    "#ifndef NAME_H\n"
-    "#define NAME_H\n"
+    " * made by fork without exec must not run a model if its parent has.\n";
+static const char header_cuda[] =
     "\n"
-    "#include <stddef.h>\n"
-    "#include <stdint.h>\n"
-    "\n";
+    " *\n"
+    " * The model runs on an NVIDIA GPU; the driver is looked for when an instance is made. Images "
+    "and\n"
+    " * results may be in the host's memory or the GPU's. A run on a stream of the caller's "
+    "returns as\n"
+    " * soon as it is queued, if all its pointers are the GPU's, and else when it is done. The "
+    "results\n"
+    " * are the same bits on each kind of GPU, for an image alone or in any batch.\n";
+
+static const char header_start[] = " */\n"
+                                   "#ifndef NAME_H\n"
+                                   "#define NAME_H\n"
+                                   "\n"
+                                   "#include <stddef.h>\n"
+                                   "#include <stdint.h>\n"
+                                   "\n";
 
 static const char header_types[] =
     "\n"
@@ -54,7 +71,8 @@ static const char header_types[] =
     "    NAME_NO_MEMORY = 2,  /* the instance is as before, and can be used */\n"
     "    NAME_BAD_FILE = 4,   /* options->weights is damaged, or of another model */\n"
     "    NAME_NOT_READY = 5,  /* parameters are still missing */\n"
-    "    NAME_UNSUPPORTED = 6 /* an option that this library does not have */\n"
+    "    NAME_UNSUPPORTED = 6, /* an option, or a GPU, that this library is not made for */\n"
+    "    NAME_GPU_FAILED = 7   /* the GPU or its driver; the instance can only be destroyed */\n"
     "} NAME_Status;\n"
     "\n"
     "/* One instance of the model: its parameters and the memory to run it. */\n"
@@ -62,10 +80,17 @@ static const char header_types[] =
     "\n"
     "/* Zero stands for the default of every field but size. */\n"
     "typedef struct NAME_Options {\n"
-    "    size_t size;         /* sizeof(NAME_Options) */\n"
+    "    size_t size;         /* sizeof(NAME_Options) */\n";
+static const char options_cpu[] =
     "    int threads;         /* 0: the processors that the process may use; at most 1024 */\n"
     "    int device;          /* must be 0: this library computes on the CPU */\n"
-    "    void *stream;        /* must be NULL, likewise */\n"
+    "    void *stream;        /* must be NULL, likewise */\n";
+static const char options_cuda[] =
+    "    int threads;         /* not looked at: this library computes on a GPU, */\n"
+    "    int device;          /* the one of this number */\n"
+    "    void *stream;        /* CUstream or cudaStream_t; NULL: one of the instance's own */\n";
+
+static const char header_functions[] =
     "    const void *weights; /* NULL, or a weights file that raftc wrote, mapped (or read to a\n"
     "                            multiple of 64); not copied: must stay until NAME_destroy */\n"
     "    size_t weights_size; /* in bytes */\n"
@@ -347,6 +372,11 @@ const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions 
     text_printf(&out, "/* The model %s, compiled to machine code.\n *\n", prefix);
     put_comment(&out, options->made_by);
     put_template(&out, header_about, prefix);
+    text_printf(&out, " * Link with the .so, or with the .a and %s.\n *\n",
+                options->cuda ? "-ldl" : "-fopenmp -lm");
+    put_template(&out, header_failures, prefix);
+    text_put(&out, options->cuda ? header_cuda : header_cpu);
+    put_template(&out, header_start, prefix);
     put_size(&out, prefix, "CHANNELS", input[1].extent);
     put_size(&out, prefix, "HEIGHT", input[2].extent);
     put_size(&out, prefix, "WIDTH", input[3].extent);
@@ -355,6 +385,8 @@ const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions 
             put_size(&out, prefix, "CLASSES", output_type(graph, i)->axis[1].extent);
     if (maps) put_size(&out, prefix, "FEATURES", maps);
     put_template(&out, header_types, prefix);
+    text_put(&out, options->cuda ? options_cuda : options_cpu);
+    put_template(&out, header_functions, prefix);
     if (maps) put_features(&out, graph, prefix);
     put_template(&out, header_end, prefix);
     return out.data;
@@ -382,12 +414,11 @@ static void put_string(Text *out, const char *string)
     text_put(out, "\"");
 }
 
-/* The shell, less the includes of its own files: they stand in a row here. */
-static void put_shell(Text *out)
+/* A part of the shell, less the includes of its own files: they stand in a row here. */
+static void put_shell(Text *out, const unsigned char *text)
 {
     static const char include[] = "#include \"";
-    const char *line = (const char *)shell_text;
-    text_put(out, "#define RAFT_SHELL_LINKAGE static\n\n");
+    const char *line = (const char *)text;
     while (*line) {
         const char *newline = strchr(line, '\n');
         int length = newline ? (int)(newline - line) + 1 : (int)strlen(line);
@@ -440,6 +471,46 @@ static void put_kernels(Text *out, const Plan *plan, const StepCode *steps, cons
     }
 }
 
+/* As literals, since a compiler reads these many times faster than lists of numbers. */
+static void put_cubin(Text *out, const RaftCudaImage *image, int number)
+{
+    const unsigned char *bytes = image->data;
+    text_printf(out,
+                "\nstatic const char program_cubin_%d[] __attribute__((aligned(64))) =\n    \"",
+                number);
+    for (size_t i = 0; i < image->size; i++)
+        text_printf(out, "\\%03o%s", bytes[i], i % 24 == 23 ? "\"\n    \"" : "");
+    text_put(out, "\";\n");
+}
+
+static void put_launches(Text *out, const char *name, const RaftCudaKernel *kernel, int count)
+{
+    text_printf(out, "\nstatic const RaftCudaKernel program_%s_kernel[] = {%s\n", name,
+                count ? "" : "{0},");
+    for (int i = 0; i < count; i++)
+        text_printf(out, "    {\"%s\", %d, %lld, %lld, %lld},\n", kernel[i].symbol,
+                    kernel[i].threads, (long long)kernel[i].shared_bytes,
+                    (long long)kernel[i].spill_bytes, (long long)kernel[i].block);
+    text_put(out, "};\n");
+}
+
+/* The cubins, and how each kernel in them is launched. */
+static void put_cuda_code(Text *out, const RaftProgram *program)
+{
+    const RaftCudaCode *code = program->code;
+    for (int i = 0; i < code->image_count; i++) put_cubin(out, &code->image[i], i);
+    put_launches(out, "prepare", code->prepare, program->prepare_count);
+    put_launches(out, "step", code->step, program->step_count);
+    text_put(out, "\nstatic const RaftCudaImage program_image[] = {\n");
+    for (int i = 0; i < code->image_count; i++)
+        text_printf(out, "    {%d, program_cubin_%d, %zu},\n", code->image[i].architecture, i,
+                    code->image[i].size);
+    text_printf(out,
+                "};\nstatic const RaftCudaCode program_code = {\n"
+                "    %d, program_image, program_prepare_kernel, program_step_kernel};\n",
+                code->image_count);
+}
+
 /* The arguments of all steps of the plan in one array, then the steps of prepare and the others. */
 static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
                       const RaftProgram *program)
@@ -457,7 +528,7 @@ static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
                     prepare ? program->prepare_count : program->step_count);
         for (int s = 0, argument = 0; s < plan->step_count; s++) {
             if (plan->steps[s].prepare == prepare) {
-                text_printf(out, "    {%s, ", steps[s].symbol);
+                text_printf(out, "    {%s, ", program->code ? "NULL" : steps[s].symbol);
                 put_string(out, step->name);
                 text_printf(out, ", %lld, %d, %u, %d, program_argument + %d},\n",
                             (long long)step->units, step->batched, step->entries,
@@ -472,7 +543,10 @@ static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
 
 static void put_program(Text *out, const RaftProgram *program)
 {
-    text_put(out, "\nstatic const RaftProgram program = {\n    .device = &raft_cpu,\n    .name = ");
+    text_put(out, "\nstatic const RaftProgram program = {\n");
+    text_put(out, program->code ? "    .device = &raft_cuda,\n    .code = &program_code,\n"
+                                : "    .device = &raft_cpu,\n");
+    text_put(out, "    .name = ");
     put_string(out, program->name);
     text_put(out, ",\n    .made_by = ");
     put_string(out, program->made_by);
@@ -494,18 +568,24 @@ static void put_program(Text *out, const RaftProgram *program)
                 (long long)program->chunk);
 }
 
-const char *library_source(Arena *arena, const Plan *plan, const StepCode *steps,
-                           int64_t scratch_bytes, const LibraryOptions *options)
+const char *library_source(Arena *arena, const Plan *plan, const ProgramCode *code,
+                           const LibraryOptions *options)
 {
-    RaftProgram *program = program_build(arena, plan, steps, NULL, scratch_bytes);
+    RaftProgram *program = program_build(arena, plan, code, NULL);
+    const StepCode *steps = code->steps;
     program->name = options->prefix;
     program->made_by = options->made_by;
     Text out = text_new(arena);
     text_printf(&out, "/* The shell of the compiled model %s.\n *\n", options->prefix);
     put_comment(&out, options->made_by);
     text_put(&out, " */\n");
-    put_shell(&out);
-    put_kernels(&out, plan, steps, options->prefix);
+    text_put(&out, "#define RAFT_SHELL_LINKAGE static\n\n");
+    put_shell(&out, shell_text);
+    put_shell(&out, code->cuda ? cuda_text : cpu_text);
+    if (code->cuda)
+        put_cuda_code(&out, program);
+    else
+        put_kernels(&out, plan, steps, options->prefix);
     put_tensors(&out, "parameter", program->parameter, program->parameter_count);
     put_tensors(&out, "input", program->input, program->input_count);
     put_tensors(&out, "output", program->output, program->output_count);

@@ -37,6 +37,8 @@ typedef struct Job {
     char *folder;
     char *path[FILE_COUNT];
     char *prefix_map;     /* an option: the compiler must not name the folder */
+    const char *openmp;   /* likewise: whether the shell shares work out over threads */
+    const char *kernels;  /* path of their object; NULL: they are in the shell */
     const char **command; /* room for one */
     RaftError error;
     char log[3000]; /* the beginning of what the failed tool said */
@@ -183,7 +185,7 @@ static bool compile_shell(Job *job)
                                 "-O2",
                                 "-g0",
                                 "-fPIC",
-                                "-fopenmp",
+                                job->openmp,
                                 "-ffp-contract=off",
                                 job->prefix_map,
                                 "-c",
@@ -197,7 +199,7 @@ static bool compile_shell(Job *job)
 static bool link_shared(Job *job, const char *name)
 {
     const char *const more[] = {"-shared",
-                                "-fopenmp",
+                                job->openmp,
                                 "-Xlinker",
                                 "--version-script",
                                 "-Xlinker",
@@ -206,8 +208,8 @@ static bool link_shared(Job *job, const char *name)
                                 "-soname",
                                 "-Xlinker",
                                 name,
-                                job->path[KERNELS],
                                 job->path[SHELL_OBJECT],
+                                job->kernels ? job->kernels : "-ldl",
                                 "-lm",
                                 "-o",
                                 job->path[SHARED],
@@ -217,8 +219,8 @@ static bool link_shared(Job *job, const char *name)
 
 static bool make_archive(Job *job)
 {
-    const char *const more[] = {"rcsD", job->path[ARCHIVE], job->path[KERNELS],
-                                job->path[SHELL_OBJECT], NULL};
+    const char *const more[] = {"rcsD", job->path[ARCHIVE], job->path[SHELL_OBJECT], job->kernels,
+                                NULL};
     return run_tool(job, &job->archiver, more);
 }
 
@@ -265,21 +267,21 @@ static bool make_files(Job *job, const Content *content)
     const char *shared_name = slash ? slash + 1 : content->shared;
     return write_temporary(job, SHELL_SOURCE, content->source, strlen(content->source)) &&
            write_temporary(job, EXPORTS, content->exports, strlen(content->exports)) &&
-           write_temporary(job, KERNELS, content->object, content->object_size) &&
+           (!content->object ||
+            write_temporary(job, KERNELS, content->object, content->object_size)) &&
            compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
            (!content->archive || make_archive(job)) &&
            (!content->shared || place_file(job, content->shared, SHARED)) &&
            (!content->archive || place_file(job, content->archive, ARCHIVE));
 }
 
-bool library_write(Arena *arena, const Plan *plan, const StepCode *steps, int64_t scratch_bytes,
-                   const char *object, size_t object_size, const LibraryOptions *options,
-                   Diag *diag)
+bool library_write(Arena *arena, const Plan *plan, const ProgramCode *code, const char *object,
+                   size_t object_size, const LibraryOptions *options, Diag *diag)
 {
     if (!library_check(plan, options, diag)) return false;
     const char *base = options->base;
     const Content content = {
-        .source = library_source(arena, plan, steps, scratch_bytes, options),
+        .source = library_source(arena, plan, code, options),
         .exports = library_exports(arena, plan, options),
         .object = object,
         .object_size = object_size,
@@ -289,6 +291,8 @@ bool library_write(Arena *arena, const Plan *plan, const StepCode *steps, int64_
     const char *header = library_header(arena, plan, options);
     const char *header_path = arena_printf(arena, "%s.h", base);
     Job *job = new_job(arena, options->triple);
+    job->openmp = object ? "-fopenmp" : "-fno-openmp";
+    job->kernels = object ? job->path[KERNELS] : NULL;
     bool good = true;
     if (content.shared || content.archive) {
         good = make_folder(job);

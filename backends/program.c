@@ -1,6 +1,6 @@
 /* program.c: from a plan to the program table that the shell walks, and the weights blob for it. */
 #include "backends/backend.h"
-#include "runtime/device.h"
+#include "runtime/cuda.h"
 
 #include <string.h>
 
@@ -152,10 +152,58 @@ static int64_t choose_chunk(const Plan *plan)
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
 }
 
-RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps,
-                           RaftKernel *const *kernels, int64_t scratch_bytes)
+/* A GPU wants many images at once. */
+static int64_t choose_gpu_chunk(const Plan *plan)
+{
+    const int64_t arena_floats = ((int64_t)4 << 30) / sizeof(float), most = 1024;
+    if (plan->arena_floats <= arena_floats / most) return most;
+    return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
+}
+
+ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const RaftCudaImage *image,
+                               int image_count)
+{
+    ProgramCode *code = arena_alloc(arena, sizeof *code);
+    StepCode *steps = arena_array(arena, (size_t)source->kernel_count, sizeof *steps);
+    for (int s = 0; s < source->kernel_count; s++) {
+        const CudaKernel *kernel = &source->kernels[s];
+        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched};
+    }
+    *code = (ProgramCode){
+        .steps = steps, .cuda = source->kernels, .image = image, .image_count = image_count};
+    return code;
+}
+
+/* The kernels of the steps of prepare, or of the others. */
+static const RaftCudaKernel *list_kernels(Arena *arena, const Plan *plan, const CudaKernel *cuda,
+                                          bool prepare)
+{
+    RaftCudaKernel *list = arena_array(arena, (size_t)plan->step_count, sizeof *list);
+    int count = 0;
+    for (int s = 0; s < plan->step_count; s++)
+        if (plan->steps[s].prepare == prepare)
+            list[count++] = (RaftCudaKernel){cuda[s].symbol, cuda[s].threads, cuda[s].shared_bytes,
+                                             cuda[s].spill_bytes, cuda[s].block};
+    return list;
+}
+
+static void name_gpu(Arena *arena, RaftProgram *program, const Plan *plan, const ProgramCode *code)
+{
+    RaftCudaCode *cuda = arena_alloc(arena, sizeof *cuda);
+    cuda->image = code->image;
+    cuda->image_count = code->image_count;
+    cuda->prepare = list_kernels(arena, plan, code->cuda, true);
+    cuda->step = list_kernels(arena, plan, code->cuda, false);
+    program->device = &raft_cuda;
+    program->code = cuda;
+    program->chunk = choose_gpu_chunk(plan);
+}
+
+RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *code,
+                           RaftKernel *const *kernels)
 {
     RaftProgram *program = arena_alloc(arena, sizeof *program);
+    const StepCode *steps = code->steps;
     program->device = &raft_cpu;
     program->name = plan->graph->name;
     program->made_by = "";
@@ -167,8 +215,9 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const StepCode *steps
     program->features_entry = entry_bit(plan, "features");
     program->arena_floats = plan->arena_floats;
     program->prepared_floats = plan->prepared_floats;
-    program->scratch_bytes = scratch_bytes;
+    program->scratch_bytes = code->scratch_bytes;
     program->chunk = choose_chunk(plan);
+    if (code->cuda) name_gpu(arena, program, plan, code);
     for (int s = 0; s < program->step_count; s++) {
         int64_t units;
         RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, program->chunk, &units));

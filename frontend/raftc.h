@@ -55,6 +55,11 @@ enum {
 };
 enum { REPORT_FUSION = 1 << 0, REPORT_MEMORY = 1 << 1, REPORT_COST = 1 << 2, REPORT_TIME = 1 << 3 };
 
+enum { MAX_ARCHITECTURES = 8 };
+typedef struct Architectures { /* of GPUs: 90 is sm_90 */
+    int count, item[MAX_ARCHITECTURES];
+} Architectures;
+
 typedef struct Strings {
     const char **item;
     uint32_t count, capacity;
@@ -71,6 +76,7 @@ typedef struct Options {
     const char *weights;
     /* code */
     int64_t target; /* a TargetKind */
+    Architectures architectures;
     const char *triple, *cpu, *features, *passes, *dump_ir, *dump_dir;
     Strings disabled_passes;
     int64_t rewrite_limit; /* INT64_MAX: none */
@@ -163,6 +169,7 @@ typedef struct Compilation {
     CpuCode *code;
     CudaSource *cuda;
     CudaEmulation *emulation;
+    ProgramCode *made; /* what a program table needs to know of it */
 } Compilation;
 
 /* From settings or a graph (.ir) to the unfused graph. */
@@ -173,7 +180,7 @@ Exit compilation_optimise(Session *session, Compilation *compilation);
 Exit compilation_plan(Session *session, Compilation *compilation);
 /* and code. */
 Exit compilation_generate(Session *session, Compilation *compilation);
-/* Makes the code one that this process can run, until compilation_close. */
+/* Makes the code one that this process can run on the CPU, until compilation_close. */
 Exit compilation_load_code(Session *session, Compilation *compilation, const RaftProgram **program);
 void compilation_close(Compilation *compilation);
 
@@ -201,8 +208,11 @@ typedef struct Engine {
     const Node *input;              /* [b, c, y, x] */
     RaftShell *shell;               /* NULL where the reference backend runs the graph; */
     const CudaEmulation *emulation; /* NULL: none */
-    unsigned forward, features;     /* entries of its program */
-    ReferenceTensor *tensors;       /* of the reference backend: the parameters, then the input */
+    bool on_gpu;
+    RaftCudaGpu gpu;            /* which, */
+    RaftCudaImage peak;         /* and the kernels that measure it, once they are needed */
+    unsigned forward, features; /* entries of its program */
+    ReferenceTensor *tensors;   /* of the reference backend: the parameters, then the input */
     int tensor_count;
 } Engine;
 
@@ -225,6 +235,22 @@ int64_t output_elements(const Graph *graph, const Output *output);
 /* Runs `batch` images; outputs[i]: room for output i of the graph, if that is computed. */
 Exit engine_run(Engine *engine, int64_t batch, const float *input, bool features,
                 float *const *outputs);
+
+/* Room for a run's input or output, where the target reads and writes it fastest, until
+ * engine_close; and a copy into it. */
+Exit engine_reserve(Engine *engine, int64_t elements, float **data);
+Exit engine_copy(Engine *engine, float *to, const float *from, int64_t elements);
+
+/* ---- raftc_cuda.c --------------------------------------------------------------------------- */
+
+/* Compiles the kernels for each GPU that the options ask for, *count of them. */
+Exit cuda_compile_source(Session *session, const Compilation *compilation, CudaCodeKind kind,
+                         RaftCudaImage **image, int *count);
+/* Finds the GPU that is there, and makes a program for it. */
+Exit cuda_compile_for_gpu(Session *session, const Compilation *compilation, RaftCudaGpu *gpu,
+                          const RaftProgram **program);
+/* What the GPU of the engine could do at best; each is measured unless it is NULL. */
+Exit cuda_measure_peak(Engine *engine, double seconds, double *gflops, double *gbytes);
 
 /* ---- raftc_input.c -------------------------------------------------------------------------- */
 

@@ -19,38 +19,63 @@ typedef struct Result {
     double peak_gbytes; /* with --profile */
     uint32_t runs;
     int64_t batch, height, width;
+    int threads; /* of the CPU */
     const char *machine;
 } Result;
 
 /* ---- measuring ------------------------------------------------------------------------------- */
 
 /* The best of some measurements, and of `so_far`. */
-static double measure_peak(const Session *session, double so_far)
+static Exit measure_peak(Engine *engine, double *so_far)
 {
     for (int i = 0; i < PEAK_RUNS; i++) {
-        double gflops = raft_peak_gflops(session->threads, peak_seconds);
-        if (gflops > so_far) so_far = gflops;
+        double gflops = 0;
+        Exit exit = EXIT_DONE;
+        if (engine->on_gpu)
+            exit = cuda_measure_peak(engine, peak_seconds, &gflops, NULL);
+        else
+            gflops = raft_peak_gflops(engine->session->threads, peak_seconds);
+        if (exit != EXIT_DONE) return exit;
+        if (gflops > *so_far) *so_far = gflops;
     }
-    return so_far;
+    return EXIT_DONE;
 }
 
-/* Room for what forward computes, and the made-up input. */
-static Exit measure_forward(Engine *engine, int64_t batch, Times *times, Profile *profile)
+static Exit measure_bandwidth(Engine *engine, double *gbytes)
+{
+    const double seconds = 0.2;
+    if (engine->on_gpu) return cuda_measure_peak(engine, seconds, NULL, gbytes);
+    *gbytes = raft_peak_gbytes(engine->session->threads, seconds);
+    return EXIT_DONE;
+}
+
+/* The made-up input, and room for what forward computes. */
+static Exit reserve(Engine *engine, int64_t batch, float **input, float **output)
 {
     Arena *arena = engine->session->arena;
     const Graph *graph = engine->graph;
     int64_t elements;
     if (__builtin_mul_overflow(batch, type_elements(&engine->input->type, NULL), &elements))
         elements = -1;
-    float *input = arena_array(arena, (size_t)elements, sizeof *input);
-    raft_fill_input(elements, input);
-    float **output = arena_array(arena, graph->output_count, sizeof *output);
-    for (uint32_t i = 0; i < graph->output_count; i++) {
+    float *data = arena_array(arena, (size_t)elements, sizeof *data);
+    raft_fill_input(elements, data);
+    Exit exit = engine_reserve(engine, elements, input);
+    if (exit == EXIT_DONE) exit = engine_copy(engine, *input, data, elements);
+    for (uint32_t i = 0; i < graph->output_count && exit == EXIT_DONE; i++) {
         if (!engine_computes(&graph->outputs[i], false)) continue;
         if (__builtin_mul_overflow(batch, output_elements(graph, &graph->outputs[i]), &elements))
             elements = -1;
-        output[i] = arena_array(arena, (size_t)elements, sizeof **output);
+        exit = engine_reserve(engine, elements, &output[i]);
     }
+    return exit;
+}
+
+static Exit measure_forward(Engine *engine, int64_t batch, Times *times, Profile *profile)
+{
+    Arena *arena = engine->session->arena;
+    float *input, **output = arena_array(arena, engine->graph->output_count, sizeof *output);
+    Exit reserved = reserve(engine, batch, &input, output);
+    if (reserved != EXIT_DONE) return reserved;
     double begin = seconds_now(), measured = 0;
     do {
         Exit exit = engine_run(engine, batch, input, false, output);
@@ -111,14 +136,17 @@ static Result summarise(Session *session, const Engine *engine, const Compilatio
                     .batch = batch,
                     .height = axis[2].extent,
                     .width = axis[3].extent,
-                    .machine = machine_name(session->arena)};
+                    .threads = engine->on_gpu ? 0 : session->threads,
+                    .machine = engine->on_gpu ? engine->gpu.name : machine_name(session->arena)};
 }
 
 /* ---- printing -------------------------------------------------------------------------------- */
 
 static const char *target_name(const Session *session)
 {
-    return session->options->target == TARGET_REFERENCE ? "reference" : "cpu";
+    static const char *const name[] = {
+        [TARGET_CPU] = "cpu", [TARGET_CUDA] = "cuda", [TARGET_REFERENCE] = "reference"};
+    return name[session->options->target];
 }
 
 static void print_json(const Session *session, const Result *result, const Profile *profile)
@@ -128,7 +156,7 @@ static void print_json(const Session *session, const Result *result, const Profi
     json_t *object = json_pack(
         "{s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:I, s:s, s:s, s:o}", "min_ms", result->min_ms,
         "median_ms", result->median_ms, "images_per_second", result->images_per_second, "gflops",
-        result->gflops, "peak_gflops", result->peak_gflops, "threads", session->threads, "dtype",
+        result->gflops, "peak_gflops", result->peak_gflops, "threads", result->threads, "dtype",
         "f32", "batch", (json_int_t)result->batch, "image", image, "target", target_name(session),
         "machine", json_text(session->arena, result->machine));
     if (profile) {
@@ -141,15 +169,15 @@ static void print_json(const Session *session, const Result *result, const Profi
 
 static void print_table(const Session *session, const Compilation *c, const Result *result)
 {
-    printf("%s, f32, batch %lld, %lldx%lld, %s, %d threads, %s\n", c->built->name,
-           (long long)result->batch, (long long)result->height, (long long)result->width,
-           target_name(session), session->threads, result->machine);
+    printf("%s, f32, batch %lld, %lldx%lld, %s, ", c->built->name, (long long)result->batch,
+           (long long)result->height, (long long)result->width, target_name(session));
+    if (result->threads) printf("%d threads, ", result->threads);
+    printf("%s\n", result->machine);
     printf("%10s %10s %10s %10s %8s\n", "min ms", "median ms", "images/s", "GFLOP/s", "of peak");
     printf("%10.3f %10.3f %10.2f %10.2f %6.1f %%\n", result->min_ms, result->median_ms,
            result->images_per_second, result->gflops, 100 * result->gflops / result->peak_gflops);
-    printf(
-        "%u forwards; peak %.2f GFLOP/s: multiply-adds on registers alone, on the same threads\n",
-        result->runs, result->peak_gflops);
+    printf("%u forwards; peak %.2f GFLOP/s: multiply-adds on registers alone%s\n", result->runs,
+           result->peak_gflops, result->threads ? ", on the same threads" : "");
 }
 
 /* ---- the verb -------------------------------------------------------------------------------- */
@@ -163,14 +191,17 @@ static Exit bench(Session *session, Compilation *c, Engine *engine)
         exit = engine_open(engine, c, options->weights ? options->weights : "@fill");
     if (exit != EXIT_DONE) return exit;
     Times times = {0};
+    double peak = 0;
     Profile kernels, *profile = options->profile ? &kernels : NULL;
     if (profile) profile_begin(profile, engine, c);
-    double peak = measure_peak(session, 0);
-    exit = measure_forward(engine, options->batch ? options->batch : 1, &times, profile);
+    exit = measure_peak(engine, &peak);
+    if (exit == EXIT_DONE)
+        exit = measure_forward(engine, options->batch ? options->batch : 1, &times, profile);
+    if (exit == EXIT_DONE) exit = measure_peak(engine, &peak);
     if (exit != EXIT_DONE) return exit;
-    peak = measure_peak(session, peak);
     Result result = summarise(session, engine, c, &times, peak);
-    if (profile) result.peak_gbytes = profile_bandwidth(profile);
+    if (profile) exit = measure_bandwidth(engine, &result.peak_gbytes);
+    if (exit != EXIT_DONE) return exit;
     if (options->json)
         print_json(session, &result, profile);
     else

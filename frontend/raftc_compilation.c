@@ -140,10 +140,16 @@ Exit compilation_generate(Session *session, Compilation *c)
 {
     if (!program_check(c->plan, session->diag)) return EXIT_FILES;
     double start = seconds_now();
-    if (session->options->target == TARGET_CUDA)
+    if (session->options->target == TARGET_CUDA) {
         c->cuda = cuda_emit(session->arena, c->plan, session->diag);
-    else
+        if (c->cuda) c->made = cuda_program_code(session->arena, c->cuda, NULL, 0);
+    } else {
         c->code = llvm_compile(session->arena, c->plan, &c->cpu, session->diag);
+        c->made = arena_alloc(session->arena, sizeof *c->made);
+        if (c->code)
+            *c->made = (ProgramCode){.steps = llvm_steps(c->code),
+                                     .scratch_bytes = llvm_scratch_bytes(c->code)};
+    }
     session_stage(session, "code", start);
     return c->code || c->cuda ? EXIT_DONE : EXIT_UNDONE;
 }

@@ -115,18 +115,39 @@ static Exit write_code(Job *job, CodeKind kind, const char *extension)
     return write_file(job, extension, bytes, size);
 }
 
+/* One file for each GPU: net.sm_80.cubin. */
+static Exit write_gpu_code(Job *job, CudaCodeKind kind, const char *extension)
+{
+    Session *session = job->session;
+    RaftCudaImage *image;
+    int count;
+    Exit exit = cuda_compile_source(session, &job->compilation, kind, &image, &count);
+    for (int i = 0; i < count && exit == EXIT_DONE; i++)
+        exit = write_file(
+            job, arena_printf(session->arena, ".sm_%d.%s", image[i].architecture, extension),
+            image[i].data, image[i].size);
+    return exit;
+}
+
 static Exit write_library(Job *job, const LibraryOptions *library)
 {
     Session *session = job->session;
     Compilation *c = &job->compilation;
-    const char *object;
-    size_t size;
-    if (!llvm_write(c->code, CODE_OBJECT, session->arena, &object, &size, session->diag))
+    const char *object = NULL;
+    size_t size = 0;
+    RaftCudaImage *image;
+    int count;
+    if (library->cuda) {
+        Exit exit = cuda_compile_source(session, c, CUDA_CUBIN, &image, &count);
+        if (exit != EXIT_DONE) return exit;
+        c->made = cuda_program_code(session->arena, c->cuda, image, count);
+    } else if (!llvm_write(c->code, CODE_OBJECT, session->arena, &object, &size, session->diag)) {
         return EXIT_UNDONE;
+    }
     double start = seconds_now();
     signals_hold();
-    bool done = library_write(session->arena, c->plan, llvm_steps(c->code),
-                              llvm_scratch_bytes(c->code), object, size, library, session->diag);
+    bool done =
+        library_write(session->arena, c->plan, c->made, object, size, library, session->diag);
     signals_release();
     session_stage(session, "library", start);
     if (!done)
@@ -143,8 +164,7 @@ static Exit write_weights(Job *job)
 {
     Session *session = job->session;
     Compilation *c = &job->compilation;
-    const RaftProgram *program = program_build(session->arena, c->plan, llvm_steps(c->code), NULL,
-                                               llvm_scratch_bytes(c->code));
+    const RaftProgram *program = program_build(session->arena, c->plan, c->made, NULL);
     const float **data;
     Exit exit = parameters_read(session, session->arena, session->options->weights,
                                 program->parameter, program->parameter_count, &data);
@@ -172,7 +192,8 @@ static Exit write_all(Job *job)
                                     .triple = session->options->triple,
                                     .shared = true,
                                     .archive = true,
-                                    .header = true};
+                                    .header = true,
+                                    .cuda = session->options->target == TARGET_CUDA};
     Exit exit = EXIT_DONE;
     if (job->emit & (EMIT_LIB | EMIT_HEADER) && !library_check(c->plan, &library, session->diag))
         return session->options->name ? EXIT_USAGE : EXIT_FILES;
@@ -182,6 +203,9 @@ static Exit write_all(Job *job)
     if (exit == EXIT_DONE && job->emit & EMIT_OBJ) exit = write_code(job, CODE_OBJECT, ".o");
     if (exit == EXIT_DONE && job->emit & EMIT_CUDA)
         exit = write_file(job, ".cu", c->cuda->text, strlen(c->cuda->text));
+    if (exit == EXIT_DONE && job->emit & EMIT_PTX) exit = write_gpu_code(job, CUDA_PTX, "ptx");
+    if (exit == EXIT_DONE && job->emit & EMIT_CUBIN)
+        exit = write_gpu_code(job, CUDA_CUBIN, "cubin");
     if (exit == EXIT_DONE && job->emit & EMIT_LIB)
         exit = write_library(job, &library);
     else if (exit == EXIT_DONE && job->emit & EMIT_HEADER)
@@ -214,8 +238,9 @@ static void summarise(const Job *job)
         fprintf(stderr,
                 "Next: include %s.h, which says how to call the model, and link with one of\n"
                 "  cc program.c %s.so -Wl,-rpath,'$ORIGIN'\n"
-                "  cc program.c %s.a -fopenmp -lm\n",
-                base, base, base);
+                "  cc program.c %s.a %s\n",
+                base, base, base,
+                job->session->options->target == TARGET_CUDA ? "-ldl" : "-fopenmp -lm");
 }
 
 /* Options that go with what is written. */
@@ -232,7 +257,10 @@ static Exit check_options(const Job *job)
                             "`raftc run`");
     if (options->target == TARGET_CUDA && job->emit & NEEDS_LLVM)
         return session_fail(session, EXIT_USAGE,
-                            "--target cuda makes no code for CPUs; it can --emit cuda");
+                            "--target cuda makes no code for CPUs; it can --emit cuda, ptx, "
+                            "cubin and lib");
+    if (options->target != TARGET_CUDA && options->architectures.count)
+        return session_fail(session, EXIT_USAGE, "--gpu-arch goes with --target cuda");
     if (options->weights && !(job->emit & NEEDS_CODE))
         return session_fail(session, EXIT_USAGE,
                             "--weights goes with a library: --emit lib, or obj");

@@ -133,7 +133,7 @@ static Exit open_reference(Engine *engine, const RaftTensorInfo *parameters, int
 
 static Exit fail_shell(Engine *engine, RaftStatus status)
 {
-    RAFTC_ASSERT(status == RAFT_NO_MEMORY || status == RAFT_INVALID);
+    RAFTC_ASSERT(status == RAFT_NO_MEMORY || status == RAFT_INVALID || status == RAFT_GPU_FAILED);
     return session_fail(engine->session, EXIT_UNDONE, "%s", raft_shell_error(engine->shell));
 }
 
@@ -159,7 +159,11 @@ static Exit open_code(Engine *engine, Compilation *c)
     if (exit == EXIT_DONE) exit = compilation_generate(session, c);
     if (exit != EXIT_DONE) return exit;
     const RaftProgram *program;
-    exit = compilation_load_code(session, c, &program);
+    engine->on_gpu = session->options->target == TARGET_CUDA && !session->options->emulate;
+    if (engine->on_gpu)
+        exit = cuda_compile_for_gpu(session, c, &engine->gpu, &program);
+    else
+        exit = compilation_load_code(session, c, &program);
     if (exit != EXIT_DONE) return exit;
     char message[256];
     const RaftShellOptions options = {.size = sizeof options, .threads = session->threads};
@@ -213,4 +217,27 @@ Exit engine_run(Engine *engine, int64_t batch, const float *input, bool features
     const CudaEmulation *emulation = engine->emulation;
     bool good = !emulation || cuda_emulation_check(emulation, engine->session->diag);
     return good ? EXIT_DONE : EXIT_BUG;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+Exit engine_reserve(Engine *engine, int64_t elements, float **data)
+{
+    if (!engine->on_gpu) {
+        *data = arena_array(engine->session->arena, (size_t)elements, sizeof **data);
+        return EXIT_DONE;
+    }
+    RaftStatus status = raft_cuda_reserve(engine->shell, (size_t)elements * sizeof **data, data);
+    return status == RAFT_OK ? EXIT_DONE : fail_shell(engine, status);
+}
+
+Exit engine_copy(Engine *engine, float *to, const float *from, int64_t elements)
+{
+    size_t bytes = (size_t)elements * sizeof *to;
+    RaftStatus status = RAFT_OK;
+    if (engine->on_gpu)
+        status = raft_cuda_upload(engine->shell, to, from, bytes);
+    else
+        memcpy(to, from, bytes);
+    return status == RAFT_OK ? EXIT_DONE : fail_shell(engine, status);
 }

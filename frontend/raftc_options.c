@@ -63,7 +63,7 @@ static const Row table[] = {
          "base name, or folder; default: the name of the file, here"),
     WORDS("--emit", "KIND[,KIND]", COMPILE, read_list,
           "lib|obj|header|ir|llvm|asm|cuda|ptx|cubin", emit,
-          "lib (shared, static and header: the default), obj, header, ir,\nllvm, asm; with --target cuda: lib, header, ir, cuda"),
+          "lib (shared, static and header: the default), obj, header, ir,\nllvm, asm; with --target cuda: lib, header, ir, cuda,\nptx, cubin"),
     TEXT("--name", "PREFIX", COMPILE, read_prefix, name,
          "symbol prefix of the library; default: from the file name"),
     WORDS("--report", "KIND[,KIND]", COMPILE | BENCH, read_list, "fusion|memory|cost|time", report,
@@ -75,6 +75,8 @@ static const Row table[] = {
     HEADING("Code"),
     WORDS("--target", "cpu|cuda|reference", MODEL, read_choice, "cpu|cuda|reference", target,
           "default cpu; reference: plain loops, to compare with"),
+    TEXT("--gpu-arch", "sm_80,sm_90", COMPILE, read_architectures, architectures,
+         "with --target cuda: for which GPUs; default: the one that is there,\nelse both"),
     FLAG("--emulate", RUN, emulate, "with --target cuda: run its kernels on the CPU, checked"),
     TEXT("--mtriple", "TRIPLE", COMPILE | INSPECT, read_text, triple,
          "of the machine, as LLVM's; default: this machine's"),
@@ -263,18 +265,6 @@ static Exit check_lacking(const Parser *parser)
 {
     const Options *options = parser->options;
     Exit exit = EXIT_DONE;
-    bool runs = options->verb == VERB_RUN || options->verb == VERB_BENCH;
-    bool library = options->verb == VERB_COMPILE && (!options->emit || options->emit & EMIT_LIB);
-    if (options->target == TARGET_CUDA && !options->emulate && (runs || library)) {
-        wrong(parser, "this build of raftc writes CUDA kernels (--emit cuda) and runs them on the "
-                      "CPU (run --emulate), but not on a GPU");
-        exit = EXIT_LACKING;
-    }
-    if (options->emit & (EMIT_PTX | EMIT_CUBIN)) {
-        wrong(parser, "this build of raftc compiles no CUDA kernels; --emit cuda writes them as "
-                      "text");
-        exit = EXIT_LACKING;
-    }
     if (options->dtype != 0) {
         wrong(parser, "this build of raftc computes products in f32 alone: no backend has bf16 "
                       "kernels; use --dtype f32");

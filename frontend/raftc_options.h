@@ -35,16 +35,17 @@ struct Row {
 
 /* ---- raftc_values.c -------------------------------------------------------------------------- */
 
-ReadFunction read_flag;     /* bool */
-ReadFunction read_text;     /* const char *: not empty */
-ReadFunction read_strings;  /* Strings: one more */
-ReadFunction read_number;   /* int64_t: digits, within the row's limits */
-ReadFunction read_choice;   /* int64_t: index of one of the row's words */
-ReadFunction read_list;     /* int64_t: set of them, given with commas */
-ReadFunction read_image;    /* height and width */
-ReadFunction read_prefix;   /* const char *: a C name */
-ReadFunction read_passes;   /* const char *: names of passes with commas, or nothing */
-ReadFunction read_disabled; /* Strings: the name of a pass that is not needed */
-ReadFunction read_dump;     /* const char *: the name of a pass, or all */
+ReadFunction read_flag;          /* bool */
+ReadFunction read_text;          /* const char *: not empty */
+ReadFunction read_strings;       /* Strings: one more */
+ReadFunction read_number;        /* int64_t: digits, within the row's limits */
+ReadFunction read_choice;        /* int64_t: index of one of the row's words */
+ReadFunction read_list;          /* int64_t: set of them, given with commas */
+ReadFunction read_image;         /* height and width */
+ReadFunction read_prefix;        /* const char *: a C name */
+ReadFunction read_passes;        /* const char *: names of passes with commas, or nothing */
+ReadFunction read_disabled;      /* Strings: the name of a pass that is not needed */
+ReadFunction read_architectures; /* Architectures: sm_80,sm_90 */
+ReadFunction read_dump;          /* const char *: the name of a pass, or all */
 
 #endif

@@ -4,7 +4,6 @@
  * share code are one row. Balance: how much of that time the threads work, on average.
  */
 #include "frontend/raftc_profile.h"
-#include "runtime/peak.h"
 
 #include <float.h>
 #include <string.h>
@@ -12,9 +11,10 @@
 void profile_begin(Profile *profile, const Engine *engine, const Compilation *c)
 {
     Arena *arena = engine->session->arena;
-    *profile =
-        (Profile){.shell = engine->shell, .plan = c->plan, .threads = engine->session->threads};
-    profile->code = llvm_steps(c->code);
+    *profile = (Profile){.shell = engine->shell,
+                         .plan = c->plan,
+                         .threads = engine->on_gpu ? 1 : engine->session->threads};
+    profile->code = c->made->steps;
     profile->step = arena_array(arena, (size_t)c->plan->step_count, sizeof *profile->step);
     for (int s = 0; s < c->plan->step_count; s++)
         if (!c->plan->steps[s].prepare) profile->step[profile->step_count++] = s;
@@ -100,12 +100,6 @@ static const char *row_text(const Profile *profile, const Row *row, Arena *arena
 
 /* ---- printing -------------------------------------------------------------------------------- */
 
-double profile_bandwidth(const Profile *profile)
-{
-    const double seconds = 0.2;
-    return raft_peak_gbytes(profile->threads, seconds);
-}
-
 static double share(double part, double whole)
 {
     return whole > 0 ? part / whole : 0;
@@ -129,8 +123,8 @@ void profile_print(const Profile *profile, Arena *arena, int64_t batch, double p
                100 * share(gflops, peak_gflops), 1e-6 * row->bytes, gbytes,
                100 * share(gbytes, peak_gbytes), row_text(profile, row, arena));
     }
-    printf("%10s %9.3f ms in kernels, each at its best; memory reads %.2f GB/s\n", "",
-           1e3 * seconds, peak_gbytes);
+    printf("%10s %9.3f ms in kernels, each at its best; memory %.2f GB/s\n", "", 1e3 * seconds,
+           peak_gbytes);
 }
 
 json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch)

@@ -18,8 +18,6 @@ typedef struct Profile {
 /* From now on every run is measured: profile_add after each that counts. */
 void profile_begin(Profile *profile, const Engine *engine, const Compilation *compilation);
 void profile_add(Profile *profile);
-/* How fast the machine reads memory: 10^9 bytes a second. */
-double profile_bandwidth(const Profile *profile);
 void profile_print(const Profile *profile, Arena *arena, int64_t batch, double peak_gflops,
                    double peak_gbytes);
 json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch);

@@ -162,3 +162,25 @@ bool read_dump(const Parser *parser, const Row *row, const char *value, void *me
     *(const char **)member = value;
     return true;
 }
+
+/* Like sm_80,sm_90; each once. */
+bool read_architectures(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    enum { LEAST = 50, MOST = 999 };
+    Architectures *list = member;
+    Strings given = split(parser->arena, value, ",");
+    list->count = 0;
+    for (uint32_t i = 0; i < given.count; i++) {
+        const char *word = given.item[i];
+        int64_t number;
+        bool good = strncmp(word, "sm_", 3) == 0 &&
+                    parse_number(word + 3, strlen(word + 3), LEAST, MOST, &number);
+        if (!good) return wrong(parser, "%s takes names like sm_80, not '%s'", row->name, word);
+        if (list->count == MAX_ARCHITECTURES)
+            return wrong(parser, "%s takes at most %d names", row->name, MAX_ARCHITECTURES);
+        bool again = false;
+        for (int k = 0; k < list->count; k++) again |= list->item[k] == number;
+        if (!again) list->item[list->count++] = (int)number;
+    }
+    return true;
+}

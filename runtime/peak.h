@@ -2,6 +2,8 @@
 #ifndef RAFT_PEAK_H
 #define RAFT_PEAK_H
 
+#include "runtime/shell.h"
+
 /* Runs multiply-adds of f32 vectors on registers alone, on so many OpenMP threads at once, for
  * about `seconds`; gives 10^9 floating-point operations a second of all threads together, a
  * multiply-add being two. The widest vectors of the CPU are used, and its fused multiply-add if
@@ -11,5 +13,11 @@ double raft_peak_gflops(int threads, double seconds);
 /* So many threads read memory that no cache holds, for about `seconds`; gives 10^9 bytes a second
  * of all threads together. 0: there is not memory enough to tell. */
 double raft_peak_gbytes(int threads, double seconds);
+
+struct RaftCudaImage;
+/* The same of GPU 0, of which `image` holds the kernels (backends/cuda/peak.c); the memory is copied:
+ * reads and writes count. Each is measured unless it is NULL. */
+RaftStatus raft_cuda_peak(const struct RaftCudaImage *image, double seconds, double *gflops,
+                          double *gbytes, char *message, size_t size);
 
 #endif

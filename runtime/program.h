@@ -30,7 +30,7 @@ typedef struct RaftBuffer {
 } RaftBuffer;
 
 typedef struct RaftStep {
-    RaftKernel *kernel;
+    RaftKernel *kernel; /* for the CPU */
     const char *name;
     int64_t units; /* for one image; times the batch where batched */
     int batched;
@@ -50,6 +50,7 @@ typedef struct RaftDevice RaftDevice; /* device.h */
 
 typedef struct RaftProgram {
     const RaftDevice *device; /* what runs the steps: cpu.c or cuda.c */
+    const void *code;         /* of the device: cuda.h; the CPU has none */
     const char *name;
     const char *made_by; /* command line, versions, hash of the model: one line each */
     int buffer_count;

@@ -30,7 +30,8 @@ typedef enum RaftStatus {
     RAFT_IO = 3,        /* a file cannot be opened, read or written */
     RAFT_BAD_FILE = 4,  /* a file is damaged or not what it should be */
     RAFT_NOT_READY = 5, /* parameters are still missing */
-    RAFT_UNSUPPORTED = 6
+    RAFT_UNSUPPORTED = 6,
+    RAFT_GPU_FAILED = 7 /* the GPU or its driver; the instance can only be destroyed */
 } RaftStatus;
 
 typedef struct RaftShell RaftShell;
@@ -39,8 +40,8 @@ typedef struct RaftShell RaftShell;
 typedef struct RaftShellOptions {
     size_t size;         /* sizeof (RaftShellOptions), so that fields can be added later */
     int threads;         /* 0: the processors that the process may use */
-    int device;          /* 0: there is but the CPU */
-    void *stream;        /* NULL: likewise */
+    int device;          /* number of the GPU; 0 where there is but the CPU */
+    void *stream;        /* of a GPU; NULL: one of its own */
     const void *weights; /* a weights blob, aligned to 64 bytes; must outlive the instance */
     size_t weights_size; /* in bytes */
 } RaftShellOptions;

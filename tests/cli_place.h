@@ -8,6 +8,7 @@
 #define CLI_PLACE_H
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -32,7 +33,7 @@ typedef struct Place {
     char root[64];               /* temporary */
     const char *folder;          /* in which commands run */
     const char *output, *errors; /* files: what the last command printed */
-    bool has_llvm;
+    bool has_llvm, has_nvrtc, has_gpu;
 } Place;
 
 /* ---- running --------------------------------------------------------------------------------- */
@@ -151,6 +152,11 @@ static inline void open_place(Place *place)
     link_to(place, "cli", TEST_DATA "/cli");
     run_well(place, "raftc --version");
     place->has_llvm = strstr(read_text(&place->arena, place->output), "with LLVM");
+    setenv("XDG_CACHE_HOME", in_folder(place, "cache"), 1);
+    place->has_nvrtc = run(place, "raftc cli/block.ir --target cuda --emit ptx -o probe") == 0;
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    place->has_gpu = driver != NULL;
+    if (driver) dlclose(driver);
 }
 
 static inline void remove_all(Arena *arena, const char *path)

@@ -7,7 +7,8 @@
  *     = 2
  * After $ the command (cli_place.h), then the lines of stdout after >, those of stderr after !, and
  * the exit status after =. {*} in a line stands for any text, as a whole line for any lines. Cases
- * of one program run in one folder, in order; those in cpu-*.txt need LLVM.
+ * of one program run in one folder, in order; those in cpu-*.txt need LLVM, those in nvrtc.txt
+ * NVRTC, and those in no-gpu.txt a machine without NVIDIA's driver.
  */
 #define _GNU_SOURCE /* memmem */
 #include "tests/cli_place.h"
@@ -78,6 +79,8 @@ static void run_case(void **state)
     const Case *c = *state;
     Place *place = c->place;
     if (strncmp(c->file, "cpu-", 4) == 0 && !place->has_llvm) skip();
+    if (strncmp(c->file, "nvrtc", 5) == 0 && !place->has_nvrtc) skip();
+    if (strncmp(c->file, "no-gpu", 6) == 0 && place->has_gpu) skip();
     int exit = run(place, c->command);
     const char *output = read_text(&place->arena, place->output);
     const char *errors = read_text(&place->arena, place->errors);

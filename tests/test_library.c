@@ -25,6 +25,7 @@ typedef struct Fixture {
     Diag diag;
     Plan *plan;
     StepCode *steps;
+    ProgramCode code; /* of these steps */
     const Source *object;
     LibraryOptions options;
 } Fixture;
@@ -110,6 +111,7 @@ static void make_plan(Fixture *f, bool features)
     f->plan->buffers = arena_array(&f->arena, 16, sizeof *f->plan->buffers);
     f->plan->steps = arena_array(&f->arena, 16, sizeof *f->plan->steps);
     f->steps = arena_array(&f->arena, 16, sizeof *f->steps);
+    f->code = (ProgramCode){.steps = f->steps, .scratch_bytes = SCRATCH_BYTES};
     f->plan->entry[f->plan->entry_count++] = "forward";
     f->plan->arena_floats = 32;
     f->plan->prepared_floats = 64;
@@ -164,8 +166,8 @@ static void prepare_library(Fixture *f, const char *prefix, bool features)
 
 static bool write_library(Fixture *f)
 {
-    return library_write(&f->arena, f->plan, f->steps, SCRATCH_BYTES, f->object->text,
-                         f->object->size, &f->options, &f->diag);
+    return library_write(&f->arena, f->plan, &f->code, f->object->text, f->object->size,
+                         &f->options, &f->diag);
 }
 
 static void write_good_library(Fixture *f, const char *prefix, bool features)
@@ -209,7 +211,7 @@ static void write_weights(Fixture *f, int seed)
     Values v;
     size_t size;
     make_values(&v, seed);
-    const RaftProgram *program = program_build(&f->arena, f->plan, f->steps, NULL, SCRATCH_BYTES);
+    const RaftProgram *program = program_build(&f->arena, f->plan, &f->code, NULL);
     const char *blob =
         weights_blob(&f->arena, program, (const float *const[]){v.weight, v.scale, v.bias}, &size);
     FILE *file = fopen(arena_printf(&f->arena, "%s/tiny.weights", f->folder), "wb");
@@ -288,7 +290,7 @@ static void test_header_fits_source(void **state)
     FILE *file = fopen(arena_printf(&f->arena, "%s/both.c", f->folder), "w");
     assert_non_null(file);
     fputs(library_header(&f->arena, f->plan, &f->options), file);
-    fputs(library_source(&f->arena, f->plan, f->steps, SCRATCH_BYTES, &f->options), file);
+    fputs(library_source(&f->arena, f->plan, &f->code, &f->options), file);
     assert_int_equal(fclose(file), 0);
     expect_success(f, run(f, "cat '%s/library/check.c' >>both.c", TEST_DATA));
     expect_success(f, run(f, "cc -std=gnu17 -fopenmp -Wall -Wextra -Werror -fsyntax-only both.c"));

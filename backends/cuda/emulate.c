@@ -255,7 +255,8 @@ static RaftProgram *load(Arena *arena, void *library, const Plan *plan, const Cu
         kernels[s] = wrapper[kernel_of[s]];
         steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched};
     }
-    return program_build(arena, plan, steps, kernels, scratch_bytes());
+    const ProgramCode code = {.steps = steps, .scratch_bytes = scratch_bytes()};
+    return program_build(arena, plan, &code, kernels);
 }
 
 CudaEmulation *cuda_emulate(Arena *arena, const Plan *plan, const CudaSource *source, Diag *diag)

@@ -42,5 +42,6 @@ const RaftProgram *llvm_load(CpuCode *code, Diag *diag)
         if (failed(LLVMOrcLLJITLookup(code->jit, &at, code->steps[s].symbol), diag)) return NULL;
         memcpy(&kernels[s], &at, sizeof at);
     }
-    return program_build(code->arena, plan, code->steps, kernels, code->scratch_bytes);
+    const ProgramCode made = {.steps = code->steps, .scratch_bytes = code->scratch_bytes};
+    return program_build(code->arena, plan, &made, kernels);
 }
