@@ -2,17 +2,24 @@
  *
  *   open_cpu    takes all memory but the arena
  *   prepare     runs the steps that pack parameters, where parameters have changed
+ *   pack        runs those of one parameter, from the caller's data
  *   run_share   what one thread does in a forward: its share of the units of every step
  */
 #include "runtime/barrier.h"
 #include "runtime/device.h"
 
+#include <fcntl.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 typedef struct CpuState {
     int threads;
+    int *source;          /* of each step of prepare: the one parameter it depends on, or SEVERAL */
+    bool *keep;           /* of each parameter: needed after the steps that depend on it alone */
+    void *prepared_block; /* what prepared is in */
     float *prepared, *arena;
     size_t arena_bytes;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
@@ -39,6 +46,50 @@ static RaftStatus reserve_arena(RaftShell *shell, int64_t images)
                            (long long)images);
 }
 
+/* Zeroed, and in no memory before it is written to: then what is packed last finds the room that
+ * was taken by what was packed first. The block is to be freed. */
+static float *allocate_zeroed(size_t bytes, void **block)
+{
+    const size_t huge = (size_t)2 << 20;
+    size_t alignment = bytes < 2 * huge ? RAFT_ALIGNMENT : huge;
+    if (bytes > (size_t)PTRDIFF_MAX - alignment) return NULL;
+    *block = calloc(1, bytes + alignment);
+    if (!*block) return NULL;
+    void *aligned = (char *)*block + (alignment - (uintptr_t)*block % alignment);
+    if (alignment == huge) madvise(aligned, bytes, MADV_HUGEPAGE); /* only a hint */
+    return aligned;
+}
+
+/* Whether no page from `first` to before `end` has content that memory alone has: all that are in it
+ * are unchanged pages of a mapped file. False where that cannot be found out. */
+static bool is_in_file(uintptr_t first, uintptr_t end)
+{
+    enum { AT_ONCE = 256 };
+    const uint64_t present = 1ull << 63, swapped = 1ull << 62, of_file = 1ull << 61;
+    uint64_t page[AT_ONCE];
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    bool good = pagemap >= 0;
+    for (size_t count; first < end && good; first += count) {
+        count = end - first < AT_ONCE ? end - first : AT_ONCE;
+        size_t bytes = count * sizeof *page;
+        good = pread(pagemap, page, bytes, (off_t)(first * sizeof *page)) == (ssize_t)bytes;
+        for (size_t i = 0; i < count && good; i++)
+            good = !(page[i] & swapped) && (!(page[i] & present) || page[i] & of_file);
+    }
+    if (pagemap >= 0) close(pagemap);
+    return good;
+}
+
+/* Takes a parameter of a mapped weights file from the memory of the process; what looks at it again
+ * finds it in the file. Does nothing where it is no such file. */
+static void give_back(const float *data, size_t bytes)
+{
+    uintptr_t size = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)data / size;
+    uintptr_t end = ((uintptr_t)data + bytes + size - 1) / size;
+    if (is_in_file(first, end))
+        madvise((void *)(first * size), (end - first) * size, MADV_DONTNEED);
+}
+
 /* The processors that the process may use, within what OpenMP's own settings allow. */
 static int default_threads(void)
 {
@@ -57,6 +108,63 @@ static int most_arguments(const RaftProgram *program)
         if (program->step[s].argument_count > most) most = program->step[s].argument_count;
     return most;
 }
+
+/* ---- what depends on which parameters -------------------------------------------------------- */
+
+enum { NO_PARAMETER = -1, SEVERAL = -2 };
+
+static int join_sources(int a, int b)
+{
+    if (a == NO_PARAMETER || a == b) return b;
+    return b == NO_PARAMETER ? a : SEVERAL;
+}
+
+/* source[b]: what buffer b depends on, as far as steps were seen. Steps come after those whose
+ * results they read. */
+static int step_source(const RaftProgram *program, const RaftStep *step, int *source)
+{
+    int joined = NO_PARAMETER;
+    for (int i = 0; i < step->argument_count; i++)
+        joined = join_sources(joined, source[step->argument[i]]);
+    if (joined == NO_PARAMETER) joined = SEVERAL; /* to be run with those */
+    for (int i = 0; i < step->argument_count; i++) {
+        int buffer = step->argument[i];
+        if (program->buffer[buffer].kind == RAFT_BUFFER_PREPARED && source[buffer] == NO_PARAMETER)
+            source[buffer] = joined;
+    }
+    return joined;
+}
+
+static void keep_parameters(const RaftProgram *program, const RaftStep *step, bool *keep)
+{
+    for (int i = 0; i < step->argument_count; i++) {
+        const RaftBuffer *buffer = &program->buffer[step->argument[i]];
+        if (buffer->kind == RAFT_BUFFER_PARAM) keep[buffer->offset] = true;
+    }
+}
+
+/* False where memory runs out. */
+static bool scan_sources(const RaftProgram *program, CpuState *cpu)
+{
+    int *source = calloc((size_t)program->buffer_count + 1, sizeof *source);
+    cpu->source = calloc((size_t)program->prepare_count + 1, sizeof *cpu->source);
+    cpu->keep = calloc((size_t)program->parameter_count + 1, sizeof *cpu->keep);
+    bool good = source && cpu->source && cpu->keep;
+    for (int i = 0; i < program->buffer_count && good; i++) {
+        const RaftBuffer *buffer = &program->buffer[i];
+        source[i] = buffer->kind == RAFT_BUFFER_PARAM ? (int)buffer->offset : NO_PARAMETER;
+    }
+    for (int s = 0; s < program->prepare_count && good; s++) {
+        cpu->source[s] = step_source(program, &program->prepare[s], source);
+        if (cpu->source[s] == SEVERAL) keep_parameters(program, &program->prepare[s], cpu->keep);
+    }
+    for (int s = 0; s < program->step_count && good; s++)
+        keep_parameters(program, &program->step[s], cpu->keep);
+    free(source);
+    return good;
+}
+
+/* ---- open, close ----------------------------------------------------------------------------- */
 
 static RaftStatus check_options(RaftShell *shell, const RaftShellOptions *options)
 {
@@ -77,7 +185,8 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
     RaftStatus status = check_options(shell, options);
     if (status != RAFT_OK) return status;
     CpuState *cpu = shell->device = calloc(1, sizeof *cpu);
-    if (!cpu) return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
+    if (!cpu || !scan_sources(program, cpu))
+        return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
     cpu->threads = options->threads ? options->threads : default_threads();
     size_t arguments = (size_t)most_arguments(program) * sizeof(float *);
     cpu->argument_offset = raft_round_up((size_t)program->scratch_bytes, RAFT_ALIGNMENT);
@@ -85,19 +194,20 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
     if (!__builtin_mul_overflow(cpu->scratch_stride, cpu->threads, &scratch_bytes))
         cpu->scratch = raft_allocate(scratch_bytes);
     if (raft_float_bytes(program->prepared_floats, 1, &prepared_bytes))
-        cpu->prepared = raft_allocate(prepared_bytes);
+        cpu->prepared = allocate_zeroed(prepared_bytes, &cpu->prepared_block);
     if (!cpu->scratch || !cpu->prepared)
         return raft_shell_fail(shell, RAFT_NO_MEMORY,
                                "out of memory: packed parameters, and scratch of %d threads",
                                cpu->threads);
-    memset(cpu->prepared, 0, prepared_bytes);
     return RAFT_OK;
 }
 
 static void close_cpu(RaftShell *shell)
 {
     CpuState *cpu = shell->device;
-    free(cpu->prepared);
+    free(cpu->source);
+    free(cpu->keep);
+    free(cpu->prepared_block);
     free(cpu->arena);
     free(cpu->scratch);
     free(cpu);
@@ -116,6 +226,7 @@ static RaftStatus read_host(RaftShell *shell, float *to, const float *from, size
 typedef struct Run {
     const RaftShell *shell;
     const CpuState *cpu;
+    int threads; /* at most */
     Barrier *barrier;
     const RaftStep *step;
     int step_count;
@@ -178,33 +289,67 @@ static void run_steps(Run run)
     const int64_t chunk = run.shell->program->chunk;
     Barrier barrier = {0};
     run.barrier = &barrier;
-#pragma omp parallel num_threads(run.cpu->threads)
+#pragma omp parallel num_threads(run.threads)
     for (int64_t first = 0; first < run.batch; first += raft_least(chunk, run.batch - first))
         run_share(&run, first, raft_least(chunk, run.batch - first), omp_get_thread_num(),
                   omp_get_num_threads());
 }
 
+/* Runs one step of prepare; one with little to do wakes no other threads. */
+static void run_prepare_step(RaftShell *shell, int s)
+{
+    const int64_t few = 1 << 16;
+    const CpuState *cpu = shell->device;
+    const RaftProgram *program = shell->program;
+    int source = cpu->source[s];
+    bool small = source >= 0 && program->parameter[source].elements < few;
+    run_steps((Run){.shell = shell,
+                    .cpu = cpu,
+                    .threads = small ? 1 : cpu->threads,
+                    .step = &program->prepare[s],
+                    .step_count = 1,
+                    .batch = 1});
+}
+
+static bool pack_cpu(RaftShell *shell, int parameter, const float *data)
+{
+    const CpuState *cpu = shell->device;
+    if (cpu->keep[parameter]) return false;
+    shell->parameter[parameter].data = (float *)data; /* kernels only read parameters */
+    for (int s = 0; s < shell->program->prepare_count; s++)
+        if (cpu->source[s] == parameter) run_prepare_step(shell, s);
+    shell->packed = false; /* other steps may read what these have made */
+    return true;
+}
+
+/* What is packed from a mapped file leaves memory at once. */
 static void prepare(RaftShell *shell)
 {
+    const CpuState *cpu = shell->device;
     const RaftProgram *program = shell->program;
-    Run run = {.shell = shell,
-               .cpu = shell->device,
-               .step = program->prepare,
-               .step_count = program->prepare_count,
-               .batch = 1};
-    if (!shell->packed) run_steps(run);
+    for (int s = 0; s < program->prepare_count && !shell->packed; s++) {
+        const RaftParameter *parameter =
+            cpu->source[s] >= 0 ? &shell->parameter[cpu->source[s]] : NULL;
+        if (parameter && parameter->packed) continue;
+        run_prepare_step(shell, s);
+        size_t bytes = parameter ? raft_weights_stride(&program->parameter[cpu->source[s]]) : 0;
+        if (parameter && !parameter->owned) give_back(parameter->data, bytes);
+    }
+    for (int i = 0; i < program->parameter_count; i++) shell->parameter[i].packed = !cpu->keep[i];
     shell->packed = true;
 }
 
 static RaftStatus run_cpu(RaftShell *shell, unsigned entry, int64_t batch,
                           const float *const *inputs, float *const *outputs)
 {
+    const CpuState *cpu = shell->device;
     const RaftProgram *program = shell->program;
     RaftStatus status = reserve_arena(shell, raft_least(batch, program->chunk));
     if (status != RAFT_OK) return status;
     prepare(shell);
     const Run run = {.shell = shell,
-                     .cpu = shell->device,
+                     .cpu = cpu,
+                     .threads = cpu->threads,
                      .step = program->step,
                      .step_count = program->step_count,
                      .entry = entry,
@@ -216,4 +361,4 @@ static RaftStatus run_cpu(RaftShell *shell, unsigned entry, int64_t batch,
     return RAFT_OK;
 }
 
-RAFT_SHELL_LINKAGE const RaftDevice raft_cpu = {open_cpu, close_cpu, read_host, run_cpu};
+RAFT_SHELL_LINKAGE const RaftDevice raft_cpu = {open_cpu, close_cpu, read_host, run_cpu, pack_cpu};

@@ -14,8 +14,9 @@
 #include <stdbool.h>
 
 typedef struct RaftParameter {
-    float *data; /* NULL: not set */
+    float *data; /* NULL: not set, or packed */
     bool owned;  /* data is a copy of ours, not in the caller's blob */
+    bool packed; /* its steps of prepare have run, and nothing else needs it */
 } RaftParameter;
 
 /* What a caller gives for one input or output. */
@@ -48,6 +49,9 @@ struct RaftDevice {
     /* raft_shell_run, its arguments checked: first prepare, where parameters have changed. */
     RaftStatus (*run)(RaftShell *shell, unsigned entry, int64_t batch, const float *const *inputs,
                       float *const *outputs);
+    /* Packs what a caller gives for a parameter at once, so that there need be no copy. False: its
+     * data must be kept. NULL: likewise for all. */
+    bool (*pack)(RaftShell *shell, int parameter, const float *data);
 };
 
 RAFT_SHELL_DATA const RaftDevice raft_cpu;

@@ -3,8 +3,8 @@
  * Here is what does not depend on the machine that runs the steps: parameters, checks, messages.
  * The rest is in cpu.c or cuda.c, whichever the program names as its device (device.h).
  *
- * Copies of parameters are kept after they are packed, so that each can be set again alone; a
- * caller who does not want them in memory twice gives a mapped weights blob.
+ * A parameter is packed when it is set, and then forgotten; a copy is kept of one that is packed
+ * together with others, or used as it is.
  */
 #include "runtime/device.h"
 
@@ -297,6 +297,10 @@ RaftStatus raft_shell_set_parameter(RaftShell *shell, const char *name, const in
     if (!same_shape(info, shape, rank)) return wrong_shape(shell, info, shape, rank);
 
     RaftParameter *parameter = &shell->parameter[index];
+    if (program->device->pack && program->device->pack(shell, index, data)) {
+        *parameter = (RaftParameter){.packed = true};
+        return RAFT_OK;
+    }
     size_t bytes = (size_t)info->elements * sizeof *data;
     float *copy = parameter->owned ? parameter->data : raft_allocate(bytes);
     if (!copy)
@@ -316,7 +320,7 @@ static RaftStatus check_parameters_set(RaftShell *shell)
 {
     int missing = 0, first = -1, count = shell->program->parameter_count;
     for (int i = 0; i < count; i++) {
-        if (shell->parameter[i].data) continue;
+        if (shell->parameter[i].data || shell->parameter[i].packed) continue;
         if (first < 0) first = i;
         missing++;
     }

@@ -4,7 +4,7 @@
  *     feature0 = 2 * hidden             feature1 = shifted
  * where prepare makes packed[o][i] = weight[o][i] * scale[i] and sums[o] = sum_i packed[o][i].
  *
- * test_shell.c includes this file; test_library.c compiles it, with KERNEL saying the names.
+ * tests/shell_program.h includes this file; test_library.c compiles it, with KERNEL saying the names.
  */
 #include <math.h>
 #include <stdint.h>
