@@ -1,5 +1,6 @@
 /* raftc_cuda.c: --target cuda: for which GPUs kernels are compiled, and the GPU that runs them. */
 #include "frontend/raftc.h"
+#include "runtime/cuda_calls.h"
 #include "runtime/peak.h"
 
 static const int published[] = {80, 90}; /* compiled for where there is no GPU */

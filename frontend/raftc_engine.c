@@ -1,5 +1,6 @@
 /* raftc_engine.c: a compilation that runs: as code of its target, or by the reference backend. */
 #include "frontend/raftc.h"
+#include "runtime/cuda_calls.h"
 
 #include <string.h>
 

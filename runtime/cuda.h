@@ -36,9 +36,6 @@ typedef struct RaftCudaCode {
 
 RAFT_SHELL_DATA const RaftDevice raft_cuda;
 
-/* For raftc; a library makes no use of them. */
-#define RAFT_CUDA_CALL __attribute__((unused)) RAFT_SHELL_LINKAGE
-
 typedef struct RaftCudaGpu {
     int device;       /* as the driver numbers it */
     int architecture; /* 90: sm_90 */
@@ -46,14 +43,5 @@ typedef struct RaftCudaGpu {
     int shared_bytes; /* of shared memory that a block may have */
     char name[256];
 } RaftCudaGpu;
-
-/* The GPU of that number, from 0. RAFT_UNSUPPORTED where there is no driver or no GPU, with a message
- * that says what to install. */
-RAFT_CUDA_CALL RaftStatus raft_cuda_find(int number, RaftCudaGpu *gpu, char *message, size_t size);
-
-/* Memory of the GPU of an instance, until raft_cuda_release or raft_shell_destroy. */
-RAFT_CUDA_CALL RaftStatus raft_cuda_reserve(RaftShell *shell, size_t bytes, float **data);
-RAFT_CUDA_CALL RaftStatus raft_cuda_upload(RaftShell *shell, float *to, const float *from,
-                                           size_t bytes);
 
 #endif

@@ -1,4 +1,5 @@
 /* cuda_driver.c: opens NVIDIA's driver library, and says what its errors mean. */
+#include "runtime/cuda_calls.h"
 #include "runtime/cuda_driver.h"
 
 #include <dlfcn.h>
@@ -78,7 +79,8 @@ RaftStatus raft_gpu_describe(const RaftGpuDriver *driver, int number, RaftCudaGp
     return raft_gpu_result(driver, result, "its properties", message, size);
 }
 
-RaftStatus raft_cuda_find(int number, RaftCudaGpu *gpu, char *message, size_t size)
+__attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_find(int number, RaftCudaGpu *gpu,
+                                                                     char *message, size_t size)
 {
     RaftGpuDriver driver;
     RaftStatus status = raft_gpu_open(&driver, message, size);

@@ -1,6 +1,7 @@
 /* cuda_open.c: an instance on a GPU is made: the driver, the GPU, the cubin that fits it, its kernels,
  * and memory.
  */
+#include "runtime/cuda_calls.h"
 #include "runtime/cuda_state.h"
 
 #include <stdio.h>
@@ -64,7 +65,8 @@ RaftStatus raft_gpu_reserve_images(RaftShell *shell, int64_t *images)
     }
 }
 
-RaftStatus raft_cuda_reserve(RaftShell *shell, size_t bytes, float **data)
+__attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_reserve(RaftShell *shell,
+                                                                        size_t bytes, float **data)
 {
     CudaState *cuda = shell->device;
     size_t size = (size_t)(cuda->reserved_count + 1) * sizeof *cuda->reserved;
@@ -79,7 +81,9 @@ RaftStatus raft_cuda_reserve(RaftShell *shell, size_t bytes, float **data)
     return status;
 }
 
-RaftStatus raft_cuda_upload(RaftShell *shell, float *to, const float *from, size_t bytes)
+__attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_upload(RaftShell *shell, float *to,
+                                                                       const float *from,
+                                                                       size_t bytes)
 {
     CudaState *cuda = shell->device;
     cuda->driver.context_push(cuda->context);
