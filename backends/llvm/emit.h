@@ -56,6 +56,7 @@ typedef struct Emitter {
     Schedule schedule;
     LLVMValueRef *buffer; /* base of each argument of the step */
     LLVMValueRef batch;
+    LLVMValueRef gelu_room; /* of gelu.c; NULL: not needed yet */
 
     /* the unit being emitted */
     LLVMValueRef scratch;     /* of the unit */
@@ -124,7 +125,8 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
 /* ---- gelu.c --------------------------------------------------------------------------------- */
 
-LLVMValueRef emit_gelu(Emitter *e, LLVMValueRef x, int width);
+/* gelu of each of the `count` values, in place. */
+void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width);
 
 /* ---- stage.c, product.c: loop nests --------------------------------------------------------- */
 

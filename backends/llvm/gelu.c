@@ -16,22 +16,118 @@ static const float coefficient[] = {
     -0.0250275843f, 0.0185177531f,   -0.0128344353f,  0.00849607866f,   -0.00533174817f,
     0.00274722371f, -0.00114863378f, 0.000794797728f, -0.000617828977f, 0.000195109547f};
 
-LLVMValueRef emit_gelu(Emitter *e, LLVMValueRef x, int width)
+static LLVMValueRef emit_clamp(Emitter *e, LLVMValueRef x, int width)
 {
     LLVMValueRef low = float_constant(e, (float)-CLAMP, width),
                  high = float_constant(e, (float)CLAMP, width);
     /* Compare and select, not minnum: a NaN must stay one. */
-    LLVMValueRef z =
-        LLVMBuildSelect(e->builder, LLVMBuildFCmp(e->builder, LLVMRealOLT, x, low, ""), low, x, "");
-    z = LLVMBuildSelect(e->builder, LLVMBuildFCmp(e->builder, LLVMRealOGT, z, high, ""), high, z,
-                        "");
-    LLVMValueRef s = multiply_add(e, LLVMBuildFMul(e->builder, z, z, ""),
-                                  float_constant(e, (float)(2 / (CLAMP * CLAMP)), width),
-                                  float_constant(e, -1, width));
+    LLVMValueRef below = LLVMBuildFCmp(e->builder, LLVMRealOLT, x, low, "");
+    LLVMValueRef z = LLVMBuildSelect(e->builder, below, low, x, "");
+    LLVMValueRef above = LLVMBuildFCmp(e->builder, LLVMRealOGT, z, high, "");
+    return LLVMBuildSelect(e->builder, above, high, z, "");
+}
+
+/* A constant table of the coefficients, the first that Horner's rule takes first. */
+static LLVMValueRef coefficient_table(Emitter *e)
+{
+    LLVMValueRef entry[ARRAY_SIZE(coefficient)], table = LLVMGetNamedGlobal(e->module, "gelu");
+    if (table) return table;
+    size_t count = ARRAY_SIZE(coefficient);
+    for (size_t i = 0; i < count; i++)
+        entry[i] = LLVMConstReal(e->f32, (double)coefficient[count - 1 - i]);
+    LLVMValueRef values = LLVMConstArray2(e->f32, entry, count);
+    table = LLVMAddGlobal(e->module, LLVMTypeOf(values), "gelu");
+    LLVMSetInitializer(table, values);
+    LLVMSetLinkage(table, LLVMPrivateLinkage);
+    LLVMSetGlobalConstant(table, true);
+    return table;
+}
+
+/* p of each x. One step of Horner's rule waits for the one before, so all take each step in turn:
+ * in a loop, since LLVM orders the steps of a block to use few registers, one value after another. */
+static void emit_polynomials(Emitter *e, const LLVMValueRef *x, LLVMValueRef *p, int count,
+                             int width)
+{
+    LLVMTypeRef type = float_type(e, width);
+    LLVMValueRef s[MAX_TILE], slot[MAX_TILE];
     int last = (int)ARRAY_SIZE(coefficient) - 1;
-    LLVMValueRef p = float_constant(e, coefficient[last], width);
-    for (int i = last; i-- > 0;)
-        p = multiply_add(e, p, s, float_constant(e, coefficient[i], width));
+    for (int i = 0; i < count; i++) {
+        LLVMValueRef z = emit_clamp(e, x[i], width);
+        s[i] = multiply_add(e, LLVMBuildFMul(e->builder, z, z, ""),
+                            float_constant(e, (float)(2 / (CLAMP * CLAMP)), width),
+                            float_constant(e, -1, width));
+        slot[i] = stack_slot(e, type);
+        LLVMBuildStore(e->builder, float_constant(e, coefficient[last], width), slot[i]);
+    }
+    Loop loop = loop_begin(e, int_constant(e, last));
+    Affine next = affine_value(loop.index, 1);
+    next.constant = 1;
+    LLVMValueRef one = load_lanes(e, coefficient_table(e), &next, &(Lanes){NULL, 1, 1}, false);
+    for (int i = 0; i < count; i++) {
+        p[i] = LLVMBuildLoad2(e->builder, type, slot[i], "");
+        p[i] = multiply_add(e, p[i], s[i], splat(e, one, width));
+        LLVMBuildStore(e->builder, p[i], slot[i]);
+    }
+    loop_end(e, &loop);
+}
+
+static LLVMValueRef emit_finish(Emitter *e, LLVMValueRef x, LLVMValueRef p, int width)
+{
+    LLVMValueRef z = emit_clamp(e, x, width);
     LLVMValueRef phi = multiply_add(e, z, p, float_constant(e, 0.5f, width));
     return LLVMBuildFMul(e->builder, x, phi, "");
+}
+
+static LLVMValueRef room_at(Emitter *e, int row, LLVMValueRef index, int width)
+{
+    LLVMValueRef at[] = {int_constant(e, row), index};
+    LLVMTypeRef type = LLVMArrayType2(float_type(e, width), MAX_TILE);
+    return LLVMBuildGEP2(e->builder, type, e->gelu_room, at, 2, "");
+}
+
+/* The polynomials of many, some at a time: with more, the values waiting for theirs would take the
+ * registers. So they wait in memory, row 0, and a loop fills row 1.
+ * The last turn takes some of the turn before again, where the turns do not share them evenly. */
+static void emit_in_turns(Emitter *e, const LLVMValueRef *x, int count, int most, int width)
+{
+    LLVMTypeRef type = float_type(e, width);
+    if (!e->gelu_room)
+        e->gelu_room = stack_slot(e, LLVMArrayType2(LLVMArrayType2(type, MAX_TILE), 2));
+    int turns = (count + most - 1) / most, size = (count + turns - 1) / turns;
+    for (int i = 0; i < count; i++)
+        LLVMBuildStore(e->builder, x[i], room_at(e, 0, int_constant(e, i), width));
+    Loop loop = loop_begin(e, int_constant(e, turns));
+    LLVMValueRef some[MAX_TILE] = {0}, p[MAX_TILE],
+                 start[] = {LLVMBuildNSWMul(e->builder, loop.index, int_constant(e, size), ""),
+                            int_constant(e, count - size)};
+    LLVMValueRef first = turns * size == count ? start[0] : intrinsic(e, "llvm.smin", start, 2);
+    for (int i = 0; i < size; i++) {
+        LLVMValueRef at = LLVMBuildNSWAdd(e->builder, first, int_constant(e, i), "");
+        some[i] = LLVMBuildLoad2(e->builder, type, room_at(e, 0, at, width), "");
+    }
+    emit_polynomials(e, some, p, size, width);
+    for (int i = 0; i < size; i++) {
+        LLVMValueRef at = LLVMBuildNSWAdd(e->builder, first, int_constant(e, i), "");
+        LLVMBuildStore(e->builder, p[i], room_at(e, 1, at, width));
+    }
+    loop_end(e, &loop);
+}
+
+void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width)
+{
+    int most = e->target->vector_registers / 2 - 1; /* a polynomial takes two */
+    if (count <= most || width != e->target->vector_floats) {
+        LLVMValueRef p[MAX_TILE];
+        emit_polynomials(e, x, p, count, width);
+        for (int i = 0; i < count; i++) x[i] = emit_finish(e, x[i], p[i], width);
+        return;
+    }
+    emit_in_turns(e, x, count, most, width);
+    for (int i = 0; i < count; i++) {
+        LLVMValueRef index = int_constant(e, i);
+        LLVMTypeRef type = float_type(e, width);
+        LLVMValueRef value = LLVMBuildLoad2(e->builder, type, room_at(e, 0, index, width), "");
+        LLVMValueRef p = LLVMBuildLoad2(e->builder, type, room_at(e, 1, index, width), "");
+        x[i] = emit_finish(e, value, p, width);
+    }
 }

@@ -182,6 +182,7 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *unit
 {
     e->step = step;
     e->coordinate_count = 0;
+    e->gelu_room = NULL;
     if (!schedule_kernel(&e->schedule, e->arena, e->graph, step->kernel, e->target, e->diag))
         return false;
     e->computed = arena_array(e->arena, e->schedule.end - e->schedule.first, sizeof *e->computed);

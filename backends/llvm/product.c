@@ -140,30 +140,61 @@ static void contract(Tile *tile, const Node *linear, int axis)
     e->coordinate_count = mark;
 }
 
+/* The op of the epilogue that uses node `id`; each value of an epilogue has one user in it. */
+static NodeId next_of_epilogue(const Emitter *e, NodeId id, NodeId end)
+{
+    for (NodeId n = id + 1; n <= end; n++)
+        for (uint32_t i = 0; i < graph_node(e->graph, n)->operand_count; i++)
+            if (graph_node(e->graph, n)->operands[i] == id) return n;
+    RAFTC_BUG("no path from value %u to the end %u of its stage", id, end);
+}
+
+/* values[..] of node `from` become those of its user `to`. */
+static void apply_op(Tile *tile, NodeId from, NodeId to, LLVMValueRef *values)
+{
+    Emitter *e = tile->nest.e;
+    int count = tile->rows * tile->vectors, width = vector_lanes(tile, 0).width;
+    if (graph_node(e->graph, to)->op == OP_GELU) {
+        emit_gelu(e, values, count, width);
+        return;
+    }
+    Place *place = schedule_place(&e->schedule, to);
+    Slot slot = place->value;
+    place->value.elements = 0; /* computed here, not loaded */
+    for (int i = 0; i < count; i++) {
+        int mark = e->coordinate_count;
+        at_row(tile, i / tile->vectors);
+        at_vector(tile, i % tile->vectors);
+        e->computed[from - e->schedule.first] = values[i];
+        values[i] = emit_value(e, to, vector_lanes(tile, i % tile->vectors));
+        e->coordinate_count = mark;
+    }
+    e->computed[from - e->schedule.first] = NULL;
+    place->value = slot;
+}
+
 static void finish_sums(Tile *tile)
 {
     Emitter *e = tile->nest.e;
     const Stage *stage = tile->nest.stage;
-    Place *end = schedule_place(&e->schedule, stage->end);
-    Slot slot = end->value;
-    for (int row = 0; row < tile->rows; row++) {
-        for (int v = 0; v < tile->vectors; v++) {
-            int mark = e->coordinate_count;
-            at_row(tile, row);
-            at_vector(tile, v);
-            Lanes lanes = vector_lanes(tile, v);
-            e->computed[stage->root - e->schedule.first] =
-                LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[row * tile->vectors + v], "");
-            end->value.elements = 0; /* computed here, not loaded */
-            LLVMValueRef value = emit_value(e, stage->end, lanes);
-            end->value = slot;
-            e->computed[stage->end - e->schedule.first] = value;
-            store_end(e, stage, lanes);
-            e->computed[stage->root - e->schedule.first] =
-                e->computed[stage->end - e->schedule.first] = NULL;
-            e->coordinate_count = mark;
-        }
+    LLVMValueRef values[MAX_TILE];
+    int count = tile->rows * tile->vectors;
+    for (int i = 0; i < count; i++)
+        values[i] = LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[i], "");
+    for (NodeId at = stage->root; at != stage->end;) {
+        NodeId next = next_of_epilogue(e, at, stage->end);
+        apply_op(tile, at, next, values);
+        at = next;
     }
+    for (int i = 0; i < count; i++) {
+        int mark = e->coordinate_count;
+        at_row(tile, i / tile->vectors);
+        at_vector(tile, i % tile->vectors);
+        e->computed[stage->end - e->schedule.first] = values[i];
+        store_end(e, stage, vector_lanes(tile, i % tile->vectors));
+        e->coordinate_count = mark;
+    }
+    e->computed[stage->end - e->schedule.first] = NULL;
 }
 
 static void tile_leaf(Nest *nest)

@@ -372,7 +372,9 @@ static LLVMValueRef emit_operand(Emitter *e, NodeId id, int operand, Lanes lanes
 
 static LLVMValueRef emit_gelu_of(Emitter *e, NodeId id, Lanes lanes)
 {
-    return emit_gelu(e, emit_operand(e, id, 0, lanes), lanes.width);
+    LLVMValueRef x = emit_operand(e, id, 0, lanes);
+    emit_gelu(e, &x, 1, lanes.width);
+    return x;
 }
 
 static LLVMValueRef emit_add(Emitter *e, NodeId id, Lanes lanes)
