@@ -51,44 +51,90 @@ static int64_t most_rows(const Target *target, int vectors)
     return rows > 14 ? 14 : rows;
 }
 
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* Indices a tile along an axis of `extent`: as even as can be with at most `most`. */
 static int64_t even_tile(int64_t extent, int64_t most)
 {
-    int64_t tiles = (extent + most - 1) / most;
-    return (extent + tiles - 1) / tiles;
+    return ceil_divide(extent, ceil_divide(extent, most));
+}
+
+/* Takes up to `most` rows of the result from its inner axes. */
+static void choose_rows(Product *p, const Type *result, const Type *rows, const Type *vectors,
+                        int64_t most)
+{
+    p->row_count = 0;
+    for (int i = result->rank; i-- > 0 && p->row_count < 2;) {
+        const Axis *axis = &result->axis[i];
+        bool is_row = (!p->lane || strcmp(axis->name, p->lane) != 0) && !axis->symbol[0] &&
+                      type_find(rows, axis->name) >= 0 && type_find(vectors, axis->name) < 0;
+        if (!is_row) continue;
+        int64_t tile = even_tile(axis->extent, most);
+        p->row[1] = p->row[0];
+        p->row_tile[1] = p->row_tile[0];
+        p->row[0] = axis->name;
+        p->row_tile[0] = tile;
+        p->row_count++;
+        if (tile < axis->extent || most / tile < 2) break;
+        most /= tile;
+    }
+}
+
+/* What a step of the contraction takes in a tile. Two multiply-adds and two loads go side by side; a
+ * sum can be added to every fourth cycle, and some more sums than that keep both units busy. Of
+ * tiles that are equal so far, the one with fewer loads is better. */
+static int64_t step_cost(int64_t rows, int64_t vectors)
+{
+    enum { SUMS = 10, WEIGHT = 16 };
+    int64_t products = rows * vectors, loads = rows + vectors, cost = SUMS;
+    if (products > cost) cost = products;
+    if (loads > cost) cost = loads;
+    return WEIGHT * cost + loads;
+}
+
+/* The same for the whole result, so many vectors wide: full tiles, and what is left of each axis. */
+static int64_t tiles_cost(const Product *p, const Type *result, int64_t width)
+{
+    const Axis *axis = &result->axis[type_find(result, p->row[0])];
+    int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, tile = p->row_tile[0], cost = 0;
+    int64_t full[] = {axis->extent / tile, width / p->vectors};
+    int64_t rest[] = {axis->extent % tile * inner, width % p->vectors};
+    cost += full[0] * full[1] * step_cost(tile * inner, p->vectors);
+    if (rest[0]) cost += full[1] * step_cost(rest[0], p->vectors);
+    if (rest[1]) cost += full[0] * step_cost(tile * inner, rest[1]);
+    if (rest[0] && rest[1]) cost += step_cost(rest[0], rest[1]);
+    return cost;
 }
 
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
 {
+    enum { MOST_VECTORS = 4 };
     const Node *node = graph_node(graph, linear);
     const Type *x = graph_type(graph, node->operands[0]), *w = graph_type(graph, node->operands[1]);
-    Product p = {.lane = lane, .vectors = 1};
-    int64_t width = 1;
+    Product p = {.lane = lane, .vectors = 1}, best = {0};
+    int64_t width = 1, least = INT64_MAX;
     if (lane) {
         p.lane_in_x = type_find(x, lane) >= 0;
         p.lane_in_w = type_find(w, lane) >= 0;
-        width = node->type.axis[type_find(&node->type, lane)].extent;
+        width = ceil_divide(node->type.axis[type_find(&node->type, lane)].extent,
+                            target->vector_floats);
     }
-    if (width > target->vector_floats) p.vectors = 2;
     p.rows_in_w = !p.lane_in_w;
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
-    int64_t most = most_rows(target, p.vectors);
-    for (int i = node->type.rank; i-- > 0 && p.row_count < 2;) {
-        const Axis *axis = &node->type.axis[i];
-        bool is_row = (!lane || strcmp(axis->name, lane) != 0) && !axis->symbol[0] &&
-                      type_find(rows, axis->name) >= 0 && type_find(vectors, axis->name) < 0;
-        if (!is_row) continue;
-        int64_t tile = even_tile(axis->extent, most);
-        p.row[1] = p.row[0];
-        p.row_tile[1] = p.row_tile[0];
-        p.row[0] = axis->name;
-        p.row_tile[0] = tile;
-        p.row_count++;
-        if (tile < axis->extent || most / tile < 2) break;
-        most /= tile;
+    for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
+        choose_rows(&p, &node->type, rows, vectors, most_rows(target, p.vectors));
+        /* Without rows to hide the latency of an addition behind, more vectors do. */
+        if (p.row_count == 0) {
+            p.vectors = width > 8 ? 8 : (int)width;
+            return p;
+        }
+        int64_t cost = tiles_cost(&p, &node->type, width);
+        if (cost >= least) continue;
+        least = cost;
+        best = p;
     }
-    /* Without rows to hide the latency of an addition behind, more vectors do. */
-    int64_t needed = (width + target->vector_floats - 1) / target->vector_floats;
-    if (p.row_count == 0 && lane) p.vectors = needed > 8 ? 8 : (int)needed;
-    return p;
+    return best;
 }

@@ -93,7 +93,8 @@ static void emit_in_turns(Emitter *e, const LLVMValueRef *x, int count, int most
     LLVMTypeRef type = float_type(e, width);
     if (!e->gelu_room)
         e->gelu_room = stack_slot(e, LLVMArrayType2(LLVMArrayType2(type, MAX_TILE), 2));
-    int turns = (count + most - 1) / most, size = (count + turns - 1) / turns;
+    int turns = count > 2 * most ? (count + most - 1) / most : 2; /* not 1: that would be no loop */
+    int size = (count + turns - 1) / turns;
     for (int i = 0; i < count; i++)
         LLVMBuildStore(e->builder, x[i], room_at(e, 0, int_constant(e, i), width));
     Loop loop = loop_begin(e, int_constant(e, turns));
@@ -115,14 +116,14 @@ static void emit_in_turns(Emitter *e, const LLVMValueRef *x, int count, int most
 
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width)
 {
-    int most = e->target->vector_registers / 2 - 1; /* a polynomial takes two */
-    if (count <= most || width != e->target->vector_floats) {
+    int registers = e->target->vector_registers - 1; /* beside the coefficient */
+    if (4 * count <= registers || width != e->target->vector_floats) {
         LLVMValueRef p[MAX_TILE];
         emit_polynomials(e, x, p, count, width);
         for (int i = 0; i < count; i++) x[i] = emit_finish(e, x[i], p[i], width);
         return;
     }
-    emit_in_turns(e, x, count, most, width);
+    emit_in_turns(e, x, count, registers / 2, width);
     for (int i = 0; i < count; i++) {
         LLVMValueRef index = int_constant(e, i);
         LLVMTypeRef type = float_type(e, width);
