@@ -108,19 +108,20 @@ static int run_threads(const Variant *variant, int threads, int64_t rounds, doub
     return running;
 }
 
-/* A run that is too short tells little, and one that was interrupted takes too long for its work:
- * so the work is doubled until it would last at the best speed so far. */
+/* A run that is too short tells little, and of long ones few are not interrupted on a busy machine:
+ * so the work is doubled until it lasts a while at the best speed so far, and then repeated. */
 double raft_peak_gflops(int threads, double seconds)
 {
+    const double a_while = 5e-4, begin = now();
     Variant variant = choose();
-    double best = 0, speed = 0;
-    for (int64_t rounds = 1 << 14; (double)rounds < 2 * best * seconds || best == 0; rounds *= 2) {
+    double best = 0; /* rounds of all threads a second */
+    for (int64_t rounds = 1 << 12; best == 0 || now() - begin < seconds;) {
         double taken;
-        int running = run_threads(&variant, threads, rounds, &taken);
-        speed = (double)rounds * running / taken;
-        if ((double)rounds / taken > best) best = (double)rounds / taken;
+        double all = (double)rounds * run_threads(&variant, threads, rounds, &taken);
+        if (all / taken > best) best = all / taken;
+        if (all / best < a_while) rounds *= 2;
     }
-    return 1e-9 * variant.flops * speed;
+    return 1e-9 * variant.flops * best;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
