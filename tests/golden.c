@@ -1,11 +1,11 @@
 /* golden.c: compares whole models with the numbers that PyTorch gave for them (data/goldens/).
  *
- *     golden reference|passes|cpu|cuda-emulate|aarch64|x86-64-v3 FILE.safetensors...
+ *     golden reference|passes|cpu|cuda|cuda-emulate|aarch64|x86-64-v3 FILE.safetensors...
  *
  * reference: the reference backend runs the graph as it is built; passes: it runs the graph that comes
- * out of all passes; cpu: the machine code that the LLVM backend makes; cuda-emulate: the kernels of
- * the CUDA backend, run on the CPU; the names of machines: a library for that machine, run by QEMU
- * (status 77: its tools are not here). A file holds the description of a model (metadata `config`, `classes`, `batch`) and, for each case P, a size like `224x224` or `dark`:
+ * out of all passes; cpu: the machine code that the LLVM backend makes; cuda: the kernels of the CUDA
+ * backend, on GPU 0; cuda-emulate: the same on the CPU; the names of machines: a library for that
+ * machine, run by QEMU. Status 77: the GPU, NVRTC or the tools are not here. A file holds the description of a model (metadata `config`, `classes`, `batch`) and, for each case P, a size like `224x224` or `dark`:
  *     P.input                                  where it is not the made-up input of that size
  *     P.logits           [batch, classes]
  *     P.featureI.mean    [batch, c]            over the pixels
@@ -19,6 +19,7 @@
 
 #include "backends/backend.h"
 #include "frontend/frontend.h"
+#include "runtime/cuda_calls.h"
 #include "runtime/raft.h"
 #include "runtime/shell.h"
 #include "tests/golden_machine.h"
@@ -31,13 +32,14 @@ typedef enum Runner {
     RUN_PASSES,
     RUN_CPU,
     RUN_EMULATED,
+    RUN_GPU,
     RUN_MACHINE, /* the first of the machines */
     RUN_COUNT = RUN_MACHINE + (int)ARRAY_SIZE(machines)
 } Runner;
 
 static const char *runner_name(int runner)
 {
-    static const char *const names[] = {"reference", "passes", "cpu", "cuda-emulate"};
+    static const char *const names[] = {"reference", "passes", "cpu", "cuda-emulate", "cuda"};
     return runner < RUN_MACHINE ? names[runner] : machines[runner - RUN_MACHINE].name;
 }
 
@@ -288,6 +290,38 @@ static bool run_emulated(Arena *arena, const Graph *graph, int64_t batch, const 
     return done;
 }
 
+static bool run_gpu(Arena *arena, const Graph *graph, int64_t batch, const float *input,
+                    Results *results, Diag *diag)
+{
+    RaftCudaGpu gpu;
+    RaftCudaImage image;
+    char message[512];
+    const char *note;
+    const Plan *plan = plan_memory(arena, graph);
+    const CudaSource *source = cuda_emit(arena, plan, diag);
+    const CudaCompiler *compiler = source ? cuda_compiler_open(arena, diag) : NULL;
+    if (!compiler || raft_cuda_find(0, &gpu, message, sizeof message) != RAFT_OK ||
+        !cuda_compile(compiler, arena, source->text, graph->name, gpu.architecture, CUDA_CUBIN,
+                      &image, &note, diag))
+        return false;
+    const ProgramCode *code = cuda_program_code(arena, source, &image, 1);
+    return run_program(program_build(arena, plan, code, NULL), batch, input, results, diag);
+}
+
+static bool gpu_available(void)
+{
+    Arena arena = {0};
+    Diag diag = diag_new(&arena);
+    RaftCudaGpu gpu;
+    char message[512];
+    bool good = raft_cuda_find(0, &gpu, message, sizeof message) == RAFT_OK;
+    if (!good) fprintf(stderr, "golden: SKIPPED: %s\n", message);
+    good = good && cuda_compiler_open(&arena, &diag);
+    diag_print(&diag, stderr);
+    arena_free(&arena);
+    return good;
+}
+
 static bool run_graph(const Golden *golden, Arena *arena, const Graph *graph, const float *input,
                       Results *results, Diag *diag)
 {
@@ -296,13 +330,14 @@ static bool run_graph(const Golden *golden, Arena *arena, const Graph *graph, co
     const CpuOptions options = machine ? machine->options : (CpuOptions){0};
     Target target;
     cuda_target(&target);
-    if (runner != RUN_REFERENCE && runner != RUN_EMULATED && !llvm_target(&options, &target, diag))
-        return false;
+    bool for_cpu = runner == RUN_CPU || runner == RUN_PASSES || machine;
+    if (for_cpu && !llvm_target(&options, &target, diag)) return false;
     if (runner != RUN_REFERENCE) graph = run_passes(arena, graph, &target, diag);
     if (graph == NULL) return false;
     if (runner == RUN_CPU) return run_cpu(arena, graph, golden->batch, input, results, diag);
     if (machine)
         return machine_run(arena, machine, graph, golden->batch, input, results->data, diag);
+    if (runner == RUN_GPU) return run_gpu(arena, graph, golden->batch, input, results, diag);
     if (runner == RUN_EMULATED)
         return run_emulated(arena, graph, golden->batch, input, results, diag);
     return run_reference(graph, golden->batch, input, results, diag);
@@ -407,6 +442,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "\n");
         return 2;
     }
+    if (runner == RUN_GPU && !gpu_available()) return 77;
     if (runner >= RUN_MACHINE && !machine_available(&machines[runner - RUN_MACHINE])) {
         fprintf(stderr, "golden: SKIPPED: '%s' or '%s' is not here\n",
                 machines[runner - RUN_MACHINE].compiler, machines[runner - RUN_MACHINE].emulator);

@@ -79,8 +79,8 @@ static bool run_in_folder(Arena *arena, const Machine *machine, const Plan *plan
                           const char *folder, int64_t batch, const float *input,
                           float *const *outputs, Diag *diag)
 {
-    const RaftProgram *program =
-        program_build(arena, plan, llvm_steps(code), NULL, llvm_scratch_bytes(code));
+    const ProgramCode made = {.steps = llvm_steps(code), .scratch_bytes = llvm_scratch_bytes(code)};
+    const RaftProgram *program = program_build(arena, plan, &made, NULL);
     const LibraryOptions library = {.base = arena_printf(arena, "%s/golden", folder),
                                     .prefix = "golden",
                                     .made_by = "made by a test",
@@ -90,9 +90,7 @@ static bool run_in_folder(Arena *arena, const Machine *machine, const Plan *plan
     const char *object;
     size_t size;
     if (!llvm_write(code, CODE_OBJECT, arena, &object, &size, diag)) return false;
-    if (!library_write(arena, plan, llvm_steps(code), llvm_scratch_bytes(code), object, size,
-                       &library, diag))
-        return false;
+    if (!library_write(arena, plan, &made, object, size, &library, diag)) return false;
     size_t input_bytes = (size_t)(batch * program->input[0].elements) * sizeof(float);
     const char *command =
         arena_printf(arena,
