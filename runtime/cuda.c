@@ -328,5 +328,5 @@ static RaftStatus run_cuda(RaftShell *shell, unsigned entry, int64_t batch,
     return status;
 }
 
-RAFT_SHELL_LINKAGE const RaftDevice raft_cuda = {raft_cuda_open, raft_cuda_close, read_parameter,
-                                                 run_cuda};
+RAFT_SHELL_LINKAGE const RaftDevice raft_cuda = {
+    .open = raft_cuda_open, .close = raft_cuda_close, .read = read_parameter, .run = run_cuda};
