@@ -279,7 +279,7 @@ static bool read_choice(const Reader *reader, const Key *key, const Yaml *value,
 static bool read_token_mixing(const Reader *reader, const Key *key, const Yaml *value, void *record)
 {
     static const char *const names[] = {[TOKEN_RAFT] = "ser_pm", [TOKEN_MIXER] = "original_tm"};
-    size_t choice;
+    size_t choice = 0;
     if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
     ((Settings *)record)->token_mixing = (TokenMixing)choice;
     return true;
@@ -289,7 +289,7 @@ static bool read_embedding(const Reader *reader, const Key *key, const Yaml *val
 {
     static const char *const names[] = {
         [EMBED_CROSS] = "emb_cross_mlp", [EMBED_PATCH] = "emb_mixer"};
-    size_t choice;
+    size_t choice = 0;
     if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
     ((Settings *)record)->embedding = (EmbeddingType)choice;
     return true;
@@ -299,7 +299,7 @@ static bool read_data_set(const Reader *reader, const Key *key, const Yaml *valu
 {
     const char *names[ARRAY_SIZE(data_sets)];
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) names[i] = data_sets[i].name;
-    size_t choice;
+    size_t choice = 0;
     if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
     ((Settings *)record)->dataset_name = names[choice];
     return true;

@@ -88,7 +88,7 @@ static bool find_axis(Diag *diag, const Node *node, const char *whose, const Typ
 bool has_axes(Diag *diag, const Node *node, const char *whose, const Type *type,
               const AxisNames *names)
 {
-    int axis;
+    int axis = -1;
     for (int i = 0; i < names->count; i++)
         if (!find_axis(diag, node, whose, type, names->name[i], &axis)) return false;
     return true;
@@ -317,7 +317,7 @@ bool check_SLICE(const Graph *graph, NodeId id, Diag *diag)
     const Node *node = graph_node(graph, id);
     const Type *x = graph_type(graph, node->operands[0]);
     Type expected = *x;
-    int axis;
+    int axis = -1;
     if (!find_only_axis(diag, node, x, &axis)) return false;
     take_declared_extent(&expected, axis, &node->type);
     if (!expect_result(diag, node, &expected)) return false;
@@ -332,7 +332,7 @@ bool check_CONCAT(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
     Type expected = *graph_type(graph, node->operands[0]);
-    int axis;
+    int axis = -1;
     if (!find_only_axis(diag, node, &expected, &axis)) return false;
     for (uint32_t i = 1; i < node->operand_count; i++) {
         const Type *x = graph_type(graph, node->operands[i]);

@@ -76,7 +76,7 @@ static bool run_nodes(const Run *run, uint32_t *uses, const char *entry, bool f6
         if (uses[id] == 0) continue;
         const Node *node = run_node(run, id);
         const OpReference *op = &op_reference[node->op];
-        size_t bytes;
+        size_t bytes = 0;
         run->values[id] = value_new(run, id, f64 ? sizeof(double) : sizeof(float), &bytes);
         if (!run->values[id]) return run_out_of_memory(run, id);
         if (!(f64 ? op->f64 : op->f32)(run, id)) return false;
@@ -134,7 +134,7 @@ bool reference_bound(const Graph *graph, int64_t batch, void **values, void **bo
     bool done = true;
     for (NodeId id = 0; done && id < graph->node_count; id++) {
         if (!values[id]) continue;
-        size_t bytes;
+        size_t bytes = 0;
         bounds[id] = value_new(&run, id, sizeof(double), &bytes);
         done = bounds[id] ? op_reference[graph->nodes[id].op].bound(&run, id)
                           : run_out_of_memory(&run, id);
