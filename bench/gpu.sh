@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# Everything that needs an NVIDIA GPU, in under 8 minutes: goldens, compute-sanitizer, PyTorch beside
+# raftc, and a profile of the kernels.
+# usage: bench/gpu.sh [FOLDER]      (default: bench/results/DATE-DEVICE)
+#
+# RAFTC_PACK names a folder made by bench/gpu_pack.sh on another machine; without it, raftc is built
+# here, without LLVM. Every stage has a limit and a log of its own in FOLDER; one that fails or runs out
+# of time does not stop the next. The last lines, kept in summary.txt, tell how each stage ended.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+begin=$SECONDS
+
+device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr -c 'A-Za-z0-9\n' '-')
+results=${1:-bench/results/$(date +%F)-${device:-no-device}}
+mkdir -p "$results" || exit 1
+results=$(realpath "$results")
+export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$(mktemp -d)}
+export TORCHINDUCTOR_CACHE_DIR=$XDG_CACHE_HOME/torchinductor TORCHINDUCTOR_FX_GRAPH_CACHE=1
+: >"$results/stages.txt"
+
+stage() { # NAME SECONDS COMMAND...
+    local name=$1 limit=$2 start=$SECONDS how
+    shift 2
+    if timeout --kill-after=5 "$limit" "$@" >"$results/$name.log" 2>&1 </dev/null; then
+        how=good
+    else
+        how="FAILED ($?)"
+    fi
+    printf '%-24s %-12s %4d s\n' "$name" "$how" $((SECONDS - start)) | tee -a "$results/stages.txt"
+}
+
+# ---- raftc -------------------------------------------------------------------------------------
+if [ -n "${RAFTC_PACK:-}" ]; then
+    pack=$(realpath "$RAFTC_PACK")
+    chmod +x "$pack/raftc" "$pack/golden"
+    raftc=$pack/raftc golden=$pack/golden
+else
+    build() {
+        cmake -S . -B build-gpu -G Ninja -DRAFTC_LLVM=OFF && cmake --build build-gpu -j --target raftc golden
+    }
+    export -f build
+    stage build 120 bash -c build
+    raftc=$root/build-gpu/raftc golden=$root/build-gpu/golden
+fi
+export raftc golden root results
+
+machine() {
+    nvidia-smi
+    "$raftc" --version
+    uname -r
+    nproc
+    gcc --version | head -n 1
+    nvcc --version 2>/dev/null || /usr/local/cuda/bin/nvcc --version
+    python3 -c 'import torch; print("torch", torch.__version__)'
+}
+
+# ---- what needs the GPU, but not alone -----------------------------------------------------------
+libraries() {
+    local model status=0
+    mkdir -p "$results/libraries"
+    for model in s m l; do
+        "$raftc" "models/raftmlp-$model.yaml" --target cuda --weights @fill -o "$results/libraries/" -v \
+            2>&1 &
+    done
+    for model in s m l; do wait -n || status=1; done
+    return $status
+}
+
+warm_torch() {
+    local job
+    for job in "l 256 f32" "l 1 f32" "m 256 f32" "m 1 f32" "s 256 f32" "s 1 f32" \
+        "l 256 bf16" "l 1 bf16" "m 256 bf16" "m 1 bf16" "s 256 bf16" "s 1 bf16"; do
+        echo "$job"
+    done | TORCHINDUCTOR_COMPILE_THREADS=4 xargs -P 4 -L 1 timeout 150 python3 bench/gpu_peers.py warm
+}
+
+goldens() {
+    ls tests/data/goldens/forward-*.safetensors | xargs -P 10 -n 1 timeout 150 "$golden" cuda
+}
+
+sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
+    local tool
+    tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer | head -n 1) || return 1
+    cd tests && "$tool" --tool "$1" --error-exitcode 9 "$raftc" run cli/tiny.yaml --target cuda \
+        --weights @fill @fill --batch 3 --features --output "$results/sanitized-$1.safetensors"
+}
+
+# The same bits twice, alone and in a batch. 300 images of 1000 logits; a header of fixed size.
+same_bits() {
+    local folder=$results/bits batch
+    mkdir -p "$folder"
+    for batch in 1 7 64 64; do
+        "$raftc" run models/raftmlp-s.yaml --target cuda --weights @fill @fill --batch "$batch" -q \
+            --top 1 --output "$folder/$batch-$SECONDS.safetensors" >/dev/null || return 1
+        sleep 1
+    done
+    python3 - "$folder" <<'END'
+import glob, json, struct, sys
+import numpy as np
+runs = []
+for path in sorted(glob.glob(sys.argv[1] + "/*.safetensors")):
+    data = open(path, "rb").read()
+    size = struct.unpack("<Q", data[:8])[0]
+    begin, end = json.loads(data[8:8 + size])["logits"]["data_offsets"]
+    runs.append(np.frombuffer(data[8 + size + begin:8 + size + end], np.uint32).reshape(-1, 1000))
+least = min(map(len, runs))
+same = all((run[:i] == other[:i]).all() for run in runs for other in runs
+           for i in [min(len(run), len(other))])
+print(len(runs), "runs of", [len(run) for run in runs], "images:", "same bits" if same else "DIFFERENT BITS")
+sys.exit(not same or len(runs) < 4)
+END
+}
+export -f machine libraries warm_torch goldens sanitize same_bits
+
+stage machine 40 bash -c machine
+stage libraries 90 bash -c libraries
+stage warm_torch 170 bash -c warm_torch &
+torch_warmer=$!
+stage tiny 60 bash -c 'cd tests && "$raftc" run cli/tiny.yaml --target cuda --weights @fill @fill --batch 3'
+sanitizers=()
+for tool in memcheck racecheck synccheck initcheck; do
+    stage "$tool" 120 bash -c "sanitize $tool" &
+    sanitizers+=($!)
+done
+stage goldens 170 bash -c goldens
+stage same_bits 60 bash -c same_bits
+wait "$torch_warmer" "${sanitizers[@]}"
+
+# ---- times: nothing else runs ----------------------------------------------------------------------
+left() { # SECONDS: no more than this, nor than what is left of 470 s
+    local rest=$((470 - (SECONDS - begin)))
+    echo $((rest < 5 ? 5 : rest < $1 ? rest : $1))
+}
+peers=$(left 170)
+stage peers "$peers" python3 bench/gpu_peers.py time "$results/libraries" "$results/peers.json" \
+    --seconds $((peers - 25))
+for batch in 256 1; do
+    for model in l m s; do
+        stage "profile-$model-$batch" "$(left 30)" "$raftc" bench "models/raftmlp-$model.yaml" \
+            --target cuda --batch $batch --profile
+    done
+done
+for batch in 256 1; do
+    for model in l m s; do
+        stage "bench-$model-$batch" "$(left 20)" "$raftc" bench "models/raftmlp-$model.yaml" \
+            --target cuda --batch $batch --json
+    done
+done
+
+# ---- summary -----------------------------------------------------------------------------------------
+rm -rf "$results/libraries" "$results/bits"
+{
+    echo "device: ${device:-none}; $((SECONDS - begin)) s"
+    cat "$results/stages.txt"
+    echo
+    grep -h '^golden:' "$results/goldens.log"
+    grep -h '^FAIL' "$results/goldens.log" | head -n 20
+    for tool in memcheck racecheck synccheck initcheck; do
+        echo "$tool: $(grep 'SUMMARY' "$results/$tool.log" | tail -n 1)"
+    done
+    tail -n 1 "$results/same_bits.log"
+    echo
+    cat "$results/peers.log"
+    for batch in 256 1; do
+        for model in l m s; do
+            echo
+            head -n 30 "$results/profile-$model-$batch.log"
+        done
+    done
+} 2>&1 | tee "$results/summary.txt"
+! grep -q FAILED "$results/stages.txt"

@@ -1,0 +1,40 @@
+/* fake_cuda.h: a driver library for GPUs that runs on the CPU (fake_cuda.c), so that what launches
+ * kernels can be tested without a GPU. One program is linked with it: its libcuda.so.1 is this one.
+ *
+ * A cubin is a FakeImage. A launch calls the kernel's function for all units. Any other image has
+ * kernels that do nothing.
+ */
+#ifndef RAFTC_TESTS_FAKE_CUDA_H
+#define RAFTC_TESTS_FAKE_CUDA_H
+
+#include "runtime/program.h"
+
+typedef struct FakeKernel {
+    const char *symbol;
+    RaftKernel *run;
+    int argument_count;
+    int64_t scratch_bytes;
+} FakeKernel;
+
+typedef struct FakeImage {
+    char magic[8]; /* "FAKECUDA" */
+    const FakeKernel *kernel;
+    int count;
+} FakeImage;
+
+typedef struct FakeCounts {
+    int launches, graph_launches;                                  /* so far */
+    int blocks, contexts, modules, streams, graphs, execs, events; /* that exist */
+    int pushed;                                                    /* contexts on the stack */
+    int strays; /* calls without a context, pointers that are no memory of the GPU, and the like */
+    size_t bytes, most_bytes;
+} FakeCounts;
+
+__attribute__((visibility("default"))) FakeCounts *fake_counts(void);
+/* The n-th call from now on, from 0, of those that can fail gives this result; -1: none does. */
+__attribute__((visibility("default"))) void fake_fail(int n, int result);
+/* Memory that there is. */
+__attribute__((visibility("default"))) void fake_memory(size_t bytes);
+__attribute__((visibility("default"))) void fake_architecture(int architecture);
+
+#endif
