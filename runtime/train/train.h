@@ -121,4 +121,39 @@ RaftDraw raft_augment_draw(RaftRandom *random);
 /* Applies it whether or not `applied` is set. */
 RaftStatus raft_augment_apply(const RaftDraw *draw, RaftImage *image, RaftError *error);
 
+/* ---- mix.c: from a batch of bytes to what a step reads ---------------------------------------- */
+
+typedef struct RaftMixing {
+    double mixup_alpha, mixup_p, cutmix_alpha, cutmix_p;
+    /* The published trainer reads cutmix_alpha and does not use it: it draws both lambdas from
+     * Beta(mixup_alpha, mixup_alpha). False does the same. */
+    bool uses_cutmix_alpha;
+} RaftMixing;
+
+typedef struct RaftMix {                  /* what is drawn for one batch */
+    int count;                            /* of images in the batch */
+    double mixup, cutmix;                 /* lambdas; 1: not applied */
+    uint32_t *mixup_order, *cutmix_order; /* [count] */
+    int left, top, width, height;         /* the box of cutmix */
+} RaftMix;
+
+/* Draws for a batch of mix->count images of height x width; the caller has set the count and the
+ * two arrays. */
+void raft_mix_draw(const RaftMixing *mixing, RaftRandom *random, int height, int width,
+                   RaftMix *mix);
+
+typedef struct RaftPixels { /* the layout of bytes[count][channels][height][width] */
+    int channels, height, width;
+    double mean[3], std[3];
+} RaftPixels;
+
+/* Normalises and mixes images [first, first + count) of a batch; without a mix (NULL) they are
+ * normalised alone. */
+void raft_mix_images(const RaftMix *mix, const RaftPixels *pixels, const uint8_t *bytes, int first,
+                     int count, float *images);
+/* Their labels as distributions [count][classes], smoothed: the loss of a mixture of mixtures is
+ * the cross-entropy with the mixture of the labels. */
+void raft_mix_targets(const RaftMix *mix, const uint32_t *labels, int classes, double smoothing,
+                      int first, int count, float *targets);
+
 #endif
