@@ -19,6 +19,8 @@ typedef struct Decoder {
     size_t size, position; /* position: of PNG; libjpeg counts by itself */
     RaftImage *image;
     int orientation; /* EXIF: 1 to 8 */
+    bool partial;    /* a file that ends too early is no error once its header is read */
+    bool truncated;
     RaftStatus status;
     RaftError *error;
     jmp_buf leave;
@@ -40,7 +42,7 @@ static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
                            "the file ends too early: %llu x %llu pixels take at least %llu bytes",
                            (unsigned long long)width, (unsigned long long)height,
                            (unsigned long long)least_size);
-    image->rgb = malloc(width * height * 3);
+    image->rgb = calloc(width * height, 3);
     if (!image->rgb) return rt_no_memory(decoder->error, decoder->path);
     image->width = (int)width;
     image->height = (int)height;
@@ -139,10 +141,17 @@ static void on_jpeg_progress(j_common_ptr jpeg)
         leave_jpeg(decompress, "more than 100 scans; is it made to take long?");
 }
 
-/* The whole file is in the buffer from the start; so nothing can be added. */
+/* The whole file is in the buffer from the start; so nothing can be added but the marker of the end,
+ * upon which libjpeg makes do with what it has. */
 static boolean on_jpeg_end(j_decompress_ptr jpeg)
 {
-    leave_jpeg(jpeg, "the file ends too early");
+    static const JOCTET end[] = {0xff, JPEG_EOI};
+    Decoder *decoder = jpeg->client_data;
+    if (!decoder->partial || !decoder->image->rgb) leave_jpeg(jpeg, "the file ends too early");
+    decoder->truncated = true;
+    jpeg->src->next_input_byte = end;
+    jpeg->src->bytes_in_buffer = sizeof end;
+    return TRUE;
 }
 
 static void on_jpeg_skip(j_decompress_ptr jpeg, long count)
@@ -150,7 +159,8 @@ static void on_jpeg_skip(j_decompress_ptr jpeg, long count)
     if (count <= 0) return;
     if ((size_t)count > jpeg->src->bytes_in_buffer) {
         jpeg->src->bytes_in_buffer = 0;
-        leave_jpeg(jpeg, "the file ends too early");
+        on_jpeg_end(jpeg);
+        return;
     }
     jpeg->src->next_input_byte += count;
     jpeg->src->bytes_in_buffer -= (size_t)count;
@@ -252,6 +262,7 @@ static void on_png_read(png_structp png, png_bytep bytes, size_t count)
     Decoder *decoder = png_get_io_ptr(png);
     if (count > decoder->size - decoder->position) {
         decoder->position = decoder->size;
+        decoder->truncated = true;
         png_error(png, "the file ends too early");
     }
     memcpy(bytes, decoder->data + decoder->position, count);
@@ -281,8 +292,11 @@ static void set_png_conversions(png_structp png, int color, int depth)
 
 static RaftStatus read_png(Decoder *decoder, png_structp png, png_infop info)
 {
-    if (setjmp(decoder->leave)) return decoder->status;
+    if (setjmp(decoder->leave))
+        return decoder->partial && decoder->truncated && decoder->image->rgb ? RAFT_OK
+                                                                             : decoder->status;
     png_set_read_fn(png, decoder, on_png_read);
+    if (decoder->partial) png_set_compression_buffer_size(png, 1); /* up to the last byte */
     /* Only what the pixels need, and the orientation: texts and profiles may be bombs. libpng's own
      * reader of eXIf believes its length, whatever the limit; kept as it is, the limit holds. */
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
@@ -325,21 +339,39 @@ static RaftStatus decode_png(Decoder *decoder)
 
 /* ---- both ------------------------------------------------------------------------------------ */
 
+static RaftStatus decode(Decoder *decoder)
+{
+    RaftStatus status;
+    *decoder->image = (RaftImage){0};
+    decoder->orientation = 1;
+    decoder->position = 0;
+    if (decoder->size >= 3 && !memcmp(decoder->data, "\xff\xd8\xff", 3))
+        status = decode_jpeg(decoder);
+    else if (decoder->size >= 8 && !memcmp(decoder->data, "\x89PNG\r\n\x1a\n", 8))
+        status = decode_png(decoder);
+    else
+        status = rt_bad_file(decoder->error, decoder->path, 0, "neither a JPEG nor a PNG file");
+    if (!status) status = apply_orientation(decoder);
+    if (status) raft_image_free(decoder->image);
+    return status;
+}
+
 RaftStatus rt_image_decode(const char *path, const uint8_t *data, size_t size, RaftImage *image,
                            RaftError *error)
 {
-    *image = (RaftImage){0};
-    Decoder decoder = {.path = path, .data = data, .size = size, .image = image, .orientation = 1};
-    decoder.error = error;
-    RaftStatus status;
-    if (size >= 3 && !memcmp(data, "\xff\xd8\xff", 3))
-        status = decode_jpeg(&decoder);
-    else if (size >= 8 && !memcmp(data, "\x89PNG\r\n\x1a\n", 8))
-        status = decode_png(&decoder);
-    else
-        status = rt_bad_file(error, path, 0, "neither a JPEG nor a PNG file");
-    if (!status) status = apply_orientation(&decoder);
-    if (status) raft_image_free(image);
+    Decoder decoder = {.path = path, .data = data, .size = size, .image = image, .error = error};
+    return decode(&decoder);
+}
+
+RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size,
+                                RaftImage *image, bool *truncated, RaftError *error)
+{
+    Decoder decoder = {.path = path, .data = data, .size = size, .image = image, .error = error};
+    *truncated = false;
+    if (!decode(&decoder)) return RAFT_OK;
+    decoder.partial = true;
+    RaftStatus status = decode(&decoder);
+    *truncated = !status;
     return status;
 }
 

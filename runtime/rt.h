@@ -104,6 +104,10 @@ enum { RT_MAX_PIXELS = 178956970, RT_MAX_SIDE = 65500 };
 /* Decodes a picture in memory; `path` is for messages. */
 RaftStatus rt_image_decode(const char *path, const uint8_t *data, size_t size, RaftImage *image,
                            RaftError *error);
+/* The same, but of a file that ends too early it gives what is there, the rest grey or black, and sets
+ * *truncated: so Pillow does with LOAD_TRUNCATED_IMAGES. */
+RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size,
+                                RaftImage *image, bool *truncated, RaftError *error);
 /* The part of the picture resized to width x height that begins at (left, top) and is as large as
  * `out` says, into out->rgb. */
 RaftStatus rt_image_resize_part(const RaftImage *image, int width, int height, int left, int top,

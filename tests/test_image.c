@@ -213,6 +213,70 @@ static void test_truncated(void **state)
     rt_file_unmap(&china);
 }
 
+/* What Pillow gives with LOAD_TRUNCATED_IMAGES; data/images/make_truncated.py says how the file
+ * was made. */
+static void test_what_is_there(void **state)
+{
+    (void)state;
+    RaftWeights *wanted = open_tensors(IMAGES "truncated.safetensors");
+    for (int i = 0; i < raft_weights_count(wanted); i++) {
+        const RaftTensor *tensor = raft_weights_tensor(wanted, i);
+        const uint8_t *pixels = tensor->data;
+        char name[64], path[512];
+        int size;
+        bool truncated = false;
+        RtFile file;
+        RaftImage image;
+        RaftError error = {"no message"};
+        assert_int_equal(sscanf(tensor->name, "%63s %d", name, &size), 2);
+        snprintf(path, sizeof path, "%s%s", IMAGES, name);
+        assert_int_equal(rt_file_map(path, &file, &error), RAFT_OK);
+        uint8_t *exact = malloc((size_t)size);
+        memcpy(exact, file.data, (size_t)size);
+        if (rt_image_decode_part("x", exact, (size_t)size, &image, &truncated, &error))
+            fail_msg("%s: %s", tensor->name, error.message);
+        assert_int_equal(image.height, tensor->shape[0]);
+        assert_int_equal(image.width, tensor->shape[1]);
+        assert_true(truncated);
+        for (int64_t k = 0; k < tensor->elements; k++)
+            if (abs(image.rgb[k] - pixels[k]) > 1)
+                fail_msg("%s: value %d is %d, not %d", tensor->name, (int)k, image.rgb[k],
+                         pixels[k]);
+        free(exact);
+        raft_image_free(&image);
+        rt_file_unmap(&file);
+    }
+    assert_int_equal(raft_weights_count(wanted), 7);
+    raft_weights_close(wanted);
+}
+
+/* Whatever the length: an error without the header, and a picture with it. */
+static int take_parts(const char *name, uint8_t *bytes, size_t size)
+{
+    int pictures = 0;
+    for (size_t left = 0; left <= size; left++) {
+        bool truncated = false;
+        RaftImage image;
+        RaftError error = {"no message"};
+        uint8_t *exact = malloc(left + !left);
+        memcpy(exact, bytes, left);
+        if (rt_image_decode_part("x", exact, left, &image, &truncated, &error))
+            assert_message(&error, "x: byte ");
+        else
+            pictures++;
+        if (left == size && (truncated || !image.rgb)) fail_msg("%s is whole", name);
+        raft_image_free(&image);
+        free(exact);
+    }
+    return pictures;
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    assert_in_range(for_every_picture(take_parts), 1000, 58 * 4000);
+}
+
 static int flip_bits(const char *name, uint8_t *bytes, size_t size)
 {
     uint64_t random = 88172645463325252u; /* xorshift64 */
@@ -354,11 +418,12 @@ static void test_photograph(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decode),       cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_claims),       cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_flipped_bits), cmocka_unit_test(test_warnings),
-        cmocka_unit_test(test_resize),       cmocka_unit_test(test_resize_wrong_arguments),
-        cmocka_unit_test(test_preprocess),   cmocka_unit_test(test_photograph),
+        cmocka_unit_test(test_decode),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_claims),        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_flipped_bits),  cmocka_unit_test(test_warnings),
+        cmocka_unit_test(test_resize),        cmocka_unit_test(test_resize_wrong_arguments),
+        cmocka_unit_test(test_what_is_there), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_preprocess),    cmocka_unit_test(test_photograph),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
