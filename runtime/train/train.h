@@ -156,4 +156,32 @@ void raft_mix_images(const RaftMix *mix, const RaftPixels *pixels, const uint8_t
 void raft_mix_targets(const RaftMix *mix, const uint32_t *labels, int classes, double smoothing,
                       int first, int count, float *targets);
 
+/* ---- dataset.c, dataset_binary.c, dataset_lists.c: data sets on disk -------------------------- */
+
+typedef struct RaftDataset RaftDataset;
+
+/* Opens the training or the validation part of a data set, by the name that the settings give:
+ *
+ *     imagenet, folder      PATH/train/CLASS/..., PATH/val/CLASS/...: .jpg, .jpeg and .png files
+ *     cifar10, cifar100     the binary version: data_batch_1.bin ..., train.bin and test.bin
+ *     fashion_mnist         IDX: train-images-idx3-ubyte, t10k-... and labels, may end in .gz
+ *     flowers102            jpg/, imagelabels.mat, setid.mat; trains on tstid, validates on valid
+ *     cars                  cars_train/, cars_test/ and their annotations (.mat) in devkit/
+ *     inat18, inat19        train2018.json, val2018.json and the files that they name
+ *
+ * Everything but the content of pictures is checked here: what is missing or does not fit is said
+ * with its path and what belongs there. `classes` is what the model tells apart. */
+RaftStatus raft_dataset_open(const char *name, const char *path, bool training, int classes,
+                             RaftDataset **dataset, RaftError *error);
+void raft_dataset_close(RaftDataset *dataset);
+int64_t raft_dataset_count(const RaftDataset *dataset);
+uint32_t raft_dataset_label(const RaftDataset *dataset, int64_t index);
+/* Where an item came from, for messages: valid until the data set is closed; "item 7 of PATH" is
+ * written to `buffer` where it has no file of its own. */
+const char *raft_dataset_where(const RaftDataset *dataset, int64_t index, char buffer[static 512]);
+/* Reads a picture; of a file that ends too early it gives what is there, and sets *truncated. May
+ * be called from many threads at a time. */
+RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, RaftImage *image,
+                             bool *truncated, RaftError *error);
+
 #endif
