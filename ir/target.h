@@ -11,6 +11,12 @@ typedef struct Target {
     bool fma;                   /* fused multiply-add in hardware */
     int64_t l1_bytes, l2_bytes; /* data caches of one core */
     bool packs_weights; /* constant operands of products are laid out for the register tile */
+    /* What sets machines with many threads apart: a block of threads computes several register
+     * tiles at once, from operands that it brings to its fast memory part by part. So operands need
+     * not be kept whole, windows of the image need no copy, and the rows of a tile are read along
+     * the sum. */
+    bool stages_operands;
+    int64_t fused_bytes; /* the fast memory for values between fused products; 0: any amount */
 } Target;
 
 #endif

@@ -70,7 +70,7 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
                          NodeId linear, const char *lane, const Target *target)
 {
     Product p = product_tile(graph, linear, lane, target);
-    bool whole_rows = reads_windows(graph, first, end);
+    bool whole_rows = !target->stages_operands && reads_windows(graph, first, end);
     for (int i = 0; i < kernel->rank; i++)
         for (int k = 0; k < p.row_count; k++)
             if (strcmp(kernel->axis[i].name, p.row[k]) == 0)
@@ -81,23 +81,36 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
         if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
     if (at < 0) return;
     int64_t width = product_width(&p, target), extent = kernel->axis[at].extent;
-    bool shared = units_without(kernel, lane) < FEW_UNITS && extent > width;
+    bool kept = graph_node(graph, graph_node(graph, linear)->operands[0])->op != OP_READ;
+    if (target->stages_operands && !kept) width *= 2;
+    bool few = units_without(kernel, lane) < FEW_UNITS || (target->stages_operands && !kept);
+    bool shared = few && extent > width;
     kernel->tile[at] = shared ? width : extent;
     if (shared) move_to_front(kernel, at);
 }
 
-/* Whole inner axes, the lane axis first, up to UNIT_ELEMENTS. */
-static void tile_elements(Kernel *kernel, const char *lane)
+/* Elements of the node's value that differ at one point of the kernel. */
+static int64_t elements_at_point(const Kernel *kernel, const Type *type)
 {
-    int64_t elements = 1;
+    int64_t elements = type_elements(type, NULL);
+    for (int i = 0; i < kernel->rank; i++)
+        if (type_find(type, kernel->axis[i].name) >= 0 && !kernel->axis[i].symbol[0])
+            elements /= kernel->axis[i].extent;
+    return elements;
+}
+
+/* Whole inner axes, the lane axis first, up to UNIT_ELEMENTS; `elements` are in a point. */
+static void tile_elements(Kernel *kernel, const char *lane, int64_t elements)
+{
+    int64_t most = elements > 1 ? 4 * UNIT_ELEMENTS : UNIT_ELEMENTS;
     int at = -1;
     for (int i = 0; lane && i < kernel->rank; i++)
         if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
-    if (at >= 0) elements = kernel->tile[at] = kernel->axis[at].extent;
+    if (at >= 0) elements *= kernel->tile[at] = kernel->axis[at].extent;
     for (int i = kernel->rank; i-- > 0;) {
         const Axis *axis = &kernel->axis[i];
         if (axis->symbol[0] || i == at) continue;
-        if (elements * axis->extent > UNIT_ELEMENTS) break;
+        if (elements * axis->extent > most) break;
         kernel->tile[i] = axis->extent;
         elements *= axis->extent;
     }
@@ -117,7 +130,10 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
             tile_product(graph, &r.to->kernels[k], first, end, linear, lane[linear - first],
                          context->target);
         else
-            tile_elements(&r.to->kernels[k], lane[end - 1 - first]);
+            tile_elements(&r.to->kernels[k], lane[end - 1 - first],
+                          context->target->stages_operands
+                              ? elements_at_point(&graph->kernels[k], graph_type(graph, end - 1))
+                              : 1);
     }
     return rewriter_finish(&r);
 }

@@ -13,10 +13,15 @@
  *             %7 = write %6 [b, h, w, raft, group]
  *           }
  *
+ * Where the target bounds what may be kept between the products, a chain that would keep more
+ * becomes two kernels, each product with what is before and after it.
+ *
  * needs: nothing.  keeps: everything outside.  breaks: nothing. The values between the first and
- * the last op are no longer stored.
+ * the last op of a kernel are no longer stored.
  */
 #include "passes/kernels.h"
+
+enum { LEAST_USES = 56 }; /* of an element of the weights by one block of threads */
 
 static bool missed(PassContext *context, const Node *node, const char *why)
 {
@@ -61,14 +66,53 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
     return true;
 }
 
+/* What one point of the kernel, an index along each axis that nothing mixes, keeps for the first
+ * product and for the second, in floats; `uses`: how often it takes each weight of the first. */
+static void count_kept(const Graph *g, NodeId norm, NodeId first, int64_t *input, int64_t *hidden,
+                       int64_t *uses)
+{
+    const Node *product = graph_node(g, first);
+    const Type *x = graph_type(g, product->operands[0]);
+    *input = *hidden = *uses = 1;
+    for (int i = 0; i < x->rank; i++) {
+        const Axis *axis = &x->axis[i];
+        bool summed = names_contain(&product->attributes.over, axis->name);
+        bool normalised = norm != NO_NODE && node_mixes(g, graph_node(g, norm), axis->name);
+        if (axis->symbol[0] || (!summed && !normalised)) continue;
+        *input *= axis->extent;
+        if (!summed) *uses *= axis->extent;
+    }
+    *hidden = *uses;
+    for (int i = 0; i < product->type.rank; i++)
+        if (type_find(x, product->type.axis[i].name) < 0) *hidden *= product->type.axis[i].extent;
+}
+
+/* Adds the chain as one kernel, or as two where that would keep too much. */
+static void add_chain(PassContext *context, Draft *draft, const NodeId *members, int count)
+{
+    NodeId norm = count == 5 ? members[0] : NO_NODE;
+    const NodeId *first = members + (count - 4);
+    int64_t input, hidden, uses, limit = context->target->fused_bytes;
+    count_kept(draft->graph, norm, first[0], &input, &hidden, &uses);
+    int64_t points = (LEAST_USES + uses - 1) / uses;
+    if (norm == NO_NODE) input = 0;
+    if (limit == 0 || (input + hidden) * points * 4 <= limit) {
+        if (pass_may_rewrite(context)) draft_add(draft, members, count);
+        return;
+    }
+    bool with_norm = norm != NO_NODE && input * points * 4 <= limit;
+    if (pass_may_rewrite(context)) draft_add(draft, with_norm ? members : first, with_norm ? 3 : 2);
+    if (pass_may_rewrite(context)) draft_add(draft, first + 2, 2);
+}
+
 Graph *pass_fuse_mlp(PassContext *context, const Graph *graph)
 {
     Draft draft = draft_new(context->arena, graph);
     for (NodeId id = 0; id < graph->node_count; id++) {
         NodeId members[5];
         int count;
-        if (find_chain(context, &draft, id, members, &count) && pass_may_rewrite(context))
-            draft_add(&draft, members, count);
+        if (find_chain(context, &draft, id, members, &count))
+            add_chain(context, &draft, members, count);
     }
     return draft_finish(context, &draft);
 }

@@ -121,7 +121,8 @@ static void pack_operands(PassContext *context, Rewriter *r, const bool *param_o
         bool packs;
         if (product && i == 1) {
             Product p = product_tile(graph, n, lane, context->target);
-            packs = product_layout(&read->type, &node->attributes.over, &p,
+            packs = !(p.rows_in_w && context->target->stages_operands) &&
+                    product_layout(&read->type, &node->attributes.over, &p,
                                    product_width(&p, context->target), &layout);
         } else {
             packs = lane_layout(&read->type, lane, &layout);

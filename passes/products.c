@@ -109,6 +109,19 @@ static int64_t tiles_cost(const Product *p, const Type *result, int64_t width)
     return cost;
 }
 
+/* Where all lanes of a tile take their time, be they past the end or not: 4 vectors, or 3 if that leaves fewer of them
+ * without work. */
+static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
+                            int64_t width, const Target *target)
+{
+    p.vectors = width < 4 ? (int)width : 4;
+    if (ceil_divide(width, 3) * 3 < ceil_divide(width, 4) * 4) p.vectors = 3;
+    if (width < 3) p.vectors = (int)width;
+    choose_rows(&p, result, rows, vectors, most_rows(target, p.vectors));
+    if (p.row_count == 0) p.vectors = width > 8 ? 8 : (int)width;
+    return p;
+}
+
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
 {
     enum { MOST_VECTORS = 4 };
@@ -124,6 +137,7 @@ Product product_tile(const Graph *graph, NodeId linear, const char *lane, const 
     }
     p.rows_in_w = !p.lane_in_w;
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
+    if (target->stages_operands) return threads_tile(p, &node->type, rows, vectors, width, target);
     for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
         choose_rows(&p, &node->type, rows, vectors, most_rows(target, p.vectors));
         /* Without rows to hide the latency of an addition behind, more vectors do. */

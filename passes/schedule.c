@@ -72,6 +72,12 @@ static int64_t round_up(int64_t n, int64_t to)
     return (n + to - 1) / to * to;
 }
 
+/* Register tiles load whole vectors; threads look where the lanes end, but load four lanes at once. */
+static int64_t lane_padding(const Schedule *s)
+{
+    return s->target->stages_operands ? 4 : 2 * s->target->vector_floats;
+}
+
 /* Rows-major over `type` less `without`, the lane axis last. Symbolic axes have one index in a
  * unit. */
 static bool make_slot(Schedule *s, Slot *slot, const Type *type, const AxisNames *without,
@@ -86,8 +92,7 @@ static bool make_slot(Schedule *s, Slot *slot, const Type *type, const AxisNames
             if (extent < 0) return false;
             if (axis->symbol[0]) continue;
             slot->dim[slot->rank].axis = axis->name;
-            slot->dim[slot->rank++].extent =
-                is_lane ? round_up(extent, 2 * s->target->vector_floats) : extent;
+            slot->dim[slot->rank++].extent = is_lane ? round_up(extent, lane_padding(s)) : extent;
         }
     }
     slot->elements = 1;
@@ -174,7 +179,7 @@ static Stage *add_stage(Schedule *s, StageKind kind, NodeId root, NodeId end)
 static bool is_padded_operand(const Schedule *s, NodeId id)
 {
     const Node *read = node_at(s, id);
-    if (read->op != OP_READ ||
+    if (s->target->stages_operands || read->op != OP_READ ||
         !map_may_leave(&read->attributes.map, &read->type, graph_type(s->graph, read->operands[0])))
         return false;
     for (NodeId n = id + 1; n < s->end; n++)

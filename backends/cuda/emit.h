@@ -15,7 +15,13 @@
 #include "backends/backend.h"
 #include "passes/schedule.h"
 
-enum { WARP = 32, MAX_TERMS = 16, MAX_COORDINATES = 64 };
+enum {
+    WARP = 32,
+    MAX_TERMS = 16,
+    MAX_COORDINATES = 64,
+    LEAST_STAGING = 8 << 10,
+    MOST_STAGING = 60 << 10
+};
 
 typedef struct Sum {
     int64_t constant;
@@ -38,6 +44,7 @@ typedef struct Writer {
     Text *tables; /* constants that kernels share; before them */
     Schedule schedule;
     int threads;        /* of a thread block */
+    int64_t staging;    /* floats of shared memory for slabs of operands */
     int temporaries;    /* names v0, v1, .. given out in this kernel */
     Sum base[MAX_AXES]; /* first index along each axis of the kernel, in the present unit */
     int coordinate_count;
@@ -71,6 +78,30 @@ const char *slot_text(Writer *w,
                       const Slot *slot); /* the element of a slot at the present coordinates */
 Sum window_start(Writer *w, const Node *read, int d);
 const char *stored_text(Writer *w, NodeId stored, const Sum at[MAX_AXES]);
+/* An index that may be below 0, or not below the extent: then the element is 0. */
+typedef struct Bound {
+    Sum at;
+    bool below, above;
+    int64_t extent;
+} Bound;
+
+/* Where an element lies in memory. */
+typedef struct Spot {
+    const char *base; /* text: unit, or an argument */
+    Sum at;           /* index from there */
+    int bound_count;
+    Bound bound[MAX_AXES];
+    NodeId value; /* that is stored */
+    bool stored;  /* in an argument, not in scratch */
+} Spot;
+
+const char *inside_text(Writer *w,
+                        const Spot *spot); /* the condition that it is not outside; "": never */
+
+/* Finds where the value of a node lies, or a write puts it, at the present coordinates. False: nowhere. */
+bool find_spot(Writer *w, NodeId id, Spot *spot);
+/* Also, whether the elements at `count` indices of an axis lie side by side from there, aligned to their size. */
+bool find_floats(Writer *w, NodeId id, const char *axis, int count, Spot *spot);
 /* Writes the statement that stores `value` where a write puts the element at the present coordinates. */
 void write_store(Writer *w, NodeId write, const char *value);
 const char *new_name(Writer *w);
@@ -92,11 +123,24 @@ typedef struct ItemDim {
     int kernel_axis; /* of which the unit holds part, or -1 */
 } ItemDim;
 
+/* How many tiles lie along the outermost axis of the kernel, if it is of constant extent: they are blocks' own, no block
+ * has units of two. Else 1. */
+int64_t outermost_tiles(const Writer *w);
+/* Have all units of a block the same index along the axis? */
+bool kernel_axis_is_fixed(const Writer *w, int k);
+/* Sets what the coordinates along such axes are. */
+void enter_block(Writer *w);
+/* Names the indices of unit g of the block along the other axes and sets base[] and coordinates; clamped: of the last
+ * unit, where there is no unit g. */
+void enter_unit(Writer *w, bool clamped);
+void push_dims(Writer *w, const ItemDim *dim, int count);
 void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp);
 /* Dims of tile 1 for every constant axis of `type` but those in `without`. */
 int list_dims(Writer *w, const Type *type, const AxisNames *without, ItemDim dim[MAX_AXES]);
 /* The condition that a coordinate along a kernel axis is inside its extent; skips the item where not. */
 void skip_outside(Writer *w, const ItemDim *dim, int count);
+/* The value of a node that has a slot, computed rather than loaded: the slot is what is being filled. */
+const char *fresh_value(Writer *w, NodeId id);
 void write_stage(Writer *w, const Stage *stage);
 void write_product(Writer *w, const Stage *stage);
 /* Stores the end of a stage at the present coordinates. */

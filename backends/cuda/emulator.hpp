@@ -9,6 +9,7 @@
  *   - a read of a word of scratch that no thread of the block has written
  *   - a word of scratch that one thread writes and another reads or writes, with no barrier between.
  *     The threads of a warp are no exception: they exchange values by raft_warp_sum alone
+ *   - a read of a word that a copy is to bring and its thread has not waited for
  *   - a barrier, or a sum over a warp, that not every thread reaches
  *
  * The first fault is kept; the kernel that met it stops there, and others no longer start. Nothing
@@ -26,15 +27,17 @@
 #define __device__
 #define __global__
 #define __forceinline__      inline
-#define __launch_bounds__(n) /* checked where the wrappers are made */
+#define __launch_bounds__(threads, blocks) /* checked where the wrappers are made */
 #define RAFT_INLINE          inline __attribute__((always_inline))
 
 namespace emulator {
 
-enum { WARP = 32, STACK_BYTES = 64 << 10, ALIGNMENT = 64, MANY = UINT16_MAX };
+enum { WARP = 32, STACK_BYTES = 64 << 10, ALIGNMENT = 64, MANY = UINT16_MAX, MOST_COPIES = 256 };
 
 /* A float of scratch, and in which round it was last written and read, and by which thread. A round
- * is the time between two barriers; they are counted over all blocks, from 1. */
+ * is the time between two barriers; they are counted over all blocks, from 1. ON_ITS_WAY: a copy has
+ * started, and its thread not waited for it. */
+enum : uint32_t { ON_ITS_WAY = UINT32_MAX };
 struct Word {
     float value;
     uint32_t written, read;
@@ -49,8 +52,18 @@ struct Memory {
     long long start; /* index of the first word: spilled scratch is a part of one long array */
 };
 
+/* A float that is copied; group: how many groups the thread had sent before. */
+struct Copy {
+    Word *word;
+    float value;
+    long long group;
+};
+
 enum State { READY, AT_BARRIER, AT_SUM, ENDED };
 struct Fiber {
+    long long groups; /* of copies that it has sent */
+    int copies;
+    Copy copy[MOST_COPIES]; /* that it has not waited for */
     jmp_buf place; /* where it goes on */
     State state;
     int line;    /* at which it waits */
@@ -170,6 +183,9 @@ struct Cell {
     {
         const Launch *launch = memory->launch;
         Word *word = find("reads");
+        if (word->written == ON_ITS_WAY)
+            fault(at.line, "reads scratch[%lld], which a copy by thread %d is still to bring",
+                  at.index, word->writer);
         if (word->written < launch->first_round)
             fault(at.line, "reads scratch[%lld], which no thread has written", at.index);
         if (word->written == launch->round && word->writer != launch->thread)
@@ -184,20 +200,28 @@ struct Cell {
     }
     RAFT_INLINE void operator=(float value) const
     {
+        Word *word = claim();
+        word->value = value;
+        word->written = memory->launch->round;
+    }
+    /* As of a plain float: `a[i] = b[j]` copies the value. */
+    RAFT_INLINE void operator=(const Cell &other) const { *this = (float)other; }
+    RAFT_INLINE Word *claim() const
+    {
         const Launch *launch = memory->launch;
         Word *word = find("writes");
+        if (word->written == ON_ITS_WAY)
+            fault(at.line, "writes scratch[%lld], which a copy by thread %d is still to bring",
+                  at.index, word->writer);
         if (word->written == launch->round && word->writer != launch->thread)
             fault(at.line,
                   "writes scratch[%lld], which thread %d writes too with no barrier between",
                   at.index, word->writer);
         if (word->read == launch->round && word->reader != launch->thread)
             conflict(word->reader);
-        word->value = value;
-        word->written = launch->round;
         word->writer = (uint16_t)launch->thread;
+        return word;
     }
-    /* As of a plain float: `a[i] = b[j]` copies the value. */
-    RAFT_INLINE void operator=(const Cell &other) const { *this = (float)other; }
 
 private:
     [[noreturn]] __attribute__((noinline, cold)) void conflict(int reader) const
@@ -258,6 +282,7 @@ struct raft_scratch {
 
 #define raft_table(type, name, count) static const emulator::Table<type, count> name
 #define raft_unroll
+#define raft_loop
 #define raft_shared(name, floats)                                                                  \
     const raft_scratch name = {emulator::shared_memory(floats, __LINE__), 0}
 
@@ -396,7 +421,12 @@ static bool run_block(Launch *launch)
     int threads = launch->kernel->threads;
     launch->first_round = ++launch->round;
     launch->spill.start = launch->block * launch->kernel->spill_floats;
-    for (int t = 0; t < threads; t++) launch->fiber[t].state = READY;
+    for (int t = 0; t < threads; t++) {
+        Fiber *fiber = &launch->fiber[t];
+        fiber->state = READY;
+        for (int i = 0; i < fiber->copies; i++) fiber->copy[i].word->written = 0;
+        fiber->copies = 0;
+    }
     do {
         for (int t = 0; t < threads; t++) {
             if (launch->fiber[t].state == READY) resume(launch, t);
@@ -473,6 +503,66 @@ static inline float raft_warp_sum(float x, int line = __builtin_LINE())
     fiber->value = x;
     emulator::pause(emulator::AT_SUM, line);
     return fiber->value;
+}
+
+/* Floats side by side must be aligned to their size. */
+static inline void raft_check_aligned(long long index, int count, int line)
+{
+    if (index % count != 0)
+        emulator::fault(line, "takes %d floats at once at index %lld, which is no multiple of that",
+                        count, index);
+}
+
+template <int count>
+static inline void raft_load(float *to, const raft_scratch &from, emulator::Place at)
+{
+    raft_check_aligned(from.offset + at.index, count, at.line);
+    for (int i = 0; i < count; i++) to[i] = from[{at.index + i, at.line}];
+}
+
+template <int count, typename Memory>
+static inline void raft_store(const Memory &to, emulator::Place at, const float *from)
+{
+    raft_check_aligned(at.index, count, at.line);
+    for (int i = 0; i < count; i++) to[{at.index + i, at.line}] = from[i];
+}
+
+template <int count>
+static inline void raft_copy(const raft_scratch &to, emulator::Place at, const raft_input &from,
+                             long long index, bool inside)
+{
+    emulator::Fiber *fiber = &emulator::now->fiber[emulator::now->thread];
+    raft_check_aligned(to.offset + at.index, count, at.line);
+    raft_check_aligned(index, count, at.line);
+    if (fiber->copies + count > emulator::MOST_COPIES)
+        emulator::fault(at.line, "starts more copies than the emulator has room for");
+    for (int i = 0; i < count; i++) {
+        float value = inside ? from[{index + i, at.line}] : 0.0f;
+        emulator::Word *word = to[{at.index + i, at.line}].claim();
+        word->written = emulator::ON_ITS_WAY;
+        fiber->copy[fiber->copies++] = {word, value, fiber->groups};
+    }
+}
+
+static inline void raft_copies_sent()
+{
+    emulator::now->fiber[emulator::now->thread].groups++;
+}
+
+template <int more> static inline void raft_copies_wait()
+{
+    emulator::Fiber *fiber = &emulator::now->fiber[emulator::now->thread];
+    int left = 0;
+    for (int i = 0; i < fiber->copies; i++) {
+        const emulator::Copy copy = fiber->copy[i];
+        if (copy.group + more < fiber->groups) {
+            copy.word->value = copy.value;
+            copy.word->written = emulator::now->round;
+        } else {
+            fiber->copy[left++] = copy;
+        }
+    }
+    fiber->copies = left;
 }
 
 /* ---- what emulate.c looks up, and what it writes behind the kernels ---- */

@@ -1,87 +1,232 @@
-/* product.c: matrix products: a warp computes a tile of rows x lanes, each thread its lanes of every row. */
-#include "backends/cuda/emit.h"
+/* product.c: matrix products: a thread block computes tiles of rows x lanes, one a warp at a time.
+ *
+ * An operand that lies in scratch is read there. Of any other the block brings a slab to shared memory, some indices of
+ * the sum for the tiles that its warps work on, while it computes with those before (slab.c). Each thread has its lanes
+ * of every row of its warp's tile, and adds along the sum in one order, whatever the grid.
+ */
+#include "backends/cuda/product.h"
 
 #include <string.h>
 
-typedef struct Tile {
-    const Stage *stage;
-    const Product *p;
-    int64_t rows;
-    int row_count;
-    struct {
-        const char *axis, *name; /* r0, r1: the row within the tile */
-        int64_t tile, extent;    /* extent of the axis: rows past it are not stored */
-        bool edge;               /* are there such rows? */
-    } row[2];
-    int64_t lane_extent; /* likewise of the lanes */
-    bool lane_edge;
-} Tile;
+/* ---- the shape ------------------------------------------------------------------------------ */
 
-/* An index that is held below `extent`, for loads that must not leave their tensor. */
-static Sum clamp(Writer *w, const Sum *at, int64_t extent)
+static int64_t row_tile_of(const Product *p, const char *axis)
 {
-    return sum_term(
-        arena_printf(w->arena, "raft_min(%s, %lld)", sum_text(w, at), (long long)extent - 1), 1,
-        extent);
+    for (int i = 0; i < p->row_count; i++)
+        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
+    return 0;
 }
 
-/* Is memory past the end of the lanes, or rows, there and harmless: in a padded slot, a packed weight? */
-static bool is_padded(const Writer *w, NodeId id, bool lanes)
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Cuts one axis of the result into tiles, and notes where they reach past its end, or past what the unit has of it. */
+static void cut_axis(Writer *w, Tile *t, ItemDim *dim)
+{
+    const Product *p = t->p;
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    int64_t extent = dim->count, row_tile = row_tile_of(p, dim->axis);
+    int64_t whole = dim->kernel_axis < 0 ? extent : kernel->axis[dim->kernel_axis].extent;
+    if (p->lane && strcmp(dim->axis, p->lane) == 0) {
+        dim->tile = t->width;
+        bool part = extent < whole && extent % dim->tile != 0;
+        t->lane_extent = whole;
+        t->lane_axis = part ? dim->kernel_axis : -1;
+        t->lane_edge = part || whole % dim->tile != 0;
+    } else if (row_tile > 0) {
+        while (extent < whole && extent % row_tile != 0) row_tile--;
+        dim->tile = row_tile;
+        t->rows *= row_tile;
+        t->row[t->row_count] =
+            (Row){dim->axis, t->row_count ? "r1" : "r0", row_tile, whole, whole % row_tile != 0};
+        t->row_count++;
+    }
+    dim->count = ceil_divide(extent, dim->tile);
+}
+
+/* Does the operand differ from unit to unit of a thread block? */
+static bool is_of_unit(const Writer *w, NodeId id)
 {
     const Node *node = graph_node(w->graph, id);
-    if (schedule_place(&w->schedule, id)->value.elements) return lanes;
-    if (node->op != OP_READ || schedule_holds(&w->schedule, node->operands[0])) return false;
-    return graph_node(w->graph, node->operands[0])->layout.rank > 0 &&
-           map_is_identity(&node->attributes.map, node->type.rank);
+    if (node->op != OP_READ || schedule_holds(&w->schedule, node->operands[0])) return true;
+    for (int i = 0; i < node->type.rank; i++) {
+        int k = schedule_axis(&w->schedule, node->type.axis[i].name);
+        if (k >= 0 && !kernel_axis_is_fixed(w, k)) return true;
+    }
+    return false;
 }
 
-static void at_rows(Writer *w, const Tile *t, bool padded)
+static void find_side(Writer *w, Tile *t, Side *side, NodeId operand)
 {
-    for (int k = 0; k < t->row_count; k++) {
-        Sum at = *coordinate_at(w, t->row[k].axis),
-            offset = sum_term(t->row[k].name, 1, t->row[k].tile);
-        at = sum_add(w, at, &offset, 1);
-        if (t->row[k].edge && !padded) at = clamp(w, &at, t->row[k].extent);
-        push_coordinate(w, t->row[k].axis, at);
+    side->operand = operand;
+    side->of_unit = is_of_unit(w, operand);
+    side->tiles = 1;
+    side->staged = !t->both && t->p->lane && !schedule_place(&w->schedule, operand)->value.elements;
+}
+
+static void find_tiles(Writer *w, Tile *t)
+{
+    const Type *type = &t->linear->type;
+    ItemDim dim[MAX_AXES];
+    int count = list_dims(w, type, NULL, dim);
+    for (int i = 0; i < count; i++) {
+        cut_axis(w, t, &dim[i]);
+        Side *in = NULL;
+        for (int s = 0; s < 2; s++) {
+            bool has = type_find(graph_type(w->graph, t->side[s].operand), dim[i].axis) >= 0;
+            if (has) in = in ? NULL : &t->side[s];
+        }
+        if (!in) {
+            t->outer[t->outer_count++] = dim[i];
+            continue;
+        }
+        in->dim[in->dim_count++] = dim[i];
+        in->tiles *= dim[i].count;
+    }
+    t->unit_outer = t->side[ROWS].of_unit == t->side[LANES].of_unit;
+    for (int s = 0; s < 2; s++) {
+        if (t->unit_outer) t->side[s].of_unit = false;
+        if (t->side[s].of_unit) t->side[s].tiles *= w->schedule.block;
     }
 }
 
-static void at_lane(Writer *w, const Tile *t, bool padded)
+/* Shares the tiles out over warps: in the fewest rounds, then with the fewest floats to bring. */
+static void share_out(const Writer *w, Tile *t)
+{
+    int64_t best = INT64_MAX;
+    int64_t floats[2] = {t->side[ROWS].staged ? t->rows : 0, t->side[LANES].staged ? t->width : 0};
+    for (int along = 1; along <= w->threads / WARP; along *= 2) {
+        int64_t across = w->threads / WARP / along;
+        int64_t rounds =
+            ceil_divide(t->side[ROWS].tiles, across) * ceil_divide(t->side[LANES].tiles, along);
+        int64_t cost = rounds * 4096 + across * floats[ROWS] + along * floats[LANES];
+        if (cost >= best) continue;
+        best = cost;
+        t->side[ROWS].warps = across;
+        t->side[LANES].warps = along;
+    }
+}
+
+/* Shared memory for slabs: what scratch leaves, if that is enough for any. */
+static int64_t staging_bytes(const Writer *w)
+{
+    int64_t rest = CUDA_SHARED_BYTES - 4 * w->schedule.block * w->schedule.unit_floats;
+    return rest < LEAST_STAGING || rest > MOST_STAGING ? MOST_STAGING : rest;
+}
+
+/* Indices of the sum in a slab: along its last axis, so many that slabs fit. */
+static void choose_slab(Writer *w, Tile *t)
+{
+    const AxisNames *over = &t->linear->attributes.over;
+    const Type *x = graph_type(w->graph, t->linear->operands[0]);
+    int64_t sum = 1, bytes = 0;
+    for (int i = 0; i < over->count; i++) {
+        t->inner = x->axis[type_find(x, over->name[i])].extent;
+        sum *= t->inner;
+    }
+    if (t->side[ROWS].staged) bytes += 4 * t->side[ROWS].warps * t->rows;
+    if (t->side[LANES].staged) bytes += 4 * t->side[LANES].warps * t->width;
+    t->depth = 1;
+    for (int64_t step = 4; step > 0 && t->depth == 1; step /= 2)
+        for (int64_t depth = step; depth <= 16 && !t->both; depth += step)
+            if (t->inner % depth == 0 && MAX_SLABS * depth * bytes <= staging_bytes(w))
+                t->depth = depth;
+    t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
+    t->slabs = sum / t->depth;
+    t->buffers = t->slabs < MAX_SLABS ? (int)t->slabs : MAX_SLABS;
+    for (int s = 0; s < 2; s++) {
+        Side *side = &t->side[s];
+        int64_t tile = s == ROWS ? t->rows : t->width;
+        side->slab = t->slab_floats;
+        if (side->staged) t->slab_floats += side->warps * tile * t->depth;
+    }
+    int64_t needed = t->buffers * t->slab_floats;
+    if (needed > w->staging) w->staging = needed;
+}
+
+static Tile find_tile(Writer *w, const Stage *stage)
+{
+    const Product *p = &stage->product;
+    Tile t = {.stage = stage,
+              .p = p,
+              .linear = graph_node(w->graph, stage->root),
+              .rows = 1,
+              .width = product_width(p, w->target),
+              .lane_axis = -1,
+              .both = p->lane_in_x && p->lane_in_w};
+    t.group = p->vectors % 4 == 0 ? 4 : p->vectors % 2 == 0 ? 2 : 1;
+    find_side(w, &t, &t.side[ROWS], t.linear->operands[p->rows_in_w ? 1 : 0]);
+    find_side(w, &t, &t.side[LANES], t.linear->operands[p->rows_in_w ? 0 : 1]);
+    find_tiles(w, &t);
+    share_out(w, &t);
+    choose_slab(w, &t);
+    return t;
+}
+
+/* ---- coordinates ---------------------------------------------------------------------------- */
+
+static void push_moved(Writer *w, const char *axis, const Sum *by)
+{
+    push_coordinate(w, axis, sum_add(w, *coordinate_at(w, axis), by, 1));
+}
+
+/* Holds the coordinate at `last` or below, for loads that must not leave their tensor. */
+static void clamp(Writer *w, const char *axis, const char *last, int64_t extent)
+{
+    const char *at = sum_text(w, coordinate_at(w, axis));
+    push_coordinate(w, axis,
+                    sum_term(arena_printf(w->arena, "raft_min(%s, %s)", at, last), 1, extent));
+}
+
+const char *last_lane(Writer *w, const Tile *t)
+{
+    const char *last = arena_printf(w->arena, "%lld", (long long)t->lane_extent - 1);
+    if (t->lane_axis < 0) return last;
+    Sum end = w->base[t->lane_axis];
+    int64_t tile = w->graph->kernels[w->schedule.kernel].tile[t->lane_axis];
+    end.constant += tile - 1;
+    if (t->lane_extent % tile == 0) return sum_text(w, &end);
+    return arena_printf(w->arena, "raft_min(%s, %s)", sum_text(w, &end), last);
+}
+
+void clamp_lane(Writer *w, const Tile *t)
+{
+    if (t->lane_edge) clamp(w, t->p->lane, last_lane(w, t), t->lane_extent);
+}
+
+void at_rows(Writer *w, const Tile *t, bool clamped)
+{
+    for (int k = 0; k < t->row_count; k++) {
+        Sum by = sum_term(t->row[k].name, 1, t->row[k].tile);
+        push_moved(w, t->row[k].axis, &by);
+        if (clamped && t->row[k].edge)
+            clamp(w, t->row[k].axis,
+                  arena_printf(w->arena, "%lld", (long long)t->row[k].extent - 1),
+                  t->row[k].extent);
+    }
+}
+
+/* The lane of vector v: `group` lanes that follow one another belong to one thread. */
+static void at_lane(Writer *w, const Tile *t, int v, bool clamped)
 {
     if (!t->p->lane) return;
-    Sum at = *coordinate_at(w, t->p->lane), lane = sum_term("lane", 1, WARP);
-    Sum vector = sum_term("v", WARP, t->p->vectors);
-    at = sum_add(w, at, &vector, 1);
-    at = sum_add(w, at, &lane, 1);
-    if (t->lane_edge && !padded) at = clamp(w, &at, t->lane_extent);
-    push_coordinate(w, t->p->lane, at);
+    Sum by = sum_term("lane", t->group, WARP);
+    by.constant = v / t->group * t->group * WARP + v % t->group;
+    push_moved(w, t->p->lane, &by);
+    if (clamped) clamp_lane(w, t);
 }
 
-static void open_unrolled(Writer *w, const char *name, int64_t count)
+/* The first lane of this thread. */
+static void at_group(Writer *w, const Tile *t)
 {
-    line(w, "raft_unroll");
-    open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)count, name);
+    if (!t->p->lane) return;
+    Sum by = sum_term("lane", t->group, WARP);
+    push_moved(w, t->p->lane, &by);
 }
 
-static int open_rows(Writer *w, const Tile *t)
-{
-    for (int k = 0; k < t->row_count; k++) open_unrolled(w, t->row[k].name, t->row[k].tile);
-    return t->row_count;
-}
-
-static int open_vectors(Writer *w, const Tile *t)
-{
-    if (t->p->vectors == 1) return 0;
-    open_unrolled(w, "v", t->p->vectors);
-    return 1;
-}
-
-static void close_blocks(Writer *w, int count)
-{
-    while (count-- > 0) close_block(w);
-}
-
-static const char *sum_name(Writer *w, const Tile *t)
+Sum row_number(Writer *w, const Tile *t)
 {
     Sum row = sum_constant(0);
     int64_t stride = t->row_count == 2 ? t->row[1].tile : 1;
@@ -89,132 +234,333 @@ static const char *sum_name(Writer *w, const Tile *t)
         Sum term = sum_term(t->row[k].name, stride, t->row[k].tile);
         row = sum_add(w, row, &term, 1);
     }
-    return arena_printf(w->arena, "sum[%s][%s]", sum_text(w, &row), t->p->vectors == 1 ? "0" : "v");
+    return row;
 }
 
-static void start_sums(Writer *w, const Tile *t, const Node *linear)
+void enter_side(Writer *w, const Side *side, const char *index)
 {
-    line(w, "float sum[%lld][%d];", (long long)t->rows, t->p->vectors);
-    int blocks = open_rows(w, t) + open_vectors(w, t), mark = w->coordinate_count;
-    at_rows(w, t, false);
-    at_lane(w, t, false);
-    line(w, "%s = %s;", sum_name(w, t),
-         linear->operand_count == 3 ? value_text(w, linear->operands[2]) : "0.0f");
-    w->coordinate_count = mark;
-    close_blocks(w, blocks);
-}
-
-static void add_products(Writer *w, const Tile *t, const Node *linear)
-{
-    const Product *p = t->p;
-    NodeId vector = linear->operands[p->rows_in_w ? 0 : 1],
-           number = linear->operands[p->rows_in_w ? 1 : 0];
-    bool both = p->lane_in_x && p->lane_in_w;
-    int mark = w->coordinate_count;
-    line(w, "float y[%d];", p->vectors);
-    int blocks = open_vectors(w, t);
-    at_lane(w, t, is_padded(w, vector, true));
-    line(w, "y[%s] = %s;", p->vectors == 1 ? "0" : "v", value_text(w, vector));
-    w->coordinate_count = mark;
-    close_blocks(w, blocks);
-
-    blocks = open_rows(w, t);
-    at_rows(w, t, is_padded(w, number, false));
-    if (!both) line(w, "const float x = %s;", value_text(w, number));
-    blocks += open_vectors(w, t);
-    if (both) {
-        at_lane(w, t, is_padded(w, number, true));
-        line(w, "const float x = %s;", value_text(w, number));
+    int64_t before = 1;
+    for (int i = side->dim_count; i-- > 0;) {
+        const ItemDim *dim = &side->dim[i];
+        if (dim->count == 1) continue;
+        line(w, "const int %s = %s / %lld %% %lld;", dim->name, index, (long long)before,
+             (long long)dim->count);
+        before *= dim->count;
     }
-    line(w, "%s = fmaf(x, y[%s], %s);", sum_name(w, t), p->vectors == 1 ? "0" : "v",
-         sum_name(w, t));
-    w->coordinate_count = mark;
-    close_blocks(w, blocks);
+    if (side->of_unit) {
+        line(w, "const int g = %s / %lld;", index, (long long)before);
+        enter_unit(w, true);
+    }
+    push_dims(w, side->dim, side->dim_count);
 }
 
-static void contract(Writer *w, const Tile *t, const Node *linear)
+/* The coordinates of the sum in a slab; the last moves by `depth` from slab to slab. */
+void enter_slab(Writer *w, const Tile *t)
 {
-    const AxisNames *over = &linear->attributes.over;
-    const Type *x = graph_type(w->graph, linear->operands[0]);
-    int mark = w->coordinate_count;
-    for (int i = 0; i < over->count; i++) {
-        int64_t extent = x->axis[type_find(x, over->name[i])].extent;
+    const AxisNames *over = &t->linear->attributes.over;
+    const Type *x = graph_type(w->graph, t->linear->operands[0]);
+    int64_t before = 1;
+    for (int i = over->count; i-- > 0;) {
+        bool last = i == over->count - 1;
+        int64_t extent = x->axis[type_find(x, over->name[i])].extent, step = last ? t->depth : 1;
         const char *name = arena_printf(w->arena, "k_%s", over->name[i]);
-        open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)extent, name);
-        push_coordinate(w, over->name[i], sum_term(name, 1, extent));
+        push_coordinate(w, over->name[i], sum_term(name, step, extent / step));
+        if (extent == step) continue;
+        line(w, "const int %s = slab / %lld %% %lld;", name, (long long)before,
+             (long long)(extent / step));
+        before *= extent / step;
     }
-    add_products(w, t, linear);
+}
+
+/* ---- loops ---------------------------------------------------------------------------------- */
+
+static void open_unrolled(Writer *w, const char *name, int64_t count, int64_t step)
+{
+    line(w, "raft_unroll");
+    open_block(w, "for (int %s = 0; %s < %lld; %s += %lld)", name, name, (long long)count, name,
+               (long long)step);
+}
+
+static int open_rows(Writer *w, const Tile *t)
+{
+    for (int k = 0; k < t->row_count; k++) open_unrolled(w, t->row[k].name, t->row[k].tile, 1);
+    return t->row_count;
+}
+
+static void close_blocks(Writer *w, int count)
+{
+    while (count-- > 0) close_block(w);
+}
+
+static const char *sum_name(Writer *w, const Tile *t, int v)
+{
+    Sum row = row_number(w, t);
+    return arena_printf(w->arena, "sum[%s][%d]", sum_text(w, &row), v);
+}
+
+static void start_sums(Writer *w, const Tile *t)
+{
+    const Node *linear = t->linear;
+    line(w, "float sum[%lld][%d];", (long long)t->rows, t->p->vectors);
+    int blocks = open_rows(w, t), mark = w->coordinate_count;
+    at_rows(w, t, true);
+    int rows = w->coordinate_count;
+    for (int v = 0; v < t->p->vectors; v++) {
+        at_lane(w, t, v, true);
+        line(w, "%s = %s;", sum_name(w, t, v),
+             linear->operand_count == 3 ? value_text(w, linear->operands[2]) : "0.0f");
+        w->coordinate_count = rows;
+    }
     w->coordinate_count = mark;
-    close_blocks(w, over->count);
+    close_blocks(w, blocks);
+}
+
+static const char *last_over(const Tile *t)
+{
+    const AxisNames *over = &t->linear->attributes.over;
+    return over->name[over->count - 1];
+}
+
+/* The sum's last axis at element `name` of `count` after q * at_once. */
+static void at_sum(Writer *w, const Tile *t, const char *name)
+{
+    Sum q = sum_term("q", t->at_once, t->depth / t->at_once);
+    push_moved(w, last_over(t), &q);
+    if (!name) return;
+    Sum j = sum_term(name, 1, t->at_once);
+    push_moved(w, last_over(t), &j);
+}
+
+/* float y[at_once][vectors]: the lanes of this thread at the next indices of the sum. */
+static void load_lanes(Writer *w, const Tile *t)
+{
+    const Side *side = &t->side[LANES];
+    int mark = w->coordinate_count, vectors = t->p->vectors;
+    Spot spot;
+    line(w, "float y[%d][%d];", t->at_once, vectors);
+    open_unrolled(w, "j", t->at_once, 1);
+    at_sum(w, t, "j");
+    bool whole = !side->staged && !t->lane_edge;
+    if (whole) {
+        int start = w->coordinate_count;
+        at_group(w, t);
+        whole = find_floats(w, side->operand, t->p->lane, t->group, &spot);
+        w->coordinate_count = start;
+    }
+    for (int v = 0; v < vectors; v += whole || side->staged ? t->group : 1) {
+        int start = w->coordinate_count;
+        at_lane(w, t, v, true);
+        if (side->staged) {
+            line(w, "raft_load<%d>(&y[j][%d], slab_lanes, (q * %d + j) * %lld + %d + lane * %d);",
+                 t->group, v, t->at_once, (long long)t->width, v * WARP, t->group);
+        } else if (whole) {
+            find_spot(w, side->operand, &spot);
+            line(w, "raft_load<%d>(&y[j][%d], %s, %s);", t->group, v, spot.base,
+                 sum_text(w, &spot.at));
+        } else {
+            line(w, "y[j][%d] = %s;", v, value_text(w, side->operand));
+        }
+        w->coordinate_count = start;
+    }
+    w->coordinate_count = mark;
+    close_block(w);
+}
+
+/* float x[at_once]: one row at the next indices of the sum. */
+static void load_row(Writer *w, const Tile *t)
+{
+    const Side *side = &t->side[ROWS];
+    int mark = w->coordinate_count;
+    Spot spot;
+    line(w, "float x[%d];", t->at_once);
+    if (side->staged) {
+        Sum row = row_number(w, t);
+        line(w, "raft_load<%d>(x, slab_rows, (%s) * %lld + q * %d);", t->at_once, sum_text(w, &row),
+             (long long)t->depth, t->at_once);
+        return;
+    }
+    at_rows(w, t, true);
+    at_sum(w, t, NULL);
+    if (find_floats(w, side->operand, last_over(t), t->at_once, &spot)) {
+        line(w, "raft_load<%d>(x, %s, %s);", t->at_once, spot.base, sum_text(w, &spot.at));
+    } else {
+        w->coordinate_count = mark;
+        at_rows(w, t, true);
+        at_sum(w, t, "j");
+        open_unrolled(w, "j", t->at_once, 1);
+        line(w, "x[j] = %s;", value_text(w, side->operand));
+        close_block(w);
+    }
+    w->coordinate_count = mark;
+}
+
+/* Both operands have the lanes: they go along them together. */
+static void add_both(Writer *w, const Tile *t)
+{
+    int blocks = open_rows(w, t), mark = w->coordinate_count;
+    at_rows(w, t, true);
+    at_sum(w, t, NULL);
+    int rows = w->coordinate_count;
+    for (int v = 0; v < t->p->vectors; v++) {
+        at_lane(w, t, v, true);
+        const char *x = value_text(w, t->side[ROWS].operand);
+        const char *y = value_text(w, t->side[LANES].operand);
+        line(w, "%s = fmaf(%s, %s, %s);", sum_name(w, t, v), x, y, sum_name(w, t, v));
+        w->coordinate_count = rows;
+    }
+    w->coordinate_count = mark;
+    close_blocks(w, blocks);
+}
+
+static void add_products(Writer *w, const Tile *t)
+{
+    line(w, "raft_loop");
+    open_block(w, "for (int q = 0; q < %lld; q++)", (long long)(t->depth / t->at_once));
+    if (t->both) {
+        add_both(w, t);
+    } else {
+        load_lanes(w, t);
+        int blocks = open_rows(w, t);
+        load_row(w, t);
+        open_unrolled(w, "j", t->at_once, 1);
+        for (int v = 0; v < t->p->vectors; v++)
+            line(w, "%s = fmaf(x[j], y[j][%d], %s);", sum_name(w, t, v), v, sum_name(w, t, v));
+        close_blocks(w, blocks + 1);
+    }
+    close_block(w);
+}
+
+static void contract(Writer *w, const Tile *t)
+{
+    int mark = w->coordinate_count;
+    open_block(w, "for (int slab = 0; slab < %lld; slab++)", (long long)t->slabs);
+    next_slab(w, t);
+    enter_slab(w, t);
+    add_products(w, t);
+    w->coordinate_count = mark;
+    close_block(w);
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+/* Stores value[v] of each lane: to the slot of the stage's end, or where a write puts it. */
+static void store_values(Writer *w, const Tile *t, NodeId id)
+{
+    int mark = w->coordinate_count;
+    Spot spot;
+    at_group(w, t);
+    bool whole = !t->lane_edge && find_floats(w, id, t->p->lane, t->group, &spot);
+    w->coordinate_count = mark;
+    for (int v = 0; v < t->p->vectors; v += whole ? t->group : 1) {
+        at_lane(w, t, v, false);
+        find_spot(w, id, &spot);
+        const char *at = sum_text(w, &spot.at);
+        if (t->lane_edge)
+            line(w, "if (%s <= %s)", sum_text(w, coordinate_at(w, t->p->lane)), last_lane(w, t));
+        if (whole)
+            line(w, "raft_store<%d>(%s, %s, &value[%d]);", t->group, spot.base, at, v);
+        else
+            line(w, "%s%s[%s] = value[%d];", t->lane_edge ? "    " : "", spot.base, at, v);
+        w->coordinate_count = mark;
+    }
 }
 
 static void finish_sums(Writer *w, const Tile *t)
 {
     const Stage *stage = t->stage;
-    int blocks = open_rows(w, t) + open_vectors(w, t), mark = w->coordinate_count;
-    at_rows(w, t, true);
-    at_lane(w, t, true);
-    for (int k = 0; k < t->row_count; k++)
-        if (t->row[k].edge)
-            line(w, "if (%s >= %lld) continue;", sum_text(w, coordinate_at(w, t->row[k].axis)),
-                 (long long)t->row[k].extent);
-    if (t->lane_edge)
-        line(w, "if (%s >= %lld) continue;", sum_text(w, coordinate_at(w, t->p->lane)),
-             (long long)t->lane_extent);
-    if (!t->p->lane) line(w, "if (lane > 0) continue;");
-    w->computed[stage->root - w->schedule.first] = sum_name(w, t);
-    Slot *slot = &schedule_place(&w->schedule, stage->end)->value;
-    int64_t elements = slot->elements;
-    slot->elements = 0; /* computed here, not loaded */
-    const char *value = value_text(w, stage->end);
-    slot->elements = elements;
-    store_stage_end(w, stage, value);
+    int blocks = open_rows(w, t), mark = w->coordinate_count;
+    at_rows(w, t, false);
+    for (int k = 0; k < t->row_count; k++) {
+        if (!t->row[k].edge) continue;
+        open_block(w, "if (%s < %lld)", sum_text(w, coordinate_at(w, t->row[k].axis)),
+                   (long long)t->row[k].extent);
+        blocks++;
+    }
+    int rows = w->coordinate_count;
+    line(w, "float value[%d];", t->p->vectors);
+    for (int v = 0; v < t->p->vectors; v++) {
+        at_lane(w, t, v, true);
+        w->computed[stage->root - w->schedule.first] = sum_name(w, t, v);
+        line(w, "value[%d] = %s;", v, fresh_value(w, stage->end));
+        w->coordinate_count = rows;
+    }
     w->computed[stage->root - w->schedule.first] = NULL;
+    if (schedule_place(&w->schedule, stage->end)->value.elements) store_values(w, t, stage->end);
+    for (int i = 0; i < stage->write_count; i++) store_values(w, t, stage->writes[i]);
     w->coordinate_count = mark;
     close_blocks(w, blocks);
 }
 
-static int64_t row_tile_of(const Product *p, const char *axis)
+/* Opens the loop over the tiles of one operand and names the present one; "" or a condition that it is one. */
+static const char *open_side(Writer *w, Side *side, const char *name, const char *warp, int *blocks)
 {
-    for (int i = 0; i < p->row_count; i++)
-        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
-    return 1;
+    const char *first = "";
+    if (side->tiles > side->warps) {
+        first = arena_printf(w->arena, "%s0 + ", name);
+        open_block(w, "for (int %s0 = 0; %s0 < %lld; %s0 += %lld)", name, name,
+                   (long long)side->tiles, name, (long long)side->warps);
+        ++*blocks;
+    }
+    side->first = first;
+    side->warp = warp;
+    if (side->tiles % side->warps == 0) return "";
+    return arena_printf(w->arena, "%s%s < %lld", first, warp, (long long)side->tiles);
+}
+
+static const char *present_tile(Writer *w, const Side *side)
+{
+    const char *tile = arena_printf(w->arena, "%s%s", side->first, side->warp);
+    if (side->tiles % side->warps == 0) return tile;
+    return arena_printf(w->arena, "raft_min(%s, %lld)", tile, (long long)side->tiles - 1);
+}
+
+static int open_outer(Writer *w, const Tile *t)
+{
+    int blocks = t->outer_count;
+    if (t->unit_outer) {
+        open_block(w, "for (int g = 0; g < %lld && first + g < each; g++)",
+                   (long long)w->schedule.block);
+        enter_unit(w, false);
+        blocks++;
+    }
+    for (int i = 0; i < t->outer_count; i++) {
+        const ItemDim *dim = &t->outer[i];
+        open_block(w, "for (int %s = 0; %s < %lld; %s++)", dim->name, dim->name,
+                   (long long)dim->count, dim->name);
+    }
+    push_dims(w, t->outer, t->outer_count);
+    return blocks;
 }
 
 void write_product(Writer *w, const Stage *stage)
 {
-    const Node *linear = graph_node(w->graph, stage->root);
-    const Product *p = &stage->product;
-    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
-    Tile t = {.stage = stage, .p = p, .rows = 1};
-    ItemDim dim[MAX_AXES];
-    int count = list_dims(w, &linear->type, NULL, dim);
-    for (int i = 0; i < count; i++) {
-        int64_t tile = row_tile_of(p, dim[i].axis), extent = dim[i].count;
-        bool is_lane = p->lane && strcmp(dim[i].axis, p->lane) == 0, is_row = false;
-        int k = dim[i].kernel_axis;
-        int64_t whole = k < 0 ? extent : kernel->axis[k].extent;
-        if (is_lane) tile = product_width(p, w->target);
-        for (int r = 0; r < p->row_count; r++) is_row |= strcmp(p->row[r], dim[i].axis) == 0;
-        dim[i].tile = tile;
-        dim[i].count = (extent + tile - 1) / tile;
-        if (is_lane) {
-            t.lane_extent = whole;
-            t.lane_edge = whole % tile != 0;
-        }
-        if (!is_row) continue;
-        t.rows *= tile;
-        t.row[t.row_count].axis = dim[i].axis;
-        t.row[t.row_count].name = t.row_count ? "r1" : "r0";
-        t.row[t.row_count].tile = tile;
-        t.row[t.row_count].extent = whole;
-        t.row[t.row_count++].edge = whole % tile != 0;
+    Tile t = find_tile(w, stage);
+    Side *rows = &t.side[ROWS], *lanes = &t.side[LANES];
+    text_put(w->out, "{\n");
+    w->out->indent++;
+    line(w, "const int warp = threadIdx.x / 32, lane = threadIdx.x %% 32;");
+    int blocks = 1 + open_outer(w, &t), outside = w->coordinate_count;
+    const char *along = arena_printf(w->arena, "warp %% %lld", (long long)lanes->warps);
+    const char *across = arena_printf(w->arena, "warp / %lld", (long long)lanes->warps);
+    const char *rows_here = open_side(w, rows, "m", across, &blocks);
+    const char *lanes_here = open_side(w, lanes, "n", along, &blocks);
+    start_slabs(w, &t);
+    line(w, "const int m = %s, n = %s;", present_tile(w, rows), present_tile(w, lanes));
+    enter_side(w, rows, "m");
+    enter_side(w, lanes, "n");
+    start_sums(w, &t);
+    contract(w, &t);
+    Text here = text_new(w->arena);
+    bool partial = !t.unit_outer && w->schedule.block > 1;
+    const char *unit_here = partial ? "first + g < each" : "";
+    const char *conditions[] = {rows_here, lanes_here, unit_here, t.p->lane ? "" : "lane == 0"};
+    for (size_t i = 0; i < ARRAY_SIZE(conditions); i++)
+        if (conditions[i][0]) text_printf(&here, "%s%s", here.length ? " && " : "", conditions[i]);
+    if (here.length) {
+        open_block(w, "if (%s)", here.data);
+        blocks++;
     }
-    open_items(w, dim, count, true);
-    for (int i = 0; i < count; i++) /* rows and lanes are checked one by one */
-        if (dim[i].tile == 1) skip_outside(w, &dim[i], 1);
-    start_sums(w, &t, linear);
-    contract(w, &t, linear);
     finish_sums(w, &t);
-    close_block(w);
+    w->coordinate_count = outside;
+    close_blocks(w, blocks);
 }

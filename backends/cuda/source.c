@@ -4,18 +4,20 @@
 
 #include <string.h>
 
-enum { THREADS = 128 };
+enum { THREADS = 256, BLOCKS = 2 }; /* of a thread block; of these on a multiprocessor */
 
 void cuda_target(Target *target)
 {
-    /* A warp is the vector. Half of `l2_bytes` bounds the scratch of a block of units, which is to fit in the 96 KB of
-     * shared memory that every architecture from sm_80 on grants a thread block. */
+    /* A warp is the vector. Half of `l2_bytes` bounds the scratch of a block of units, which is to fit in the shared
+     * memory of a thread block beside the parts of operands. */
     *target = (Target){.vector_floats = WARP,
-                       .vector_registers = 32,
+                       .vector_registers = 64,
                        .fma = true,
                        .l1_bytes = 48 << 10,
-                       .l2_bytes = 2 * CUDA_SHARED_BYTES,
-                       .packs_weights = true};
+                       .l2_bytes = 2 * (CUDA_SHARED_BYTES - (24 << 10)),
+                       .packs_weights = true,
+                       .stages_operands = true,
+                       .fused_bytes = 88 << 10};
 }
 
 static void write_comment(Writer *w)
@@ -39,12 +41,11 @@ static void write_comment(Writer *w)
                 (long long)w->schedule.block, text.data);
 }
 
-static void write_kernel(Writer *w, CudaKernel *made)
+static void write_head(Writer *w, const CudaKernel *made)
 {
     const Step *step = w->step;
-    write_comment(w);
-    text_printf(w->out, "extern \"C\" __global__ void __launch_bounds__(%d) %s(\n    ", w->threads,
-                made->symbol);
+    text_printf(w->out, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(\n    ",
+                w->threads, BLOCKS, made->symbol);
     for (int i = 0; i < step->argument_count; i++) {
         NodeId value = w->plan->buffers[step->arguments[i]].value;
         bool written = schedule_holds(&w->schedule, value);
@@ -52,19 +53,54 @@ static void write_kernel(Writer *w, CudaKernel *made)
     }
     text_put(w->out, "long long batch, long long units, raft_scratch spill)\n{\n");
     w->out->indent++;
-    line(w,
-         made->spill_bytes ? "const raft_scratch scratch = spill + blockIdx.x * %lldll;"
-                           : "raft_shared(scratch, %lld);",
-         (long long)(made->shared_bytes + made->spill_bytes) / 4);
-    int64_t block = w->schedule.block;
-    open_block(
-        w,
-        "for (long long first = blockIdx.x * %lldll; first < units; first += gridDim.x * %lldll)",
-        (long long)block, (long long)block);
+    if (made->shared_bytes > 0)
+        line(w, "raft_shared(shared, %lld);", (long long)made->shared_bytes / 4);
+    if (made->spill_bytes > 0)
+        line(w, "const raft_scratch scratch = spill + blockIdx.x * %lldll;",
+             (long long)made->spill_bytes / 4);
+    else if (made->shared_bytes > 4 * w->staging)
+        line(w, "const raft_scratch scratch = shared;");
+    if (w->staging > 0)
+        line(w, "const raft_scratch slabs = shared + %lld;",
+             (long long)(made->shared_bytes / 4 - w->staging));
+}
+
+/* The loop over the blocks of units that fall to this thread block. */
+static void write_body(Writer *w)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    long long outer = outermost_tiles(w), block = w->schedule.block;
+    line(w, "const long long each = units / %lld, parts = (each + %lld) / %lld;", outer, block - 1,
+         block);
+    open_block(w, "for (long long part = blockIdx.x; part < parts * %lld; part += gridDim.x)",
+               outer);
+    if (outer > 1) line(w, "const int u_%s = (int)(part / parts);", kernel->axis[0].name);
+    line(w, "const long long first = part %% parts * %lld;", block);
+    enter_block(w);
     for (int i = 0; i < w->schedule.stage_count; i++) write_stage(w, &w->schedule.stages[i]);
     close_block(w);
     w->out->indent--;
     text_put(w->out, "}\n\n");
+}
+
+/* Scratch lies in shared memory if it fits beside the slabs. */
+static void write_kernel(Writer *w, CudaKernel *made)
+{
+    Text *out = w->out, body = text_new(w->arena);
+    w->out = &body;
+    body.indent = 1;
+    write_body(w);
+    w->out = out;
+    int64_t scratch = 4 * w->schedule.block * w->schedule.unit_floats;
+    made->shared_bytes = 4 * w->staging;
+    if (scratch + made->shared_bytes > CUDA_SHARED_BYTES)
+        made->spill_bytes = scratch;
+    else
+        made->shared_bytes += scratch;
+    write_comment(w);
+    write_head(w, made);
+    w->out->indent = 0;
+    text_put(w->out, body.data);
 }
 
 static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
@@ -72,6 +108,7 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
     const Kernel *kernel = &w->graph->kernels[step->kernel];
     w->step = step;
     w->temporaries = w->coordinate_count = 0;
+    w->staging = 0;
     if (!schedule_kernel(&w->schedule, w->arena, w->graph, step->kernel, w->target, w->diag))
         return false;
     w->computed = arena_array(w->arena, w->schedule.end - w->schedule.first, sizeof *w->computed);
@@ -87,11 +124,6 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
         else
             made->units *= (kernel->axis[i].extent + kernel->tile[i] - 1) / kernel->tile[i];
     }
-    int64_t bytes = 4 * w->schedule.block * w->schedule.unit_floats;
-    if (bytes > CUDA_SHARED_BYTES)
-        made->spill_bytes = bytes;
-    else
-        made->shared_bytes = bytes;
     write_kernel(w, made);
     return true;
 }

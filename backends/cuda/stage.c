@@ -8,30 +8,74 @@ static int64_t ceil_divide(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Names the number of the present unit along each axis of the kernel, and sets base[]. */
-static void find_unit(Writer *w)
+/* How many tiles the kernel has along an axis; 0: as many as a symbol says. */
+static int64_t tiles_along(const Writer *w, int k)
 {
     const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
-    line(w, "long long number = first + g;");
-    line(w, "if (number >= units) continue;");
-    for (int i = kernel->rank; i-- > 0;) {
+    const Axis *axis = &kernel->axis[k];
+    return axis->symbol[0] ? 0 : ceil_divide(axis->extent, kernel->tile[k]);
+}
+
+int64_t outermost_tiles(const Writer *w)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    return kernel->rank > 1 && tiles_along(w, 0) > 1 ? tiles_along(w, 0) : 1;
+}
+
+bool kernel_axis_is_fixed(const Writer *w, int k)
+{
+    return tiles_along(w, k) == 1 || (k == 0 && outermost_tiles(w) > 1);
+}
+
+void enter_block(Writer *w)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    for (int i = 0; i < kernel->rank; i++) {
+        if (!kernel_axis_is_fixed(w, i)) continue;
+        const char *name = arena_printf(w->arena, "u_%s", kernel->axis[i].name);
+        w->base[i] = sum_term(name, kernel->tile[i], tiles_along(w, i));
+        push_coordinate(w, kernel->axis[i].name, w->base[i]);
+    }
+}
+
+void enter_unit(Writer *w, bool clamped)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    bool split = false;
+    for (int i = 0; i < kernel->rank; i++) split |= !kernel_axis_is_fixed(w, i);
+    if (clamped && w->schedule.block > 1)
+        line(w, "const int there = first + g < each ? g : (int)(each - first) - 1;");
+    const char *g = clamped && w->schedule.block > 1 ? "there" : "g";
+    if (split) line(w, "long long number = first + %s;", g);
+    if (w->schedule.unit_floats > 0)
+        line(w, "const raft_scratch unit = scratch + %s * %lld;", g,
+             (long long)w->schedule.unit_floats);
+    int outer = 0;
+    while (outer < kernel->rank && kernel_axis_is_fixed(w, outer)) outer++;
+    for (int i = kernel->rank; i-- > outer;) {
+        if (kernel_axis_is_fixed(w, i)) continue;
         const Axis *axis = &kernel->axis[i];
-        int64_t count = axis->symbol[0] ? 0 : ceil_divide(axis->extent, kernel->tile[i]);
+        int64_t count = tiles_along(w, i);
         const char *name = arena_printf(w->arena, "u_%s", axis->name);
         w->base[i] = sum_term(name, kernel->tile[i], count);
         push_coordinate(w, axis->name, w->base[i]);
-        if (count == 1) continue;
         const char *size = count ? arena_printf(w->arena, "%lld", (long long)count) : "batch";
         const char *type = count ? "int" : "long long";
-        if (i == 0)
+        if (i == outer)
             line(w, "const %s %s = (%s)number;", type, name, type);
         else
             line(w, "const %s %s = (%s)(number %% %s); number /= %s;", type, name, type, size,
                  size);
     }
-    if (w->schedule.unit_floats > 0)
-        line(w, "const raft_scratch unit = scratch + g * %lld;",
-             (long long)w->schedule.unit_floats);
+}
+
+void push_dims(Writer *w, const ItemDim *dim, int count)
+{
+    for (int i = 0; i < count; i++) {
+        Sum at = sum_term(dim[i].name, dim[i].tile, dim[i].count);
+        if (dim[i].kernel_axis >= 0) at = sum_add(w, at, &w->base[dim[i].kernel_axis], 1);
+        if (dim[i].axis) push_coordinate(w, dim[i].axis, at);
+    }
 }
 
 void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp)
@@ -52,12 +96,9 @@ void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp)
     }
     line(w, "const int g = item / %lld;", (long long)before);
     if (by_warp) line(w, "const int lane = threadIdx.x %% 32;");
-    find_unit(w);
-    for (int i = 0; i < count; i++) {
-        Sum at = sum_term(dim[i].name, dim[i].tile, dim[i].count);
-        if (dim[i].kernel_axis >= 0) at = sum_add(w, at, &w->base[dim[i].kernel_axis], 1);
-        if (dim[i].axis) push_coordinate(w, dim[i].axis, at);
-    }
+    line(w, "if (first + g >= each) continue;");
+    enter_unit(w, false);
+    push_dims(w, dim, count);
 }
 
 int list_dims(Writer *w, const Type *type, const AxisNames *without, ItemDim dim[MAX_AXES])
@@ -107,8 +148,7 @@ void store_stage_end(Writer *w, const Stage *stage, const char *value)
     for (int i = 0; i < stage->write_count; i++) write_store(w, stage->writes[i], name);
 }
 
-/* The value of a node that has a slot, computed rather than loaded: the slot is what is being filled. */
-static const char *fresh_value(Writer *w, NodeId id)
+const char *fresh_value(Writer *w, NodeId id)
 {
     Slot *slot = &schedule_place(&w->schedule, id)->value;
     int64_t elements = slot->elements;

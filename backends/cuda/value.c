@@ -57,7 +57,7 @@ static Sum scale_by_extent(Writer *w, const Sum *offset, const Axis *axis, int64
     return sum_term(arena_printf(w->arena, "(%s) * batch", sum_text(w, offset)), 1, 0);
 }
 
-const char *stored_text(Writer *w, NodeId stored, const Sum at[MAX_AXES])
+static Sum stored_at(Writer *w, NodeId stored, const Sum at[MAX_AXES])
 {
     const Node *node = graph_node(w->graph, stored);
     Layout layout = node->layout.rank ? node->layout : layout_row_major(&node->type);
@@ -72,7 +72,18 @@ const char *stored_text(Writer *w, NodeId stored, const Sum at[MAX_AXES])
         offset = scale_by_extent(w, &offset, &node->type.axis[axis], extent);
         offset = sum_add(w, offset, &digit, 1);
     }
-    return arena_printf(w->arena, "a%d[%s]", argument_of(w, stored), sum_text(w, &offset));
+    return offset;
+}
+
+static const char *argument_text(Writer *w, NodeId stored)
+{
+    return arena_printf(w->arena, "a%d", argument_of(w, stored));
+}
+
+const char *stored_text(Writer *w, NodeId stored, const Sum at[MAX_AXES])
+{
+    Sum offset = stored_at(w, stored, at);
+    return arena_printf(w->arena, "%s[%s]", argument_text(w, stored), sum_text(w, &offset));
 }
 
 /* Index along an axis, from the first of the unit. */
@@ -83,13 +94,19 @@ static Sum local_index(Writer *w, const char *axis)
     return k < 0 ? at : sum_add(w, at, &w->base[k], -1);
 }
 
-const char *slot_text(Writer *w, const Slot *slot)
+static Sum slot_at(Writer *w, const Slot *slot)
 {
     Sum offset = sum_constant(slot->offset);
     for (int i = 0; i < slot->rank; i++) {
         Sum at = local_index(w, slot->dim[i].axis);
         offset = sum_add(w, offset, &at, slot->dim[i].stride);
     }
+    return offset;
+}
+
+const char *slot_text(Writer *w, const Slot *slot)
+{
+    Sum offset = slot_at(w, slot);
     return arena_printf(w->arena, "unit[%s]", sum_text(w, &offset));
 }
 
@@ -118,18 +135,28 @@ static const char *window_text(Writer *w, const Node *read, const Slot *window,
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
-/* The condition that the indices are inside the operand, where they could be outside; else "". */
-static const char *inside_text(Writer *w, const Node *read, const Sum at[MAX_AXES])
+/* Finds the indices that could be outside the operand. */
+static void find_bounds(Writer *w, const Node *read, const Sum at[MAX_AXES], Spot *spot)
 {
     const Type *operand = graph_type(w->graph, read->operands[0]);
-    Text text = text_new(w->arena);
     for (int d = 0; d < operand->rank; d++) {
         int64_t least, greatest, extent = operand->axis[d].extent;
         if (!index_range(&read->attributes.map.dim[d], &read->type, &least, &greatest)) continue;
-        const char *index = sum_text(w, &at[d]);
-        if (least < 0) text_printf(&text, "%s%s >= 0", text.length ? " && " : "", index);
-        if (greatest >= extent)
-            text_printf(&text, "%s%s < %lld", text.length ? " && " : "", index, (long long)extent);
+        if (least >= 0 && greatest < extent) continue;
+        spot->bound[spot->bound_count++] = (Bound){at[d], least < 0, greatest >= extent, extent};
+    }
+}
+
+const char *inside_text(Writer *w, const Spot *spot)
+{
+    Text text = text_new(w->arena);
+    for (int i = 0; i < spot->bound_count; i++) {
+        const Bound *bound = &spot->bound[i];
+        const char *index = sum_text(w, &bound->at);
+        if (bound->below) text_printf(&text, "%s%s >= 0", text.length ? " && " : "", index);
+        if (bound->above)
+            text_printf(&text, "%s%s < %lld", text.length ? " && " : "", index,
+                        (long long)bound->extent);
     }
     return text.length ? text.data : "";
 }
@@ -143,7 +170,10 @@ static const char *read_text(Writer *w, NodeId id)
     for (int d = 0; d < operand->rank; d++)
         at[d] = map_index(w, &read->attributes.map.dim[d], &read->type);
     if (window->elements) return window_text(w, read, window, at);
-    const char *inside = inside_text(w, read, at), *value;
+    const char *value;
+    Spot spot = {0};
+    find_bounds(w, read, at, &spot);
+    const char *inside = inside_text(w, &spot);
     if (!schedule_holds(&w->schedule, read->operands[0])) {
         value = stored_text(w, read->operands[0], at);
     } else {
@@ -296,12 +326,82 @@ const char *value_text(Writer *w, NodeId id)
     return text_of[op](w, id);
 }
 
-void write_store(Writer *w, NodeId write, const char *value)
+/* ---- places --------------------------------------------------------------------------------- */
+
+/* Where a write puts the element at the present coordinates. */
+static Sum written_at(Writer *w, NodeId write)
 {
     const Node *node = graph_node(w->graph, write);
     const Type *from = graph_type(w->graph, node->operands[0]);
     Sum at[MAX_AXES];
     for (int d = 0; d < node->type.rank; d++)
         at[d] = map_index(w, &node->attributes.map.dim[d], from);
-    line(w, "%s = %s;", stored_text(w, write, at), value);
+    return stored_at(w, write, at);
+}
+
+void write_store(Writer *w, NodeId write, const char *value)
+{
+    Sum at = written_at(w, write);
+    line(w, "%s[%s] = %s;", argument_text(w, write), sum_text(w, &at), value);
+}
+
+bool find_spot(Writer *w, NodeId id, Spot *spot)
+{
+    const Node *node = graph_node(w->graph, id);
+    const Slot *slot = &schedule_place(&w->schedule, id)->value;
+    *spot = (Spot){.value = id, .stored = true};
+    if (node->op == OP_WRITE) {
+        spot->base = argument_text(w, id);
+        spot->at = written_at(w, id);
+        return true;
+    }
+    if (slot->elements) {
+        *spot = (Spot){.base = "unit", .at = slot_at(w, slot), .value = id};
+        return true;
+    }
+    if (node->op != OP_READ || w->computed[id - w->schedule.first] ||
+        schedule_holds(&w->schedule, node->operands[0]))
+        return false;
+    Sum at[MAX_AXES];
+    spot->value = node->operands[0];
+    for (int d = 0; d < graph_type(w->graph, spot->value)->rank; d++)
+        at[d] = map_index(w, &node->attributes.map.dim[d], &node->type);
+    spot->base = argument_text(w, spot->value);
+    spot->at = stored_at(w, spot->value, at);
+    find_bounds(w, node, at, spot);
+    return true;
+}
+
+/* Memory that the caller gives may begin anywhere. */
+static bool is_aligned(const Writer *w, const Spot *spot, int count)
+{
+    if (spot->stored && graph_node(w->graph, spot->value)->op == OP_INPUT) return false;
+    for (uint32_t i = 0; i < w->graph->output_count; i++)
+        if (spot->stored && w->graph->outputs[i].value == spot->value) return false;
+    for (int i = 0; i < spot->at.count; i++)
+        if (spot->at.term[i].scale % count != 0) return false;
+    return spot->at.constant % count == 0;
+}
+
+bool find_floats(Writer *w, NodeId id, const char *axis, int count, Spot *spot)
+{
+    if (!find_spot(w, id, spot)) return false;
+    if (count == 1) return true;
+    if (!axis || !is_aligned(w, spot, count)) return false;
+    int mark = w->coordinate_count;
+    for (int i = 1; i < count; i++) {
+        Spot next;
+        Sum at = *coordinate_at(w, axis);
+        at.constant++;
+        push_coordinate(w, axis, at);
+        find_spot(w, id, &next);
+        next.at.constant -= i;
+        if (strcmp(sum_text(w, &next.at), sum_text(w, &spot->at)) != 0 ||
+            strcmp(inside_text(w, &next), inside_text(w, spot)) != 0) {
+            w->coordinate_count = mark;
+            return false;
+        }
+    }
+    w->coordinate_count = mark;
+    return true;
 }

@@ -1,0 +1,65 @@
+/* product.h: what product.c and slab.c share: how one product is cut into tiles and slabs. */
+#ifndef RAFTC_CUDA_PRODUCT_H
+#define RAFTC_CUDA_PRODUCT_H
+
+#include "backends/cuda/emit.h"
+
+enum { ROWS, LANES, MAX_SLABS = 3 };
+
+typedef struct Row {
+    const char *axis, *name; /* r0, r1: the row within the tile */
+    int64_t tile, extent;    /* extent of the axis: rows past it are not stored */
+    bool edge;               /* are there such rows? */
+} Row;
+
+/* One operand: that with the rows, or that with the lanes. */
+typedef struct Side {
+    NodeId operand;
+    int dim_count;
+    ItemDim dim[MAX_AXES]; /* tiles along the axes of the result that only this operand has */
+    bool of_unit; /* it differs from unit to unit: tiles of several units lie side by side */
+    bool staged;  /* it is brought to shared memory in slabs */
+    int64_t tiles, warps;     /* tiles in all; how many the warps work on at a time */
+    int64_t slab;             /* where in a slab its part begins, in floats */
+    const char *first, *warp; /* text: the present tile is their sum */
+} Side;
+
+typedef struct Tile {
+    const Stage *stage;
+    const Product *p;
+    const Node *linear;
+    bool both; /* do both operands have the lanes? */
+    int64_t rows, width;
+    int row_count, group; /* lanes that follow one another in one thread */
+    Row row[2];
+    int64_t lane_extent; /* of the axis: lanes past it are not stored */
+    bool lane_edge;
+    int lane_axis; /* of the kernel, of which the unit has no whole tile; or -1 */
+    Side side[2];
+    bool unit_outer; /* units one after the other: both operands differ, or none */
+    int outer_count;
+    ItemDim outer[MAX_AXES]; /* axes of the result that both operands have */
+    int64_t inner, depth;    /* extent of the sum's last axis; indices of it in a slab */
+    int64_t slabs, slab_floats;
+    int buffers, at_once; /* slabs in memory; indices of the sum that are loaded together */
+} Tile;
+
+/* ---- product.c ---- */
+
+void at_rows(Writer *w, const Tile *t, bool clamped);
+Sum row_number(Writer *w, const Tile *t);
+/* Names the indices of tile `index` of an operand and sets coordinates to its first element. */
+void enter_side(Writer *w, const Side *side, const char *index);
+/* Holds the lane's coordinate inside what the unit has of the axis. */
+void clamp_lane(Writer *w, const Tile *t);
+const char *last_lane(Writer *w, const Tile *t);
+void enter_slab(Writer *w, const Tile *t);
+
+/* ---- slab.c ---- */
+
+/* Before the sums of a round of tiles: the first slabs are on their way. */
+void start_slabs(Writer *w, const Tile *t);
+/* At the start of the loop over slabs: slab `slab` is there, and the next one on its way. */
+void next_slab(Writer *w, const Tile *t);
+
+#endif

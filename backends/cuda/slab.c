@@ -1,0 +1,239 @@
+/* slab.c: brings operands of a product to shared memory, slab by slab, ahead of the sums.
+ *
+ * A slab holds `depth` indices of the sum for all tiles of one round: of the operand with the rows [tile][row][depth],
+ * of the one with the lanes [tile][depth][lane]. Three slabs take turns: with one the block computes, two are on their
+ * way. All threads bring each slab together, `chunk` floats at a time.
+ */
+#include "backends/cuda/product.h"
+
+#include <string.h>
+
+static bool is_staged(const Tile *t)
+{
+    return t->side[ROWS].staged || t->side[LANES].staged;
+}
+
+/* Slabs that are on their way while one is computed with. */
+static int slabs_ahead(const Tile *t)
+{
+    return t->buffers > 1 ? t->buffers - 1 : 1;
+}
+
+/* A packed weight has room for the lanes past the last, and zeros there. */
+static bool has_padding(const Writer *w, NodeId operand)
+{
+    const Node *read = graph_node(w->graph, operand);
+    if (read->op != OP_READ || schedule_holds(&w->schedule, read->operands[0])) return false;
+    return graph_node(w->graph, read->operands[0])->layout.rank > 0 &&
+           map_is_identity(&read->attributes.map, read->type.rank);
+}
+
+static void push_plus(Writer *w, const char *axis, const Sum *by)
+{
+    push_coordinate(w, axis, sum_add(w, *coordinate_at(w, axis), by, 1));
+}
+
+/* Writes what chunk `e` of the slab is, and sets coordinates to its first element. Returns the axis along which its floats
+ * lie. */
+static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int chunk)
+{
+    const AxisNames *over = &t->linear->attributes.over;
+    const char *last = over->name[over->count - 1];
+    bool rows = side == &t->side[ROWS];
+    int64_t across = (rows ? t->depth : t->width) / chunk, lines = rows ? t->rows : t->depth;
+    const char *tile =
+        arena_printf(w->arena, "%se / %lld", side->first, (long long)(across * lines));
+    if (side->tiles % side->warps != 0)
+        tile = arena_printf(w->arena, "raft_min(%s, %lld)", tile, (long long)side->tiles - 1);
+    line(w, "const int tile = %s;", tile);
+    line(w, "const int c = e %% %lld, l = e / %lld %% %lld;", (long long)across, (long long)across,
+         (long long)lines);
+    enter_side(w, side, "tile");
+    Sum c = sum_term("c", chunk, across), l = sum_term("l", 1, lines);
+    if (rows) {
+        int64_t inner = t->row_count == 2 ? t->row[1].tile : 1;
+        if (t->row_count == 2)
+            line(w, "const int r0 = l / %lld, r1 = l %% %lld;", (long long)inner, (long long)inner);
+        else if (t->row_count == 1)
+            line(w, "const int r0 = l;");
+        at_rows(w, t, true);
+        push_plus(w, last, &c);
+        return last;
+    }
+    push_plus(w, last, &l);
+    push_plus(w, t->p->lane, &c);
+    if (t->lane_axis >= 0 || !has_padding(w, side->operand)) clamp_lane(w, t);
+    return t->p->lane;
+}
+
+/* The most floats that lie side by side in every chunk. */
+static int find_chunk(Writer *w, const Tile *t, const Side *side)
+{
+    Text *out = w->out, nothing = text_new(w->arena);
+    int64_t length = side == &t->side[ROWS] ? t->depth : t->width;
+    w->out = &nothing;
+    int chunk = 4;
+    for (; chunk > 1; chunk /= 2) {
+        int mark = w->coordinate_count;
+        Spot spot;
+        bool fits = length % chunk == 0 &&
+                    find_floats(w, side->operand, enter_chunk(w, t, side, chunk), chunk, &spot);
+        w->coordinate_count = mark;
+        if (fits) break;
+    }
+    w->out = out;
+    return chunk;
+}
+
+/* Splits an index into what changes from slab to slab, the terms of the sum's coordinates, and the rest. False: some term
+ * has both. */
+static bool split_slab(const Sum *at, Sum *changing, Sum *rest)
+{
+    *changing = sum_constant(0);
+    *rest = sum_constant(at->constant);
+    for (int i = 0; i < at->count; i++) {
+        bool own = strncmp(at->term[i].name, "k_", 2) == 0;
+        if (!own && strstr(at->term[i].name, "k_")) return false;
+        Sum *to = own ? changing : rest;
+        to->term[to->count++] = at->term[i];
+    }
+    return true;
+}
+
+/* What a thread brings of one operand: `turns` chunks, of which the places in the first slab are known before. */
+typedef struct Load {
+    const char *name;
+    int chunk;
+    int64_t chunks, turns;
+    bool ready; /* known before: name_from[turn], and name_at[bound][turn] for bounds */
+    Spot spot;  /* at the coordinates of a turn */
+} Load;
+
+static void open_turns(Writer *w, const Load *load, bool guarded)
+{
+    line(w, "raft_unroll");
+    open_block(w, "for (int turn = 0; turn < %lld; turn++)", (long long)load->turns);
+    line(w, "const int e = threadIdx.x + turn * %d;", w->threads);
+    if (guarded && load->chunks % w->threads != 0)
+        line(w, "if (e >= %lld) continue;", (long long)load->chunks);
+}
+
+/* Writes where the chunks of this thread lie in the first slab. */
+static Load prepare_side(Writer *w, const Tile *t, const Side *side)
+{
+    bool rows = side == &t->side[ROWS];
+    Load load = {.name = rows ? "rows" : "lanes", .chunk = find_chunk(w, t, side)};
+    load.chunks = side->warps * (rows ? t->rows : t->width) * t->depth / load.chunk;
+    load.turns = (load.chunks + w->threads - 1) / w->threads;
+    int mark = w->coordinate_count;
+    Text *out = w->out, text = text_new(w->arena);
+    w->out = &text;
+    text.indent = out->indent;
+    open_turns(w, &load, false);
+    enter_chunk(w, t, side, load.chunk);
+    Sum changing, rest;
+    load.ready = find_spot(w, side->operand, &load.spot) && load.spot.stored &&
+                 split_slab(&load.spot.at, &changing, &rest);
+    if (load.ready) {
+        line(w, "%s_from[turn] = %s;", load.name, sum_text(w, &rest));
+        for (int i = 0; i < load.spot.bound_count; i++) {
+            load.ready &= split_slab(&load.spot.bound[i].at, &changing, &rest);
+            line(w, "%s_at%d[turn] = %s;", load.name, i, sum_text(w, &rest));
+        }
+    }
+    close_block(w);
+    w->coordinate_count = mark;
+    w->out = out;
+    if (!load.ready) return load;
+    line(w, "long long %s_from[%lld];", load.name, (long long)load.turns);
+    for (int i = 0; i < load.spot.bound_count; i++)
+        line(w, "int %s_at%d[%lld];", load.name, i, (long long)load.turns);
+    int indent = w->out->indent;
+    w->out->indent = 0;
+    text_put(w->out, text.data);
+    w->out->indent = indent;
+    return load;
+}
+
+/* The index with what is known before by its name. */
+static void use_prepared(Writer *w, Sum *at, const char *name)
+{
+    Sum changing, rest;
+    split_slab(at, &changing, &rest);
+    rest = sum_term(name, 1, 0);
+    *at = sum_add(w, rest, &changing, 1);
+}
+
+static void bring_side(Writer *w, const Tile *t, const Side *side, Load *load)
+{
+    int mark = w->coordinate_count;
+    Sum at = sum_constant(side->slab), e = sum_term("e", load->chunk, 0);
+    at = sum_add(w, at, &e, 1);
+    const char *to = sum_text(w, &at);
+    open_turns(w, load, true);
+    Spot *spot = &load->spot;
+    if (load->ready) {
+        use_prepared(w, &spot->at, arena_printf(w->arena, "%s_from[turn]", load->name));
+        for (int i = 0; i < spot->bound_count; i++)
+            use_prepared(w, &spot->bound[i].at,
+                         arena_printf(w->arena, "%s_at%d[turn]", load->name, i));
+    } else {
+        enter_chunk(w, t, side, load->chunk);
+    }
+    if (load->ready || (find_spot(w, side->operand, spot) && spot->stored))
+        line(w, "raft_copy<%d>(to, %s, %s, %s, %s);", load->chunk, to, spot->base,
+             sum_text(w, &spot->at), spot->bound_count ? inside_text(w, spot) : "true");
+    else
+        line(w, "to[%s] = %s;", to, value_text(w, side->operand));
+    w->coordinate_count = mark;
+    close_block(w);
+}
+
+void start_slabs(Writer *w, const Tile *t)
+{
+    if (!is_staged(t)) return;
+    bool again =
+        t->side[ROWS].first[0] || t->side[LANES].first[0] || t->outer_count > 0 || t->unit_outer;
+    if (again) line(w, "raft_barrier();");
+    Load load[2];
+    Text names = text_new(w->arena), *out = w->out;
+    int mark = w->coordinate_count;
+    w->out = &names; /* of the coordinates of a slab: none is used before there is one */
+    enter_slab(w, t);
+    w->out = out;
+    for (int s = 0; s < 2; s++)
+        if (t->side[s].staged) load[s] = prepare_side(w, t, &t->side[s]);
+    open_block(w, "const auto bring = [&](int slab)");
+    line(w, "const raft_scratch to = slabs + slab %% %d * %lld;", t->buffers,
+         (long long)t->slab_floats);
+    w->coordinate_count = mark;
+    enter_slab(w, t);
+    for (int s = 0; s < 2; s++)
+        if (t->side[s].staged) bring_side(w, t, &t->side[s], &load[s]);
+    w->coordinate_count = mark;
+    w->out->indent--;
+    text_put(w->out, "};\n");
+    for (int i = 0; i < slabs_ahead(t); i++) line(w, "bring(%d); raft_copies_sent();", i);
+}
+
+void next_slab(Writer *w, const Tile *t)
+{
+    if (!is_staged(t)) return;
+    int ahead = slabs_ahead(t);
+    line(w, "raft_copies_wait<%d>();", ahead - 1);
+    line(w, "raft_barrier();");
+    if (t->slabs > ahead) {
+        line(w, "if (slab < %lld) bring(slab + %d);", (long long)t->slabs - ahead, ahead);
+        line(w, "raft_copies_sent();");
+    }
+    static const char *const names[] = {"slab_rows", "slab_lanes"};
+    static const char *const tiles[] = {"/", "%"};
+    for (int s = 0; s < 2; s++) {
+        const Side *side = &t->side[s];
+        if (!side->staged) continue;
+        int64_t tile = (s == ROWS ? t->rows : t->width) * t->depth;
+        line(w, "const raft_scratch %s = slabs + (slab %% %d * %lld + warp %s %lld * %lld + %lld);",
+             names[s], t->buffers, (long long)t->slab_floats, tiles[s],
+             (long long)t->side[LANES].warps, (long long)tile, (long long)side->slab);
+    }
+}
