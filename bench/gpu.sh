@@ -69,10 +69,10 @@ libraries() {
 
 warm_torch() {
     local job
-    for job in "l 256 f32" "l 1 f32" "m 256 f32" "m 1 f32" "s 256 f32" "s 1 f32" \
+    for job in "l 256 f32" "m 256 f32" "s 256 f32" "l 1 f32" "m 1 f32" "s 1 f32" \
         "l 256 bf16" "l 1 bf16" "m 256 bf16" "m 1 bf16" "s 256 bf16" "s 1 bf16"; do
         echo "$job"
-    done | TORCHINDUCTOR_COMPILE_THREADS=4 xargs -P 4 -L 1 timeout 150 python3 bench/gpu_peers.py warm
+    done | TORCHINDUCTOR_COMPILE_THREADS=4 xargs -P 6 -L 1 timeout 150 python3 bench/gpu_peers.py warm
 }
 
 goldens() {

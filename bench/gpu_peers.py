@@ -11,6 +11,7 @@ golden of the model; one that is wrong is told, and timed all the same.
 """
 import argparse
 import ctypes
+import functools
 import json
 import os
 import statistics
@@ -35,10 +36,15 @@ def read_model(name):
     return yaml.safe_load(metadata["config"]), tensors["224x224.logits"]
 
 
+@functools.cache
+def images_on_gpu(batch):
+    return raftmlp.filled_input(batch, 224, 224).cuda()
+
+
 def torch_forward(config, batch, dtype, compiled):
     """A function that queues a forward, and the tensor that gets the logits."""
     model = raftmlp.RaftMLP(config).eval().cuda().to(DTYPES[dtype])
-    images = raftmlp.filled_input(batch, 224, 224).cuda().to(DTYPES[dtype])
+    images = images_on_gpu(batch).to(DTYPES[dtype])
     run = torch.compile(model) if compiled else model
     stream = torch.cuda.Stream()
     with torch.inference_mode(), torch.cuda.stream(stream):
@@ -70,7 +76,7 @@ def raftc_forward(folder, name, batch):
     run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
     error.argtypes = [ctypes.c_void_p]
     stream = torch.cuda.Stream()
-    images = raftmlp.filled_input(batch, 224, 224).cuda()
+    images = images_on_gpu(batch)
     logits = torch.empty(batch, 1000, device="cuda")
     weights = np.memmap(base + ".weights", np.uint8, "r")
     options = Options(ctypes.sizeof(Options), 0, torch.cuda.current_device(), stream.cuda_stream,
@@ -106,18 +112,18 @@ def check(golden, logits, dtype):
     return float(np.linalg.norm(values - golden[:len(values)]) / np.linalg.norm(golden[:len(values)]))
 
 
-def contenders(folder, config, name, batch):
-    yield "raftc", "f32", lambda: raftc_forward(folder, name, batch)
-    for dtype in DTYPES:
-        for compiled in (False, True):
-            peer = "torch.compile" if compiled else "PyTorch"
-            yield peer, dtype, lambda d=dtype, c=compiled: torch_forward(config, batch, d, c)
+def contenders(folder, config, name, batch, dtype):
+    yield "raftc", lambda: raftc_forward(folder, name, batch)
+    for compiled in (False, True):
+        peer = "torch.compile" if compiled else "PyTorch"
+        yield peer, lambda c=compiled: torch_forward(config, batch, dtype, c)
 
 
-def compare(folder, name, batch, deadline):
+def compare(folder, name, batch, peers_dtype, deadline):
     config, golden = read_model(name)
     ready, rows = [], []
-    for peer, dtype, make in contenders(folder, config, name, batch):
+    for peer, make in contenders(folder, config, name, batch, peers_dtype):
+        dtype = "f32" if peer == "raftc" else peers_dtype
         row = {"model": name, "batch": batch, "peer": peer, "dtype": dtype}
         rows.append(row)
         if time.monotonic() > deadline:
@@ -176,14 +182,15 @@ def main():
     folder, path = options.words
     deadline, rows = time.monotonic() + options.seconds, []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; min and median of a forward")
-    for batch in map(int, options.batch.split(",")):
-        for name in options.models.split(","):
-            found = compare(folder, name, batch, deadline)
-            print_rows(found)
-            rows += found
-            torch.cuda.empty_cache()
-            with open(path, "w") as file:
-                json.dump(rows, file, indent=1)
+    cases = [(dtype, int(batch), name) for dtype in DTYPES
+             for batch in options.batch.split(",") for name in options.models.split(",")]
+    for dtype, batch, name in cases:
+        found = compare(folder, name, batch, dtype, deadline)
+        print_rows(found)
+        rows += found
+        torch.cuda.empty_cache()
+        with open(path, "w") as file:
+            json.dump(rows, file, indent=1)
 
 
 if __name__ == "__main__":
