@@ -184,4 +184,41 @@ const char *raft_dataset_where(const RaftDataset *dataset, int64_t index, char b
 RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, RaftImage *image,
                              bool *truncated, RaftError *error);
 
+/* ---- loader.c: one epoch of a data set in batches, made ahead of the computation -------------- */
+
+typedef struct RaftLoading {
+    RaftAugmentation augmentation;
+    int channels; /* 3, or 1: grey */
+    int batch;    /* images in one */
+    /* In a random order and augmented, an incomplete last batch dropped; else as the data set has
+     * them, the last batch smaller. */
+    bool training;
+    uint64_t seed;
+    uint32_t epoch;
+    int64_t first; /* the number of the batch to begin with */
+    int threads;
+    int ahead;               /* batches in memory, at least 2: one is lent, others are being made */
+    int64_t most_unreadable; /* more end the epoch with an error that lists them */
+} RaftLoading;
+
+typedef struct RaftBatch {
+    int64_t index;        /* in the epoch */
+    int count;            /* of images; 0: the epoch is over */
+    const uint8_t *bytes; /* [count][channels][height][width] */
+    const uint32_t *labels;
+    int64_t truncated, unreadable; /* pictures in this batch and those before it */
+} RaftBatch;
+
+typedef struct RaftLoader RaftLoader;
+
+int64_t raft_loader_batches(const RaftDataset *dataset, const RaftLoading *loading); /* an epoch */
+/* The data set must outlive the loader. What the batches hold depends on nothing but the data set,
+ * batch, seed and epoch: neither on the number of threads nor on where one begins. */
+RaftStatus raft_loader_open(const RaftDataset *dataset, const RaftLoading *loading,
+                            RaftLoader **loader, RaftError *error);
+void raft_loader_close(RaftLoader *loader);
+/* Waits for the next batch, which is the caller's to read until the next call. In the place of an
+ * unreadable picture stands, in training, the next readable one of the data set, and none else. */
+RaftStatus raft_loader_next(RaftLoader *loader, RaftBatch *batch, RaftError *error);
+
 #endif
