@@ -1,0 +1,305 @@
+/* test_cuda.c: the shell on a GPU, which is fake_cuda.c: copies, graphs, failures, what is given back.
+ *
+ * The kernels of library/kernels.c are the functions of a fake cubin.
+ */
+#define _GNU_SOURCE
+#define RAFT_SHELL_LINKAGE static __attribute__((unused))
+#include "runtime/cuda.c"
+#include "runtime/cuda_driver.c"
+#include "runtime/cuda_open.c"
+
+#include "tests/fake_cuda.h"
+#include "tests/shell_program.h"
+
+/* ---- the program ----------------------------------------------------------------------------- */
+
+enum { SPILLS = 1 << 20, ILLEGAL_ADDRESS = 700 };
+
+static const FakeKernel fake_kernels[] = {
+    {"pack", kernel_pack, 3, SCRATCH},       {"sum", kernel_sum, 2, SCRATCH},
+    {"hidden", kernel_hidden, 2, SCRATCH},   {"double", kernel_double, 2, SCRATCH},
+    {"shifted", kernel_shifted, 2, SCRATCH}, {"copy", kernel_copy, 2, SCRATCH},
+    {"logits", kernel_logits, 5, SCRATCH},
+};
+static const FakeImage fake_image = {"FAKECUDA", fake_kernels, ARRAY_SIZE(fake_kernels)};
+static const FakeImage empty_image = {"FAKECUDA", NULL, 0};
+
+static const RaftCudaKernel cuda_prepare[] = {{"pack", 128, 0, 0, 1}, {"sum", 128, 0, 0, 4}};
+static const RaftCudaKernel cuda_steps[] = {
+    {"hidden", 128, 64 << 10, 0, 3}, {"double", 256, 0, 0, 1},    {"shifted", 128, 1000, 0, 1},
+    {"copy", 128, 0, SPILLS, 1},     {"logits", 128, 0, 4096, 2},
+};
+/* That of sm_80 must not be chosen where sm_90 is there. */
+static const RaftCudaImage images[] = {
+    {80, &empty_image, sizeof empty_image},
+    {90, &fake_image, sizeof fake_image},
+    {100, &empty_image, sizeof empty_image},
+};
+static const RaftCudaCode code = {ARRAY_SIZE(images), images, cuda_prepare, cuda_steps};
+
+static RaftProgram cuda_table(void)
+{
+    RaftProgram program = table;
+    program.device = &raft_cuda;
+    program.code = &code;
+    return program;
+}
+
+/* Nothing is left of an instance, and nothing was wrong on the way. */
+static void expect_nothing_left(void)
+{
+    const FakeCounts *counts = fake_counts();
+    assert_int_equal(counts->strays, 0);
+    assert_int_equal(counts->pushed, 0);
+    assert_int_equal(counts->blocks, 0);
+    assert_int_equal(counts->contexts, 0);
+    assert_int_equal(counts->modules, 0);
+    assert_int_equal(counts->streams, 0);
+    assert_int_equal(counts->graphs, 0);
+    assert_int_equal(counts->execs, 0);
+    assert_int_equal(counts->events, 0);
+}
+
+static RaftShell *create_set(const RaftProgram *program, const Values *v)
+{
+    RaftShell *shell = create(program, 0);
+    assert_int_equal(set_all(shell, v), RAFT_OK);
+    return shell;
+}
+
+/* ---- tests ----------------------------------------------------------------------------------- */
+
+static void test_host_memory(void **state)
+{
+    Values v, w;
+    (void)state;
+    make_values(&v, 1);
+    make_values(&w, 2);
+    const RaftProgram program = cuda_table();
+    RaftShell *shell = create_set(&program, &v);
+    for (int again = 0; again < 3; again++)
+        for (int batch = 1; batch <= MOST_BATCH; batch++) expect_run(shell, &v, batch);
+    assert_true(fake_counts()->graph_launches > 0);
+    assert_int_equal(set_all(shell, &w), RAFT_OK);
+    expect_run(shell, &w, 2);
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
+/* The first run at some addresses launches kernels, the second makes a graph, the others replay it. */
+static void test_gpu_memory(void **state)
+{
+    enum { STEPS = 3 /* of forward */, BATCH = 2 };
+    Values v;
+    float *image, *logits[12], result[BATCH * CLASSES];
+    (void)state;
+    make_values(&v, 1);
+    const RaftProgram program = cuda_table();
+    RaftShell *shell = create_set(&program, &v);
+    size_t bytes = BATCH * PIXELS * sizeof(float);
+    assert_int_equal(raft_cuda_reserve(shell, bytes, &image), RAFT_OK);
+    assert_int_equal(raft_cuda_upload(shell, image, v.image, bytes), RAFT_OK);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(raft_cuda_reserve(shell, BATCH * CLASSES * sizeof(float), &logits[i]),
+                         RAFT_OK);
+    for (int run = 0; run < 4; run++) {
+        for (int i = 0; i < 12; i += 6) {
+            int graphs = fake_counts()->graph_launches, prepare = run == 0 && i == 0 ? 2 : 0;
+            int launches = fake_counts()->launches;
+            memset(logits[i], 0xFF, sizeof result);
+            assert_int_equal(raft_shell_forward(shell, BATCH, image, logits[i]), RAFT_OK);
+            expect_floats(logits[i], v.logits, BATCH * CLASSES);
+            assert_int_equal(fake_counts()->graph_launches - graphs, run > 0);
+            assert_int_equal(fake_counts()->launches - launches, STEPS + prepare);
+            assert_int_equal(fake_counts()->execs, run == 0 ? 0 : run > 1 || i ? 2 : 1);
+        }
+    }
+    /* No more graphs are kept than there is room for. */
+    for (int run = 0; run < 2; run++)
+        for (int i = 0; i < 12; i++)
+            for (int twice = 0; twice < 2; twice++)
+                assert_int_equal(raft_shell_forward(shell, BATCH, image, logits[i]), RAFT_OK);
+    assert_int_equal(fake_counts()->execs, MOST_GRAPHS);
+    for (int i = 0; i < 12; i++) expect_floats(logits[i], v.logits, BATCH * CLASSES);
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
+/* Parameters may be the GPU's, too. */
+static void test_gpu_parameters(void **state)
+{
+    Values v;
+    float *weight;
+    (void)state;
+    make_values(&v, 3);
+    const RaftProgram program = cuda_table();
+    RaftShell *shell = create(&program, 0);
+    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    assert_int_equal(raft_cuda_reserve(shell, sizeof v.weight, &weight), RAFT_OK);
+    for (int i = 0; i < PIXELS * CLASSES; i++) v.weight[i] = 0;
+    assert_int_equal(raft_cuda_upload(shell, weight, v.weight, sizeof v.weight), RAFT_OK);
+    assert_int_equal(raft_shell_set_parameter(shell, parameters[0].name, parameters[0].shape,
+                                              parameters[0].rank, weight),
+                     RAFT_OK);
+    float logits[CLASSES];
+    assert_int_equal(raft_shell_forward(shell, 1, v.image, logits), RAFT_OK);
+    expect_floats(logits, v.bias, CLASSES);
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
+static void test_measured_on_gpu(void **state)
+{
+    Values v;
+    float logits[CLASSES];
+    double seconds[ARRAY_SIZE(steps)] = {0};
+    (void)state;
+    make_values(&v, 1);
+    const RaftProgram program = cuda_table();
+    RaftShell *shell = create_set(&program, &v);
+    raft_shell_measure(shell, seconds);
+    for (int run = 1; run <= 3; run++) {
+        assert_int_equal(raft_shell_forward(shell, 1, v.image, logits), RAFT_OK);
+        expect_floats(logits, v.logits, CLASSES);
+        for (size_t s = 0; s < ARRAY_SIZE(steps); s++)
+            assert_true(fabs(seconds[s] - (steps[s].entries & FORWARD ? 0.1 * run : 0)) < 1e-6);
+    }
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
+static void expect_refused(const RaftProgram *program, const RaftShellOptions *options,
+                           RaftStatus expected, const char *expected_message)
+{
+    RaftShell *shell;
+    char message[300] = "";
+    assert_int_equal(raft_shell_create(program, options, &shell, message, sizeof message),
+                     expected);
+    assert_null(shell);
+    assert_string_equal(message, expected_message);
+    expect_nothing_left();
+}
+
+static void test_which_gpu(void **state)
+{
+    RaftProgram program = cuda_table();
+    (void)state;
+    fake_architecture(75);
+    expect_refused(&program, NULL, RAFT_UNSUPPORTED,
+                   "the model is compiled for sm_80, sm_90, sm_100; this GPU, Fake GPU, is sm_75: "
+                   "compile it again with --gpu-arch sm_75");
+    fake_architecture(89); /* runs what is made for sm_80, which here has no kernels */
+    expect_refused(&program, NULL, RAFT_GPU_FAILED,
+                   "the GPU failed: pack: an error (CUDA_ERROR, 500)");
+    fake_architecture(90);
+    const RaftShellOptions options = {.size = sizeof options, .device = 1};
+    expect_refused(&program, &options, RAFT_INVALID,
+                   "options: device is 1, not the number of one of 1 GPUs");
+    RaftCudaKernel large[ARRAY_SIZE(cuda_steps)];
+    memcpy(large, cuda_steps, sizeof large);
+    large[0].shared_bytes = 300000;
+    RaftCudaCode too_large = code;
+    too_large.step = large;
+    program.code = &too_large;
+    expect_refused(&program, NULL, RAFT_UNSUPPORTED,
+                   "a kernel wants 300000 bytes of shared memory; this GPU, Fake GPU, has 232448");
+}
+
+/* A caller's stream is neither made nor destroyed here. */
+static void test_stream(void **state)
+{
+    Values v;
+    (void)state;
+    make_values(&v, 1);
+    const RaftProgram program = cuda_table();
+    const RaftShellOptions options = {.size = sizeof options, .stream = &v};
+    RaftShell *shell;
+    assert_int_equal(raft_shell_create(&program, &options, &shell, NULL, 0), RAFT_OK);
+    assert_int_equal(fake_counts()->streams, 0);
+    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    expect_run(shell, &v, 3);
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
+/* Where the arena of a whole chunk does not fit, images go through in smaller ones. */
+static void test_little_memory(void **state)
+{
+    Values v;
+    (void)state;
+    make_values(&v, 1);
+    RaftProgram program = cuda_table();
+    program.chunk = MOST_BATCH;
+    program.arena_floats = 32 << 10;
+    size_t image_bytes = (size_t)program.arena_floats * sizeof(float);
+    RaftShell *shell = create_set(&program, &v);
+    fake_memory(fake_counts()->bytes + 6 * image_bytes);
+    fake_counts()->most_bytes = 0;
+    expect_run(shell, &v, MOST_BATCH);
+    assert_string_equal(raft_shell_error(shell), "");
+    assert_true(fake_counts()->most_bytes > 3 * image_bytes);
+    fake_memory(fake_counts()->bytes - 5 * image_bytes);
+    float logits[MOST_BATCH * CLASSES];
+    program.arena_floats *= 10; /* not even one */
+    assert_int_equal(raft_shell_forward(shell, MOST_BATCH, v.image, logits), RAFT_NO_MEMORY);
+    assert_string_equal(raft_shell_error(shell), "out of memory on the GPU: the arena");
+    fake_memory((size_t)1 << 32);
+    expect_run(shell, &v, MOST_BATCH);
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
+static RaftStatus run_all(const RaftProgram *program, const Values *v)
+{
+    RaftShell *shell;
+    char message[300] = "";
+    float logits[MOST_BATCH * CLASSES];
+    double seconds[ARRAY_SIZE(steps)] = {0};
+    RaftStatus status = raft_shell_create(program, NULL, &shell, message, sizeof message);
+    if (status == RAFT_OK) status = set_all(shell, v);
+    for (int run = 0; run < 4 && status == RAFT_OK; run++) {
+        if (run == 3) raft_shell_measure(shell, seconds);
+        status = raft_shell_forward(shell, 4, v->image, logits);
+    }
+    if (status == RAFT_OK)
+        expect_floats(logits, v->logits, 4 * CLASSES);
+    else
+        assert_true(message[0] || raft_shell_error(shell)[0]);
+    raft_shell_destroy(shell);
+    return status;
+}
+
+/* Each call of the driver fails once: the status tells, and nothing is left behind. */
+static void test_every_failure(void **state)
+{
+    Values v;
+    (void)state;
+    make_values(&v, 1);
+    const RaftProgram program = cuda_table();
+    for (int pass = 0; pass < 2; pass++) {
+        RaftStatus expected = pass ? RAFT_GPU_FAILED : RAFT_NO_MEMORY, status = expected;
+        int n = 0;
+        for (; status != RAFT_OK; n++) {
+            fake_fail(n, pass ? ILLEGAL_ADDRESS : RAFT_GPU_NO_MEMORY);
+            status = run_all(&program, &v);
+            /* Without cuInit there is no GPU; an arena that does not fit is tried smaller. */
+            assert_true(status == expected || status == RAFT_OK ||
+                        (n == 0 && status == RAFT_UNSUPPORTED));
+            if (status == RAFT_OK && !pass && n < 60) status = RAFT_NO_MEMORY;
+            fake_fail(-1, 0);
+            expect_nothing_left();
+        }
+        assert_true(n > 60);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_host_memory),    cmocka_unit_test(test_gpu_memory),
+        cmocka_unit_test(test_gpu_parameters), cmocka_unit_test(test_measured_on_gpu),
+        cmocka_unit_test(test_which_gpu),      cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_little_memory),  cmocka_unit_test(test_every_failure),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
