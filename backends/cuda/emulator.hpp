@@ -505,6 +505,21 @@ static inline float raft_warp_sum(float x, int line = __builtin_LINE())
     return fiber->value;
 }
 
+static inline float raft_reciprocal(float x)
+{
+    return 1.0f / x;
+}
+
+static inline float raft_exp2(float x)
+{
+    return exp2f(x);
+}
+
+template <typename Number> static inline Number raft_again(Number x)
+{
+    return x;
+}
+
 /* Floats side by side must be aligned to their size. */
 static inline void raft_check_aligned(long long index, int count, int line)
 {

@@ -301,7 +301,6 @@ static const char *sum_name(Writer *w, const Tile *t, int v)
 static void start_sums(Writer *w, const Tile *t)
 {
     const Node *linear = t->linear;
-    line(w, "float sum[%lld][%d];", (long long)t->rows, t->p->vectors);
     int blocks = open_rows(w, t), mark = w->coordinate_count;
     at_rows(w, t, true);
     int rows = w->coordinate_count;
@@ -514,6 +513,22 @@ static const char *present_tile(Writer *w, const Side *side)
     return arena_printf(w->arena, "raft_min(%s, %lld)", tile, (long long)side->tiles - 1);
 }
 
+/* Opens a block in which coordinates are those of the present tile. What they take is computed anew in each, not kept
+ * while the sums need all registers. */
+static void open_tile(Writer *w, const Tile *t, bool again)
+{
+    text_put(w->out, "{\n");
+    w->out->indent++;
+    if (again) {
+        line(w, "const int thread = raft_again((int)threadIdx.x);");
+        line(w, "const int warp = thread / 32, lane = thread %% 32;");
+    }
+    line(w, "const int m = %s, n = %s;", present_tile(w, &t->side[ROWS]),
+         present_tile(w, &t->side[LANES]));
+    enter_side(w, &t->side[ROWS], "m");
+    enter_side(w, &t->side[LANES], "n");
+}
+
 static int open_outer(Writer *w, const Tile *t)
 {
     int blocks = t->outer_count;
@@ -545,11 +560,18 @@ void write_product(Writer *w, const Stage *stage)
     const char *rows_here = open_side(w, rows, "m", across, &blocks);
     const char *lanes_here = open_side(w, lanes, "n", along, &blocks);
     start_slabs(w, &t);
-    line(w, "const int m = %s, n = %s;", present_tile(w, rows), present_tile(w, lanes));
-    enter_side(w, rows, "m");
-    enter_side(w, lanes, "n");
+    line(w, "float sum[%lld][%d];", (long long)t.rows, t.p->vectors);
+    int mark = w->coordinate_count;
+    open_tile(w, &t, true);
     start_sums(w, &t);
+    w->coordinate_count = mark;
+    close_block(w);
+    open_tile(w, &t, false);
     contract(w, &t);
+    w->coordinate_count = mark;
+    close_block(w);
+    open_tile(w, &t, true);
+    blocks++;
     Text here = text_new(w->arena);
     bool partial = !t.unit_outer && w->schedule.block > 1;
     const char *unit_here = partial ? "first + g < each" : "";
