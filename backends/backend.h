@@ -157,7 +157,9 @@ typedef struct LibraryOptions {
     const char *made_by; /* for the header's comment: command line, versions, hash of the model */
     const char *triple;  /* NULL: this machine's */
     bool shared, archive, header;
-    bool cuda; /* for GPUs */
+    bool cuda;           /* for GPUs */
+    const void *weights; /* a weights blob that the library is to hold; NULL: none */
+    size_t weights_size;
 } LibraryOptions;
 
 /* Whether a library of this plan can be written: the prefix is a usable name, there is one input of

@@ -16,9 +16,9 @@
 
 extern char **environ;
 
-enum { SHELL_SOURCE, SHELL_OBJECT, KERNELS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
+enum { SHELL_SOURCE, SHELL_OBJECT, KERNELS, WEIGHTS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
 static const char *const file_name[FILE_COUNT] = {
-    "shell.c", "shell.o", "kernels.o", "exports.map", "library.so", "library.a", "log",
+    "shell.c", "shell.o", "kernels.o", "weights", "exports.map", "library.so", "library.a", "log",
 };
 
 typedef struct Tool {
@@ -188,6 +188,10 @@ static bool compile_shell(Job *job)
                                 job->openmp,
                                 "-ffp-contract=off",
                                 job->prefix_map,
+                                "-Xassembler",
+                                "-I",
+                                "-Xassembler",
+                                job->folder,
                                 "-c",
                                 job->path[SHELL_SOURCE],
                                 "-o",
@@ -257,7 +261,8 @@ static bool report(Job *job, Diag *diag)
 /* What the two files are made of, then they themselves. */
 typedef struct Content {
     const char *source, *exports, *object;
-    size_t object_size;
+    const void *weights;
+    size_t object_size, weights_size;
     const char *shared, *archive; /* paths, or NULL */
 } Content;
 
@@ -269,6 +274,8 @@ static bool make_files(Job *job, const Content *content)
            write_temporary(job, EXPORTS, content->exports, strlen(content->exports)) &&
            (!content->object ||
             write_temporary(job, KERNELS, content->object, content->object_size)) &&
+           (!content->weights ||
+            write_temporary(job, WEIGHTS, content->weights, content->weights_size)) &&
            compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
            (!content->archive || make_archive(job)) &&
            (!content->shared || place_file(job, content->shared, SHARED)) &&
@@ -285,6 +292,8 @@ bool library_write(Arena *arena, const Plan *plan, const ProgramCode *code, cons
         .exports = library_exports(arena, plan, options),
         .object = object,
         .object_size = object_size,
+        .weights = options->weights,
+        .weights_size = options->weights_size,
         .shared = options->shared ? arena_printf(arena, "%s.so", base) : NULL,
         .archive = options->archive ? arena_printf(arena, "%s.a", base) : NULL,
     };

@@ -84,6 +84,7 @@ typedef struct Options {
     bool emulate;
     /* what is written */
     const char *output_base, *name;
+    bool embed;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
     bool profile, json;
     /* running */

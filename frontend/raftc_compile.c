@@ -129,6 +129,22 @@ static Exit write_gpu_code(Job *job, CudaCodeKind kind, const char *extension)
     return exit;
 }
 
+/* The weights of the options as a blob. */
+static Exit read_weights(Job *job, const char **blob, size_t *size)
+{
+    Session *session = job->session;
+    Compilation *c = &job->compilation;
+    const RaftProgram *program = program_build(session->arena, c->plan, c->made, NULL);
+    const float **data;
+    Exit exit = parameters_read(session, session->arena, session->options->weights,
+                                program->parameter, program->parameter_count, &data);
+    if (exit != EXIT_DONE) return exit;
+    if (strcmp(session->options->weights, "@fill") == 0)
+        session_note(session, "the weights are made up (@fill): the classes mean nothing");
+    *blob = weights_blob(session->arena, program, data, size);
+    return EXIT_DONE;
+}
+
 static Exit write_library(Job *job, const LibraryOptions *library)
 {
     Session *session = job->session;
@@ -144,10 +160,17 @@ static Exit write_library(Job *job, const LibraryOptions *library)
     } else if (!llvm_write(c->code, CODE_OBJECT, session->arena, &object, &size, session->diag)) {
         return EXIT_UNDONE;
     }
+    LibraryOptions options = *library;
+    if (session->options->embed) {
+        const char *blob;
+        Exit exit = read_weights(job, &blob, &options.weights_size);
+        if (exit != EXIT_DONE) return exit;
+        options.weights = blob;
+    }
     double start = seconds_now();
     signals_hold();
     bool done =
-        library_write(session->arena, c->plan, c->made, object, size, library, session->diag);
+        library_write(session->arena, c->plan, c->made, object, size, &options, session->diag);
     signals_release();
     session_stage(session, "library", start);
     if (!done)
@@ -162,18 +185,10 @@ static Exit write_library(Job *job, const LibraryOptions *library)
 
 static Exit write_weights(Job *job)
 {
-    Session *session = job->session;
-    Compilation *c = &job->compilation;
-    const RaftProgram *program = program_build(session->arena, c->plan, c->made, NULL);
-    const float **data;
-    Exit exit = parameters_read(session, session->arena, session->options->weights,
-                                program->parameter, program->parameter_count, &data);
-    if (exit != EXIT_DONE) return exit;
-    if (strcmp(session->options->weights, "@fill") == 0)
-        session_note(session, "the weights are made up (@fill): the classes mean nothing");
+    const char *blob;
     size_t size;
-    const char *blob = weights_blob(session->arena, program, data, &size);
-    return write_file(job, ".weights", blob, size);
+    Exit exit = read_weights(job, &blob, &size);
+    return exit == EXIT_DONE ? write_file(job, ".weights", blob, size) : exit;
 }
 
 static Exit write_header(Job *job, const LibraryOptions *library)
@@ -210,7 +225,8 @@ static Exit write_all(Job *job)
         exit = write_library(job, &library);
     else if (exit == EXIT_DONE && job->emit & EMIT_HEADER)
         exit = write_header(job, &library);
-    if (exit == EXIT_DONE && session->options->weights) exit = write_weights(job);
+    if (exit == EXIT_DONE && session->options->weights && !session->options->embed)
+        exit = write_weights(job);
     return exit;
 }
 
@@ -264,6 +280,9 @@ static Exit check_options(const Job *job)
     if (options->weights && !(job->emit & NEEDS_CODE))
         return session_fail(session, EXIT_USAGE,
                             "--weights goes with a library: --emit lib, or obj");
+    if (options->embed && !(options->weights && job->emit & EMIT_LIB))
+        return session_fail(session, EXIT_USAGE,
+                            "--embed puts weights into a library: --weights FILE and --emit lib");
     return EXIT_DONE;
 }
 

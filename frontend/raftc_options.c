@@ -64,6 +64,7 @@ static const Row table[] = {
     WORDS("--emit", "KIND[,KIND]", COMPILE, read_list,
           "lib|obj|header|ir|llvm|asm|cuda|ptx|cubin", emit,
           "lib (shared, static and header: the default), obj, header, ir,\nllvm, asm; with --target cuda: lib, header, ir, cuda,\nptx, cubin"),
+    FLAG("--embed", COMPILE, embed, "put the weights into the library, not into a file beside it"),
     TEXT("--name", "PREFIX", COMPILE, read_prefix, name,
          "symbol prefix of the library; default: from the file name"),
     WORDS("--report", "KIND[,KIND]", COMPILE | BENCH, read_list, "fusion|memory|cost|time", report,

@@ -101,6 +101,59 @@ static void list_steps(Arena *arena, Plan *plan, const int *buffer_of)
     }
 }
 
+static bool writes(const Plan *plan, const Step *step, int buffer)
+{
+    return graph_node(plan->graph, plan->buffers[buffer].value)->kernel == step->kernel;
+}
+
+/* Whether all that a step of prepare reads from other such steps is there. */
+static bool can_run(const Plan *plan, const Step *step, const bool *written)
+{
+    bool good = true;
+    for (int i = 0; i < step->argument_count; i++) {
+        int buffer = step->arguments[i];
+        if (plan->buffers[buffer].kind == BUFFER_PREPARED && !writes(plan, step, buffer))
+            good &= written[buffer];
+    }
+    return good;
+}
+
+static int64_t step_elements(const Plan *plan, const Step *step)
+{
+    int64_t elements = 0;
+    for (int i = 0; i < step->argument_count; i++)
+        elements += plan->buffers[step->arguments[i]].elements;
+    return elements;
+}
+
+/* The steps of prepare come first, the largest first: while one runs there are in memory its
+ * parameter and all that was packed so far, which is the most at the end, with the smallest. */
+static void order_prepare(Arena *arena, Plan *plan)
+{
+    Step *ordered = arena_array(arena, (size_t)plan->step_count, sizeof *ordered);
+    bool *taken = arena_array(arena, (size_t)plan->step_count, sizeof *taken);
+    bool *written = arena_array(arena, (size_t)plan->buffer_count, sizeof *written);
+    int count = 0;
+    for (int best = 0; best >= 0;) {
+        best = -1;
+        for (int s = 0; s < plan->step_count; s++) {
+            const Step *step = &plan->steps[s];
+            if (!step->prepare || taken[s] || !can_run(plan, step, written)) continue;
+            if (best < 0 || step_elements(plan, step) > step_elements(plan, &plan->steps[best]))
+                best = s;
+        }
+        if (best < 0) break;
+        taken[best] = true;
+        ordered[count++] = plan->steps[best];
+        for (int i = 0; i < plan->steps[best].argument_count; i++)
+            written[plan->steps[best].arguments[i]] = true;
+    }
+    for (int s = 0; s < plan->step_count; s++)
+        if (!taken[s]) ordered[count++] = plan->steps[s];
+    RAFTC_ASSERT(count == plan->step_count);
+    plan->steps = ordered;
+}
+
 /* Which entries need which steps: backwards from their outputs. */
 static void find_entries(Arena *arena, Plan *plan, const int *buffer_of)
 {
@@ -254,6 +307,7 @@ Plan *plan_memory(Arena *arena, const Graph *graph)
     plan->graph = graph;
     int *buffer_of = list_buffers(arena, plan);
     list_steps(arena, plan, buffer_of);
+    order_prepare(arena, plan);
     find_entries(arena, plan, buffer_of);
     find_live_ranges(plan);
     place_arena(arena, plan);

@@ -81,11 +81,16 @@ static bool is_in_file(uintptr_t first, uintptr_t end)
 }
 
 /* Takes a parameter of a mapped weights file from the memory of the process; what looks at it again
- * finds it in the file. Does nothing where it is no such file. */
-static void give_back(const float *data, size_t bytes)
+ * finds it in the file. The system may have mapped all of each 2 MB that it lies in. Does nothing
+ * where the weights are in no such file. */
+static void give_back(const RaftShell *shell, const float *data, size_t bytes)
 {
-    uintptr_t size = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)data / size;
-    uintptr_t end = ((uintptr_t)data + bytes + size - 1) / size;
+    const uintptr_t around = 2 << 20, size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t least = (uintptr_t)shell->weights, most = least + shell->weights_size;
+    uintptr_t first = (uintptr_t)data / around * around;
+    uintptr_t end = raft_round_up((uintptr_t)data + bytes, around);
+    first = (first > least ? first : least) / size;
+    end = raft_round_up(end < most ? end : most, size) / size;
     if (is_in_file(first, end))
         madvise((void *)(first * size), (end - first) * size, MADV_DONTNEED);
 }
@@ -322,20 +327,37 @@ static bool pack_cpu(RaftShell *shell, int parameter, const float *data)
     return true;
 }
 
-/* What is packed from a mapped file leaves memory at once. */
+/* Copies a small parameter of the blob that is needed as it is: looked at in a mapped file, it
+ * would have much around it in memory. Without room for that it stays where it is. */
+static void take_over(RaftShell *shell, int index)
+{
+    const size_t small = 64 << 10;
+    RaftParameter *parameter = &shell->parameter[index];
+    size_t bytes = raft_weights_stride(&shell->program->parameter[index]);
+    float *copy = bytes <= small ? raft_allocate(bytes) : NULL;
+    if (!copy) return;
+    memcpy(copy, parameter->data, bytes);
+    give_back(shell, parameter->data, bytes);
+    *parameter = (RaftParameter){.data = copy, .owned = true};
+}
+
+/* What was packed from a mapped file leaves memory at once. */
 static void prepare(RaftShell *shell)
 {
     const CpuState *cpu = shell->device;
     const RaftProgram *program = shell->program;
     for (int s = 0; s < program->prepare_count && !shell->packed; s++) {
-        const RaftParameter *parameter =
-            cpu->source[s] >= 0 ? &shell->parameter[cpu->source[s]] : NULL;
+        int source = cpu->source[s];
+        const RaftParameter *parameter = source >= 0 ? &shell->parameter[source] : NULL;
         if (parameter && parameter->packed) continue;
         run_prepare_step(shell, s);
-        size_t bytes = parameter ? raft_weights_stride(&program->parameter[cpu->source[s]]) : 0;
-        if (parameter && !parameter->owned) give_back(parameter->data, bytes);
+        if (parameter && !parameter->owned)
+            give_back(shell, parameter->data, raft_weights_stride(&program->parameter[source]));
     }
-    for (int i = 0; i < program->parameter_count; i++) shell->parameter[i].packed = !cpu->keep[i];
+    for (int i = 0; i < program->parameter_count && !shell->packed; i++) {
+        if (cpu->keep[i] && !shell->parameter[i].owned) take_over(shell, i);
+        shell->parameter[i].packed = !cpu->keep[i];
+    }
     shell->packed = true;
 }
 

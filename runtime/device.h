@@ -29,6 +29,8 @@ typedef struct RaftSpan {
 struct RaftShell {
     const RaftProgram *program;
     RaftParameter *parameter;
+    const char *weights; /* the caller's blob, or NULL */
+    size_t weights_size;
     unsigned *output_entries; /* of each output: bits of the entries whose steps write it */
     float **output;           /* room for the outputs, */
     RaftSpan *span;           /* and the inputs and outputs of one call */

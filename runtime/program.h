@@ -53,6 +53,8 @@ typedef struct RaftProgram {
     const void *code;         /* of the device: cuda.h; the CPU has none */
     const char *name;
     const char *made_by; /* command line, versions, hash of the model: one line each */
+    const void *weights; /* a weights blob that every instance has from the start; NULL: none */
+    size_t weights_size;
     int buffer_count;
     const RaftBuffer *buffer;
     int prepare_count; /* steps of prepare, in order */

@@ -66,7 +66,8 @@ class Model:
         """Loads a library (.so).
 
         weights: the file that `raftc --weights` wrote beside the library, which is mapped, or
-        arrays by name. Without them, set_parameters must come before the first run.
+        arrays by name. Without them, and unless the library holds its own (raftc --embed),
+        set_parameters must come before the first run.
         threads: how many a call may use; by default, as many as there are processors.
         prefix: of the library's functions, where a file holds several models.
         """

@@ -146,7 +146,9 @@ static RaftStatus use_weights(RaftShell *shell, const void *weights, size_t size
     if (size != wanted.size || memcmp(&found, &wanted, sizeof found) != 0)
         return raft_shell_fail(shell, RAFT_BAD_FILE, "weights: cut or damaged: %zu bytes, not %llu",
                                size, (unsigned long long)wanted.size);
-    const char *data = (const char *)weights + sizeof found;
+    shell->weights = weights;
+    shell->weights_size = size;
+    const char *data = shell->weights + sizeof found;
     for (int i = 0; i < shell->program->parameter_count; i++) {
         shell->parameter[i].data = (float *)data; /* kernels only read parameters */
         data += raft_weights_stride(&shell->program->parameter[i]);
@@ -219,6 +221,8 @@ static RaftStatus set_up(RaftShell *shell, const RaftProgram *program,
     if (status == RAFT_OK) status = program->device->open(shell, &options);
     if (status == RAFT_OK && options.weights)
         status = use_weights(shell, options.weights, options.weights_size);
+    else if (status == RAFT_OK && program->weights)
+        status = use_weights(shell, program->weights, program->weights_size);
     return status;
 }
 

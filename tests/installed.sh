@@ -156,16 +156,34 @@ case_bytes() {
     fi
 }
 
-# Memory of a program that runs a published model, against what raftc plans for it.
+# Memory of a program that runs a published model, against what raftc plans for it, for each way to
+# give it weights; which all give the same answer.
 case_memory() {
-    local plan
-    raftc -q "$tree/share/raft/models/raftmlp-s.yaml" --name raftmlp_s -o raftmlp_s \
-        --report memory >report
-    plan=$(sed -n '1s/^arena \([0-9]*\) bytes an image,.* prepared \([0-9]*\) bytes$/\2 \1/p' report)
-    [ -n "$plan" ] || fail "no plan: $(head -n 1 report)"
-    cc "${strict[@]}" "$programs/memory.c" raftmlp_s.a -I. -fopenmp -lm -o memory
+    local size plan weights
+    for size in s l; do
+        mkdir "$size"
+        cd "$size"
+        raftc -q "$tree/share/raft/models/raftmlp-$size.yaml" --name model -o model \
+            --weights @fill --report memory >report
+        plan=$(sed -n '1s/^arena \([0-9]*\) bytes an image,.* prepared \([0-9]*\) bytes.*/\2 \1/p' report)
+        echo "$plan" >plan
+        [ -n "$plan" ] || fail "no plan: $(head -n 1 report)"
+        cc "${strict[@]}" "$programs/memory.c" model.a -I. -fopenmp -lm -o memory
+        for weights in pointers model.weights; do
+            # shellcheck disable=SC2086 # two numbers
+            ./memory $plan "$weights" | tee "$weights.output" || fail "more than the limit"
+        done
+        cd ..
+    done
+    cd s
+    raftc -q "$tree/share/raft/models/raftmlp-s.yaml" --name model -o model --weights @fill --embed
+    cc "${strict[@]}" "$programs/memory.c" model.a -I. -fopenmp -lm -o memory
     # shellcheck disable=SC2086 # two numbers
-    ./memory $plan || fail "more than the limit"
+    ./memory $(cat plan) embedded | tee embedded.output || fail "more than the limit"
+    cmp <(head -n 1 model.weights.output) <(head -n 1 embedded.output) || fail "other logits"
+    if cmp -s <(head -n 1 model.weights.output) <(head -n 1 pointers.output); then
+        fail "the same logits from other weights"
+    fi
 }
 
 "case_$name"

@@ -107,7 +107,8 @@ static void test_given_back(void **state)
         if (kind == 2) data[FLOATS / 2] = -1;
         float changed[FLOATS];
         memcpy(changed, data, sizeof changed);
-        give_back(data + 1, sizeof content - 8);
+        const RaftShell shell = {.weights = (const char *)data, .weights_size = sizeof content};
+        give_back(&shell, data + 1100, 100 * sizeof *data); /* and what is around it */
         for (int i = 0; i < FLOATS; i += 1 << 10) assert_true(in_memory(data + i) == (kind >= 2));
         assert_memory_equal(data, changed, sizeof content);
         munmap(data, sizeof content);
