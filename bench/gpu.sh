@@ -76,7 +76,7 @@ warm_torch() {
 }
 
 goldens() {
-    ls tests/data/goldens/forward-*.safetensors | xargs -P 10 -n 1 timeout 150 "$golden" cuda
+    ls tests/data/goldens/forward-*.safetensors | xargs -P 12 -n 1 timeout 185 "$golden" cuda
 }
 
 sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
@@ -123,7 +123,7 @@ for tool in memcheck racecheck synccheck initcheck; do
     stage "$tool" 120 bash -c "sanitize $tool" &
     sanitizers+=($!)
 done
-stage goldens 170 bash -c goldens
+stage goldens 190 bash -c goldens
 stage same_bits 60 bash -c same_bits
 wait "$torch_warmer" "${sanitizers[@]}"
 
