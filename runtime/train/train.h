@@ -221,4 +221,50 @@ void raft_loader_close(RaftLoader *loader);
  * unreadable picture stands, in training, the next readable one of the data set, and none else. */
 RaftStatus raft_loader_next(RaftLoader *loader, RaftBatch *batch, RaftError *error);
 
+/* ---- schedule.c ------------------------------------------------------------------------------- */
+
+typedef struct RaftSchedule {
+    double lr, end_lr;
+    int64_t warmup, iterations; /* of the run; the warm-up is among them */
+} RaftSchedule;
+
+/* The learning rate of an iteration, from 0: it rises in a line from 0, then falls as half a
+ * cosine. */
+double raft_schedule_rate(const RaftSchedule *schedule, int64_t iteration);
+
+/* ---- metrics.c, events.c, page.c: what a run tells -------------------------------------------- */
+
+typedef struct RaftMetrics RaftMetrics;
+
+/* Writes FOLDER/metrics.jsonl, a line for each call of raft_metrics_add, and an event file for
+ * TensorBoard beside it. A run that goes on from an earlier step says the same again: what is there
+ * of steps from `first` on is dropped from the lines, and TensorBoard is told to pass over it. */
+RaftStatus raft_metrics_open(const char *folder, int64_t first, RaftMetrics **metrics,
+                             RaftError *error);
+RaftStatus raft_metrics_add(RaftMetrics *metrics, int64_t step, int count, const char *const *tags,
+                            const double *values, RaftError *error);
+void raft_metrics_close(RaftMetrics *metrics);
+/* Draws the curves of FOLDER/metrics.jsonl as FOLDER/metrics.html, which needs no other file. */
+RaftStatus raft_metrics_page(const char *folder, const char *title, RaftError *error);
+
+/* ---- checkpoint.c ----------------------------------------------------------------------------- */
+
+/* Writes FOLDER/checkpoint-STEP.safetensors, whole or not at all, with a checksum of all that is in
+ * it; then removes all but the last `keep` up to that step. The metadata (key, value, ..., NULL)
+ * and the tensors together are all that the next step depends on. */
+RaftStatus raft_checkpoint_save(const char *folder, int64_t step, int keep,
+                                const RaftTensor *tensors, int count, const char *const *metadata,
+                                RaftError *error);
+/* Keeps the two best of a run: writes FOLDER/best-ACCURACY-EPOCH.safetensors if it is one of them,
+ * and removes the one that is no longer. */
+RaftStatus raft_checkpoint_save_best(const char *folder, double accuracy, int64_t epoch,
+                                     const RaftTensor *tensors, int count,
+                                     const char *const *metadata, RaftError *error);
+/* Opens a checkpoint if its checksum is right. */
+RaftStatus raft_checkpoint_open(const char *path, RaftWeights **checkpoint, RaftError *error);
+/* Opens the newest good one of a folder. `refused` says, a line each, which newer ones were passed
+ * over, and why. */
+RaftStatus raft_checkpoint_newest(const char *folder, RaftWeights **checkpoint, int64_t *step,
+                                  RaftError *refused, RaftError *error);
+
 #endif
