@@ -2,6 +2,8 @@
 #include "tests/fake_cuda.h"
 #include "runtime/cuda_driver.h"
 
+#include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,10 +11,13 @@ enum { MOST_BLOCKS = 256, MOST_ARGUMENTS = 64, MOST_NODES = 512, CONTEXT = 1, WR
 static const RaftGpuAddress poison = 0x7f7f;
 
 struct RaftGpuModule {
-    const FakeImage *image; /* NULL: of kernels that do nothing */
+    const FakeImage *image; /* NULL: in a file, */
+    void *library;          /* or, where this is NULL too, of kernels that do nothing */
+    const char *list;
 };
 struct RaftGpuFunction {
     const FakeKernel *kernel;
+    FakeKernel made; /* of one in a file */
     int shared_bytes;
     RaftGpuFunction next;
 };
@@ -164,13 +169,37 @@ int cuCtxPopCurrent_v2(RaftGpuContext *context)
     return 0;
 }
 
+static void open_file(RaftGpuModule module, const char *text)
+{
+    char path[1024];
+    size_t length = strcspn(text, "\n");
+    snprintf(path, sizeof path, "%.*s", (int)length, text);
+    module->list = text + length;
+    module->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!module->library) stray();
+}
+
+static const FakeKernel *find_in_file(RaftGpuModule module, const char *name, FakeKernel *made)
+{
+    char wanted[256];
+    snprintf(wanted, sizeof wanted, " %s ", name);
+    const char *found = strstr(module->list, wanted);
+    if (!found) return NULL;
+    made->argument_count = atoi(found + strlen(wanted));
+    made->scratch_bytes = 100;
+    void *function = dlsym(module->library, name);
+    memcpy(&made->run, &function, sizeof function);
+    return made;
+}
+
 EXPORT int cuModuleLoadData(RaftGpuModule *module, const void *image);
 int cuModuleLoadData(RaftGpuModule *module, const void *image)
 {
     CHECKED
     const FakeImage *fake = memcmp(image, "FAKECUDA", 8) == 0 ? image : NULL;
-    *module = malloc(sizeof **module);
+    *module = calloc(1, sizeof **module);
     (*module)->image = fake;
+    if (memcmp(image, "FAKEFILE", 8) == 0) open_file(*module, (const char *)image + 8);
     counts.modules++;
     return 0;
 }
@@ -179,6 +208,7 @@ EXPORT int cuModuleUnload(RaftGpuModule module);
 int cuModuleUnload(RaftGpuModule module)
 {
     if (!counts.pushed) return stray();
+    if (module->library) dlclose(module->library);
     free(module);
     if (--counts.modules) return 0;
     for (RaftGpuFunction next; functions; functions = next) {
@@ -197,6 +227,7 @@ int cuModuleGetFunction(RaftGpuFunction *function, RaftGpuModule module, const c
         if (strcmp(module->image->kernel[i].symbol, name) == 0) kernel = &module->image->kernel[i];
     if (module->image && !kernel) return 500;
     *function = calloc(1, sizeof **function);
+    if (module->library) kernel = find_in_file(module, name, &(*function)->made);
     (*function)->kernel = kernel;
     (*function)->shared_bytes = 48 << 10;
     (*function)->next = functions;

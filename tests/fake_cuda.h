@@ -1,8 +1,9 @@
 /* fake_cuda.h: a driver library for GPUs that runs on the CPU (fake_cuda.c), so that what launches
  * kernels can be tested without a GPU. One program is linked with it: its libcuda.so.1 is this one.
  *
- * A cubin is a FakeImage. A launch calls the kernel's function for all units. Any other image has
- * kernels that do nothing.
+ * A cubin is a FakeImage, or text: "FAKEFILE", the path of a shared object, a line end, and the symbol
+ * and number of arguments of each kernel in it, " pack 3 sum 2 ". A launch calls the kernel's function
+ * for all units. Any other image has kernels that do nothing.
  */
 #ifndef RAFTC_TESTS_FAKE_CUDA_H
 #define RAFTC_TESTS_FAKE_CUDA_H

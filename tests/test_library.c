@@ -282,6 +282,54 @@ static void test_exports(void **state)
     expect_success(f, run(f, "readelf -d tiny.so | grep 'SONAME.*\\[tiny.so\\]'"));
 }
 
+/* The kernels as those of a GPU; the cubin is one that the fake driver takes (fake_cuda.h). */
+static void use_gpu(Fixture *f)
+{
+    int count = f->plan->step_count;
+    CudaKernel *kernel = arena_array(&f->arena, (size_t)count, sizeof *kernel);
+    RaftCudaImage *image = arena_array(&f->arena, 2, sizeof *image);
+    Text list = text_new(&f->arena);
+    text_printf(&list, "FAKEFILE%s/kernels.so\n ", f->folder);
+    for (int s = 0; s < count; s++) {
+        const StepCode *step = &f->steps[s];
+        kernel[s] = (CudaKernel){.symbol = step->symbol,
+                                 .threads = 128,
+                                 .units = step->units,
+                                 .batched = step->batched,
+                                 .block = 3};
+        text_printf(&list, "%s %d ", step->symbol, f->plan->steps[s].argument_count);
+    }
+    image[0] = (RaftCudaImage){80, "wrong", sizeof "wrong"};
+    image[1] = (RaftCudaImage){90, list.data, list.length + 1};
+    f->code = *cuda_program_code(&f->arena, &(CudaSource){.kernels = kernel, .kernel_count = count},
+                                 image, 2);
+    f->options.cuda = true;
+    expect_success(f, run(f, "cc -shared kernels.o -lm -o kernels.so"));
+}
+
+static void test_gpu_library(void **state)
+{
+    Fixture *f = *state;
+    prepare_library(f, "tiny", true);
+    use_gpu(f);
+    assert_true(library_write(&f->arena, f->plan, &f->code, NULL, 0, &f->options, &f->diag));
+    write_weights(f, 3);
+    expect_success(f, run(f, "%s -I. -I'%s' '%s/library/user.c' tiny.so -Wl,-rpath,. -o shared",
+                          compile_c, SOURCE_ROOT, TEST_DATA));
+    expect_success(f, run(f, "LD_LIBRARY_PATH='%s' ./shared tiny.weights", FAKE_CUDA));
+    expect_success(f, run(f, "%s -I. -I'%s' '%s/library/user.c' tiny.a -ldl -o static", compile_c,
+                          SOURCE_ROOT, TEST_DATA));
+    expect_success(f, run(f, "LD_LIBRARY_PATH='%s' ./static tiny.weights", FAKE_CUDA));
+    expect_success(f, run(f, "readelf -d tiny.so | grep 'NEEDED\\|RPATH\\|RUNPATH' | "
+                             "grep -v 'lib\\(c\\|m\\|dl\\)\\.so\\.[0-9]*]$' | wc -l"));
+    assert_string_equal(read_file(f, "printed")->text, "0\n");
+    expect_success(f, run(f, "nm -D --defined-only tiny.so | grep -v ' tiny_' | wc -l"));
+    assert_string_equal(read_file(f, "printed")->text, "0\n");
+    expect_success(f, run(f, "nm --defined-only --extern-only tiny.a | grep ' [A-Z] ' | "
+                             "grep -v ' tiny_' | wc -l"));
+    assert_string_equal(read_file(f, "printed")->text, "0\n");
+}
+
 /* The prototypes of header and source agree, and the types of header and shell. */
 static void test_header_fits_source(void **state)
 {
@@ -294,6 +342,14 @@ static void test_header_fits_source(void **state)
     assert_int_equal(fclose(file), 0);
     expect_success(f, run(f, "cat '%s/library/check.c' >>both.c", TEST_DATA));
     expect_success(f, run(f, "cc -std=gnu17 -fopenmp -Wall -Wextra -Werror -fsyntax-only both.c"));
+    use_gpu(f);
+    file = fopen(arena_printf(&f->arena, "%s/both.c", f->folder), "w");
+    assert_non_null(file);
+    fputs(library_header(&f->arena, f->plan, &f->options), file);
+    fputs(library_source(&f->arena, f->plan, &f->code, &f->options), file);
+    assert_int_equal(fclose(file), 0);
+    expect_success(f, run(f, "cat '%s/library/check.c' >>both.c", TEST_DATA));
+    expect_success(f, run(f, "cc -std=gnu17 -Wall -Wextra -Werror -fsyntax-only both.c"));
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -453,9 +509,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-        TEST(test_c_program),       TEST(test_cxx_program),  TEST(test_two_libraries),
-        TEST(test_exports),         TEST(test_same_bytes),   TEST(test_header_fits_source),
-        TEST(test_tools_that_fail), TEST(test_header_alone), TEST(test_refused_plans),
+        TEST(test_c_program),          TEST(test_cxx_program),
+        TEST(test_two_libraries),      TEST(test_exports),
+        TEST(test_gpu_library),        TEST(test_same_bytes),
+        TEST(test_header_fits_source), TEST(test_tools_that_fail),
+        TEST(test_header_alone),       TEST(test_refused_plans),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
