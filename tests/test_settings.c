@@ -252,6 +252,8 @@ static void test_data_sets(void **state)
         {"flowers102", 102, 256, 224, 256, 224, .435, .267},
         {"inat18", 8142, 256, 224, 256, 224, .467, .295},
         {"inat19", 1010, 256, 224, 256, 224, .471, .239},
+        {"fashion_mnist", 10, 28, 28, 28, 28, .286, .353},
+        {"folder", 1000, 224, 224, 224, 224, .485, .229},
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
