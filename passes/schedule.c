@@ -78,10 +78,8 @@ static int64_t lane_padding(const Schedule *s)
     return s->target->stages_operands ? 4 : 2 * s->target->vector_floats;
 }
 
-/* Rows-major over `type` less `without`, the lane axis last. Symbolic axes have one index in a
- * unit. */
-static bool make_slot(Schedule *s, Slot *slot, const Type *type, const AxisNames *without,
-                      const char *lane)
+bool schedule_slot(Schedule *s, Slot *slot, const Type *type, const AxisNames *without,
+                   const char *lane)
 {
     for (int pass = 0; pass < 2; pass++) {
         for (int i = 0; i < type->rank; i++) {
@@ -210,15 +208,15 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     }
     if (node->op == OP_LAYERNORM) {
         const AxisNames *over = &node->attributes.over;
-        if (!make_slot(s, &place->mean, &node->type, over, lane) ||
-            !make_slot(s, &place->rstd, &node->type, over, lane))
+        if (!schedule_slot(s, &place->mean, &node->type, over, lane) ||
+            !schedule_slot(s, &place->rstd, &node->type, over, lane))
             return false;
         add_stage(s, STAGE_STATISTICS, id, id);
     }
     NodeId root = root_of[id - s->first];
     if (place->fused && root == NO_NODE) return true; /* inside an epilogue */
     bool kept = is_kept(s, id);
-    if (kept && !make_slot(s, &place->value, &node->type, NULL, lane)) return false;
+    if (kept && !schedule_slot(s, &place->value, &node->type, NULL, lane)) return false;
     Stage probe = {.end = id};
     add_writes(s, &probe);
     if (root != NO_NODE)

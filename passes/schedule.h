@@ -76,6 +76,10 @@ static inline bool schedule_holds(const Schedule *s, NodeId id)
 {
     return id >= s->first && id < s->end;
 }
+/* Makes room in a unit for a tensor: row-major over `type` less `without`, the lane axis last.
+ * Symbolic axes have one index in a unit. False where an axis has a symbol and is not split. */
+bool schedule_slot(Schedule *schedule, Slot *slot, const Type *type, const AxisNames *without,
+                   const char *lane);
 /* Index into the kernel's axes, or -1. */
 int schedule_axis(const Schedule *s, const char *name);
 

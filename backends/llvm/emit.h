@@ -39,6 +39,21 @@ typedef struct Coordinate {
     Affine at;
 } Coordinate;
 
+/* What is done with the sums of a product: all of it, or one of the steps of a chain. */
+typedef enum { SUMS_WHOLE, SUMS_START, SUMS_ADD, SUMS_FINISH } SumsStep;
+
+/* Two products, of which the second contracts over the lanes of the first. They take turns, each
+ * time for a part of these lanes, so that what the first leaves and the second reads stays in the
+ * cache; between the turns the sums of the second are kept in scratch memory. No sum is split. */
+typedef struct Chain {
+    const Stage *first, *second; /* NULL: there is none */
+    const char *axis;            /* the lanes of the first, */
+    int64_t part;                /* so many at a time */
+    Affine start;                /* of the present part; */
+    int64_t count;               /* 0: no part is present */
+    Slot sums;
+} Chain;
+
 typedef struct Emitter {
     Arena *arena;
     Diag *diag;
@@ -56,6 +71,8 @@ typedef struct Emitter {
     Schedule schedule;
     LLVMValueRef *buffer; /* base of each argument of the step */
     LLVMValueRef batch;
+    Chain chain;
+    SumsStep step_of_sums;
     LLVMValueRef gelu_room; /* of gelu.c; NULL: not needed yet */
 
     /* the unit being emitted */
@@ -157,6 +174,11 @@ void emit_product(Emitter *e, const Stage *stage,
                   const Dim *lanes); /* lanes: the tile of lanes to do, or NULL: all */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);
+
+/* ---- chain.c --------------------------------------------------------------------------------- */
+
+/* Looks for a chain in the schedule, and cuts its scratch memory down. */
+void find_chain(Emitter *e);
 
 /* ---- kernel.c ------------------------------------------------------------------------------- */
 

@@ -112,22 +112,64 @@ static bool has_panels(const Emitter *e, const Stage *stage)
     return axis < 0 || kernel->tile[axis] >= kernel->axis[axis].extent;
 }
 
+static int64_t lane_extent(const Emitter *e, const Stage *stage)
+{
+    const Type *type = graph_type(e->graph, stage->root);
+    return type->axis[type_find(type, stage->product.lane)].extent;
+}
+
+/* The panels of `count` lanes from `start` on. */
+static void emit_panels(Emitter *e, const Block *block, const Stage *stage, Affine start,
+                        int64_t count)
+{
+    PanelNest panel = {.nest = {.e = e, .stage = stage, .leaf = panel_leaf, .count = 1},
+                       .block = block};
+    panel.nest.dim[0] =
+        (Dim){stage->product.lane, start, count, product_width(&stage->product, e->target), {0}, 0};
+    emit_nest(&panel.nest, 0);
+}
+
+static void chain_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    const Block *block = ((PanelNest *)nest)->block;
+    Chain *chain = &e->chain;
+    chain->start = nest->dim[0].start;
+    chain->count = nest->dim[0].count;
+    emit_panels(e, block, chain->first, chain->start, chain->count);
+    e->step_of_sums = SUMS_ADD;
+    emit_panels(e, block, chain->second, affine_constant(0), lane_extent(e, chain->second));
+    e->step_of_sums = SUMS_WHOLE;
+    chain->count = 0;
+}
+
+static void emit_chain(Emitter *e, const Block *block)
+{
+    const Chain *chain = &e->chain;
+    PanelNest parts = {.nest = {.e = e, .leaf = chain_leaf, .count = 1}, .block = block};
+    parts.nest.dim[0] =
+        (Dim){chain->axis, affine_constant(0), lane_extent(e, chain->first), chain->part, {0}, 0};
+    e->step_of_sums = SUMS_START;
+    emit_units(e, block, chain->second, NULL, stage_body);
+    e->step_of_sums = SUMS_WHOLE;
+    emit_nest(&parts.nest, 0);
+    e->step_of_sums = SUMS_FINISH;
+    emit_units(e, block, chain->second, NULL, stage_body);
+    e->step_of_sums = SUMS_WHOLE;
+}
+
 static void emit_block(Emitter *e, const Block *block)
 {
     for (int i = 0; i < e->schedule.stage_count; i++) {
         const Stage *stage = &e->schedule.stages[i];
-        if (!has_panels(e, stage)) {
-            emit_units(e, block, stage, NULL, stage_body);
+        if (stage == e->chain.first)
+            emit_chain(e, block);
+        else if (stage == e->chain.second)
             continue;
-        }
-        const Type *type = graph_type(e->graph, stage->root);
-        const Axis *axis = &type->axis[type_find(type, stage->product.lane)];
-        PanelNest panel = {.nest = {.e = e, .stage = stage, .leaf = panel_leaf, .count = 1},
-                           .block = block};
-        panel.nest.dim[0] = (Dim){axis->name,   affine_constant(0),
-                                  axis->extent, product_width(&stage->product, e->target),
-                                  {0},          0};
-        emit_nest(&panel.nest, 0);
+        else if (has_panels(e, stage))
+            emit_panels(e, block, stage, affine_constant(0), lane_extent(e, stage));
+        else
+            emit_units(e, block, stage, NULL, stage_body);
     }
 }
 
@@ -185,6 +227,7 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *unit
     e->gelu_room = NULL;
     if (!schedule_kernel(&e->schedule, e->arena, e->graph, step->kernel, e->target, e->diag))
         return false;
+    find_chain(e);
     e->computed = arena_array(e->arena, e->schedule.end - e->schedule.first, sizeof *e->computed);
     count_units(&e->graph->kernels[step->kernel], units, batched);
     *scratch_bytes = 4 * e->schedule.block * e->schedule.unit_floats;

@@ -76,6 +76,26 @@ static void start_sums(Tile *tile, const Node *linear)
     }
 }
 
+/* Between the sums and their place in scratch memory. */
+static void move_sums(Tile *tile, bool store)
+{
+    Emitter *e = tile->nest.e;
+    for (int i = 0; i < tile->rows * tile->vectors; i++) {
+        int mark = e->coordinate_count;
+        at_row(tile, i / tile->vectors);
+        at_vector(tile, i % tile->vectors);
+        Lanes lanes = vector_lanes(tile, i % tile->vectors);
+        Affine at = slot_offset(e, &e->chain.sums);
+        if (store) {
+            LLVMValueRef sum = LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[i], "");
+            store_lanes(e, sum, e->scratch, &at, &lanes, true);
+        } else {
+            LLVMBuildStore(e->builder, load_lanes(e, e->scratch, &at, &lanes, true), tile->sum[i]);
+        }
+        e->coordinate_count = mark;
+    }
+}
+
 static void add_to_sum(Tile *tile, int row, int v, LLVMValueRef a, LLVMValueRef b)
 {
     Emitter *e = tile->nest.e;
@@ -127,13 +147,19 @@ static void contract(Tile *tile, const Node *linear, int axis)
     }
     const Type *x = graph_type(e->graph, linear->operands[0]);
     int64_t extent = x->axis[type_find(x, over->name[axis])].extent;
+    Affine start = affine_constant(0);
+    if (e->step_of_sums == SUMS_ADD) {
+        extent = e->chain.count;
+        start = e->chain.start;
+    }
     int mark = e->coordinate_count;
     if (extent == 1) {
-        coordinate_push(e, over->name[axis], affine_constant(0));
+        coordinate_push(e, over->name[axis], start);
         contract(tile, linear, axis + 1);
     } else {
         Loop loop = loop_begin(e, int_constant(e, extent));
-        coordinate_push(e, over->name[axis], affine_value(loop.index, 1));
+        Affine index = affine_value(loop.index, 1);
+        coordinate_push(e, over->name[axis], affine_add(e, index, &start, 1));
         contract(tile, linear, axis + 1);
         loop_end(e, &loop);
     }
@@ -211,9 +237,16 @@ static void tile_leaf(Nest *nest)
     RAFTC_ASSERT(tile->rows * tile->vectors <= MAX_TILE);
     for (int i = 0; i < tile->rows * tile->vectors; i++)
         tile->sum[i] = stack_slot(e, sum_type(tile));
-    start_sums(tile, linear);
-    contract(tile, linear, 0);
-    finish_sums(tile);
+    SumsStep step = e->step_of_sums;
+    if (step == SUMS_WHOLE || step == SUMS_START)
+        start_sums(tile, linear);
+    else
+        move_sums(tile, false);
+    if (step == SUMS_WHOLE || step == SUMS_ADD) contract(tile, linear, 0);
+    if (step == SUMS_WHOLE || step == SUMS_FINISH)
+        finish_sums(tile);
+    else
+        move_sums(tile, true);
 }
 
 void emit_product(Emitter *e, const Stage *stage, const Dim *lanes)

@@ -1,0 +1,112 @@
+/* chain.c: finds products that take turns, and how many lanes a turn takes.
+ *
+ * The second product reads a panel of its weights, part x lanes of its tile, for every tile of rows
+ * of the block: that should stay in the L1 cache. With the hidden values cut down to a part, a block
+ * can take more units, and so all weights are read fewer times.
+ */
+#include "backends/llvm/emit.h"
+
+#include <string.h>
+
+/* Do all units have all lanes, and are they those of the weights? */
+static bool has_whole_panels(const Emitter *e, const Stage *stage)
+{
+    const Product *p = &stage->product;
+    return stage->kind == STAGE_PRODUCT && p->lane && !p->lane_in_x &&
+           schedule_axis(&e->schedule, p->lane) < 0;
+}
+
+static bool is_chain(const Emitter *e, const Stage *first, const Stage *second)
+{
+    if (!has_whole_panels(e, first) || !has_whole_panels(e, second) || first->write_count > 0)
+        return false;
+    const Node *linear = graph_node(e->graph, second->root);
+    const AxisNames *over = &linear->attributes.over;
+    if (linear->operands[0] != first->end || over->count != 1 ||
+        strcmp(over->name[0], first->product.lane) != 0)
+        return false;
+    for (NodeId id = first->end + 1; id < e->schedule.end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        for (uint32_t i = 0; i < node->operand_count; i++)
+            if (node->operands[i] == first->end && (id != second->root || i > 0)) return false;
+    }
+    return true;
+}
+
+/* Whole panels of the first product, parts of about one size; 0: all fit. */
+static int64_t choose_part(const Emitter *e, const Chain *chain, int64_t extent)
+{
+    int64_t panel = product_width(&chain->first->product, e->target);
+    int64_t bytes_of_index = 4 * product_width(&chain->second->product, e->target);
+    int64_t most = e->target->l1_bytes * 3 / 4 / bytes_of_index / panel;
+    int64_t panels = (extent + panel - 1) / panel;
+    if (most < 1 || panels <= most) return 0;
+    int64_t parts = (panels + most - 1) / most;
+    return (panels + parts - 1) / parts * panel;
+}
+
+static void move_slot(Slot *slot, int64_t after, int64_t by)
+{
+    if (slot->elements && slot->offset > after) slot->offset -= by;
+}
+
+/* The slot of the hidden values, cut down to a part: what lies behind it moves up, so many floats. */
+static int64_t cut_slot(Emitter *e, Slot *slot, int64_t part)
+{
+    const int64_t unit = 16; /* slots are multiples of this */
+    int64_t before = (slot->elements + unit - 1) / unit * unit;
+    int64_t lanes = 2 * e->target->vector_floats;
+    slot->dim[slot->rank - 1].extent = (part + lanes - 1) / lanes * lanes;
+    slot->elements = 1;
+    for (int i = slot->rank; i-- > 0;) {
+        slot->dim[i].stride = slot->elements;
+        slot->elements *= slot->dim[i].extent;
+    }
+    int64_t saved = before - (slot->elements + unit - 1) / unit * unit;
+    for (NodeId id = e->schedule.first; id < e->schedule.end; id++) {
+        Place *place = schedule_place(&e->schedule, id);
+        Slot *slots[] = {&place->value, &place->mean, &place->rstd, &place->window};
+        for (size_t i = 0; i < ARRAY_SIZE(slots); i++) move_slot(slots[i], slot->offset, saved);
+    }
+    e->schedule.unit_floats -= saved;
+    return saved;
+}
+
+/* Units of a block. Weights come from beyond the L2 cache, so many rows should share them; while a
+ * panel is at work, its part of the hidden values and a few rows of the rest are what is needed, so
+ * that all together may be twice what the cache holds. (On an EPYC with 512 KB of L2, 224 rows are a
+ * sixth faster than the 56 that fit.) */
+static int64_t choose_block(const Emitter *e, const Stage *stage)
+{
+    enum { BLOCK_ROWS = 224 };
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    int64_t rows = 1, most = 2 * e->target->l2_bytes / (4 * e->schedule.unit_floats);
+    for (int i = 0; i < stage->product.row_count; i++) {
+        int axis = schedule_axis(&e->schedule, stage->product.row[i]);
+        if (axis >= 0) rows *= kernel->tile[axis];
+    }
+    int64_t units = rows < BLOCK_ROWS ? BLOCK_ROWS / rows : 1;
+    return units < most ? units : most > 1 ? most : 1;
+}
+
+void find_chain(Emitter *e)
+{
+    Schedule *s = &e->schedule;
+    e->chain = (Chain){0};
+    for (int i = 0; i + 1 < s->stage_count; i++) {
+        Chain chain = {.first = &s->stages[i], .second = &s->stages[i + 1]};
+        if (!is_chain(e, chain.first, chain.second)) continue;
+        chain.axis = chain.first->product.lane;
+        const Type *hidden = graph_type(e->graph, chain.first->end);
+        int64_t extent = hidden->axis[type_find(hidden, chain.axis)].extent;
+        Slot *slot = &schedule_place(s, chain.first->end)->value;
+        chain.part = choose_part(e, &chain, extent);
+        if (!chain.part || strcmp(slot->dim[slot->rank - 1].axis, chain.axis) != 0) continue;
+        const Type *result = graph_type(e->graph, chain.second->root);
+        if (!schedule_slot(s, &chain.sums, result, NULL, chain.second->product.lane)) continue;
+        chain.sums.offset -= cut_slot(e, slot, chain.part);
+        e->chain = chain;
+        s->block = choose_block(e, chain.second);
+        return;
+    }
+}
