@@ -74,15 +74,45 @@ static bool make_taps(const Window *window, Taps *taps)
     return good;
 }
 
-/* Output `index`, one channel, from inputs `step` bytes apart. */
-static uint8_t sum_taps(const Taps *taps, int index, const uint8_t *input, size_t step)
+static uint8_t rounded(int32_t sum)
 {
-    const int32_t *weight = taps->weight + (size_t)index * (size_t)taps->most;
-    int32_t sum = 1 << (PRECISION_BITS - 1);
-    input += (size_t)taps->start[index] * step;
-    for (int i = 0; i < taps->length[index]; i++) sum += input[(size_t)i * step] * weight[i];
     sum >>= PRECISION_BITS;
     return (uint8_t)(sum > 255 ? 255 : sum);
+}
+
+/* A row of pixels to a narrower one. */
+static void sum_columns(const Taps *taps, int count, const uint8_t *row, uint8_t *out)
+{
+    for (int x = 0; x < count; x++, out += 3) {
+        const int32_t *weight = taps->weight + (size_t)x * (size_t)taps->most;
+        const uint8_t *input = row + 3 * (size_t)taps->start[x];
+        int32_t sum[3] = {1 << (PRECISION_BITS - 1), 1 << (PRECISION_BITS - 1),
+                          1 << (PRECISION_BITS - 1)};
+        for (int i = 0; i < taps->length[x]; i++, input += 3)
+            for (int c = 0; c < 3; c++) sum[c] += input[c] * weight[i];
+        for (int c = 0; c < 3; c++) out[c] = rounded(sum[c]);
+    }
+}
+
+/* Output row `index` from the rows that it sums; as many sums are open as a register or two hold. */
+static void sum_rows(const Taps *taps, int index, const uint8_t *rows, size_t row_bytes,
+                     uint8_t *out)
+{
+    enum { OPEN = 32 };
+    const int32_t *weight = taps->weight + (size_t)index * (size_t)taps->most;
+    for (size_t x = 0; x < row_bytes; x += OPEN) {
+        int32_t sum[OPEN];
+        size_t count = row_bytes - x < OPEN ? row_bytes - x : OPEN;
+        for (int k = 0; k < OPEN; k++) sum[k] = 1 << (PRECISION_BITS - 1);
+        for (int i = 0; i < taps->length[index]; i++) {
+            const uint8_t *input = rows + (size_t)i * row_bytes + x;
+            if (count == OPEN)
+                for (int k = 0; k < OPEN; k++) sum[k] += input[k] * weight[i];
+            else
+                for (size_t k = 0; k < count; k++) sum[k] += input[k] * weight[i];
+        }
+        for (size_t k = 0; k < count; k++) out[x + k] = rounded(sum[k]);
+    }
 }
 
 /* Fills out[down.count][across.count][3]. */
@@ -96,16 +126,11 @@ static RaftStatus resample(const RaftImage *image, const Window *across, const W
     int last = good ? rows.start[down->count - 1] + rows.length[down->count - 1] : 0;
     size_t row_bytes = (size_t)across->count * 3;
     if (good) narrowed = malloc((size_t)(last - first) * row_bytes);
-    for (int y = first; narrowed && y < last; y++) {
-        const uint8_t *row = image->rgb + (size_t)y * (size_t)image->width * 3;
-        uint8_t *narrow = narrowed + (size_t)(y - first) * row_bytes;
-        for (int x = 0; x < across->count; x++)
-            for (int c = 0; c < 3; c++) *narrow++ = sum_taps(&columns, x, row + c, 3);
-    }
-    for (int y = 0; narrowed && y < down->count; y++) {
-        rows.start[y] -= first;
-        for (size_t i = 0; i < row_bytes; i++) *out++ = sum_taps(&rows, y, narrowed + i, row_bytes);
-    }
+    for (int y = first; narrowed && y < last; y++)
+        sum_columns(&columns, across->count, image->rgb + (size_t)y * (size_t)image->width * 3,
+                    narrowed + (size_t)(y - first) * row_bytes);
+    for (int y = 0; narrowed && y < down->count; y++, out += row_bytes)
+        sum_rows(&rows, y, narrowed + (size_t)(rows.start[y] - first) * row_bytes, row_bytes, out);
     good = narrowed;
     free(narrowed);
     free_taps(&columns);
