@@ -62,6 +62,8 @@ typedef struct CudaKernel {
     int64_t shared_bytes; /* of dynamic shared memory */
     int64_t spill_bytes;  /* of global memory for each thread block */
     int64_t units, block; /* units for one image, or in all where not batched */
+    int64_t
+        fine; /* where more blocks are launched than that, up to `fine` a unit share the work; 0: they do not */
     bool batched;
 } CudaKernel;
 

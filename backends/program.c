@@ -182,8 +182,9 @@ static const RaftCudaKernel *list_kernels(Arena *arena, const Plan *plan, const 
     int count = 0;
     for (int s = 0; s < plan->step_count; s++)
         if (plan->steps[s].prepare == prepare)
-            list[count++] = (RaftCudaKernel){cuda[s].symbol, cuda[s].threads, cuda[s].shared_bytes,
-                                             cuda[s].spill_bytes, cuda[s].block};
+            list[count++] =
+                (RaftCudaKernel){cuda[s].symbol,      cuda[s].threads, cuda[s].shared_bytes,
+                                 cuda[s].spill_bytes, cuda[s].block,   cuda[s].fine};
     return list;
 }
 

@@ -109,14 +109,19 @@ static int64_t tiles_cost(const Product *p, const Type *result, int64_t width)
     return cost;
 }
 
-/* Where all lanes of a tile take their time, be they past the end or not: 4 vectors, or 3 if that leaves fewer of them
- * without work. */
+/* Vectors that pairs of tiles of `vectors` have room for. */
+static int64_t paired_width(int64_t width, int64_t vectors)
+{
+    return width <= vectors ? vectors : ceil_divide(width, 2 * vectors) * 2 * vectors;
+}
+
+/* Where all lanes of a tile take their time, be they past the end or not, and tiles go in pairs: 4 vectors, or 3 if that
+ * leaves fewer of them without work. */
 static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
                             int64_t width, const Target *target)
 {
     p.vectors = width < 4 ? (int)width : 4;
-    if (ceil_divide(width, 3) * 3 < ceil_divide(width, 4) * 4) p.vectors = 3;
-    if (width < 3) p.vectors = (int)width;
+    if (width > 4 && paired_width(width, 3) < paired_width(width, 4)) p.vectors = 3;
     choose_rows(&p, result, rows, vectors, most_rows(target, p.vectors));
     if (p.row_count == 0) p.vectors = width > 8 ? 8 : (int)width;
     return p;

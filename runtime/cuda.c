@@ -118,6 +118,7 @@ static int launch_step(RaftShell *shell, const RaftStep *step, const RaftCudaKer
     long long batch = images, units = step->batched ? step->units * images : step->units;
     long long blocks = (units + kernel->block - 1) / kernel->block;
     int count = step->argument_count;
+    if (kernel->fine && blocks < cuda->gpu.processors) blocks = units * kernel->fine;
     if (kernel->spill_bytes && blocks > loaded->resident) blocks = loaded->resident;
     for (int i = 0; i < count; i++) {
         cuda->buffer[i] = locate_buffer(shell, &shell->program->buffer[step->argument[i]], images);

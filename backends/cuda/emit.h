@@ -20,7 +20,9 @@ enum {
     MAX_TERMS = 16,
     MAX_COORDINATES = 64,
     LEAST_STAGING = 8 << 10,
-    MOST_STAGING = 60 << 10
+    MOST_STAGING = 60 << 10,
+    FINE_LANES = 64,
+    FINE_ROWS = 7
 };
 
 typedef struct Sum {
@@ -43,7 +45,8 @@ typedef struct Writer {
     Text *out;    /* the kernels */
     Text *tables; /* constants that kernels share; before them */
     Schedule schedule;
-    int threads;        /* of a thread block */
+    int threads; /* of a thread block */
+    bool fine; /* the shape for few images is being written: registers are plenty, warps are few */
     int64_t staging;    /* floats of shared memory for slabs of operands */
     int temporaries;    /* names v0, v1, .. given out in this kernel */
     Sum base[MAX_AXES]; /* first index along each axis of the kernel, in the present unit */

@@ -74,7 +74,7 @@ struct Kernel {
     const char *name;
     void (*call)(const Launch &launch); /* the kernel, with its arguments */
     int threads;                        /* of a block: full warps */
-    long long block, units;             /* as in struct CudaKernel */
+    long long block, fine, units;       /* as in struct CudaKernel */
     bool batched;
     long long shared_floats, spill_floats;
 };
@@ -459,7 +459,7 @@ static long long ceil_divide(__int128 a, long long b)
 }
 
 /* Runs the blocks that fall to the units [begin, end). There are half as many blocks as would hold
- * all units, so that most go twice through their loop. Of shares that between them have all units,
+ * all units, so that most go twice through their loop; for one image, as many as can share the work. Of shares that between them have all units,
  * each block is in one. */
 static void run(const Kernel &kernel, float *const *argument, int64_t batch, int64_t begin,
                 int64_t end, void *scratch)
@@ -471,6 +471,7 @@ static void run(const Kernel &kernel, float *const *argument, int64_t batch, int
     launch.batch = batch;
     launch.units = kernel.units * (kernel.batched ? batch : 1);
     launch.grid = ceil_divide(launch.units, 2 * kernel.block);
+    if (kernel.fine && batch == 1) launch.grid = launch.units * kernel.fine;
     launch.fiber = (Fiber *)scratch;
     launch.stacks = (char *)scratch + round_up(kernel.threads * (long long)sizeof(Fiber));
     Word *words = (Word *)(launch.stacks + (size_t)kernel.threads * STACK_BYTES);

@@ -34,13 +34,13 @@ static void cut_axis(Writer *w, Tile *t, ItemDim *dim)
         bool part = extent < whole && extent % dim->tile != 0;
         t->lane_extent = whole;
         t->lane_axis = part ? dim->kernel_axis : -1;
-        t->lane_edge = part || whole % dim->tile != 0;
+        t->lane_edge = part || whole % dim->tile != 0 || whole % extent != 0;
     } else if (row_tile > 0) {
         while (extent < whole && extent % row_tile != 0) row_tile--;
         dim->tile = row_tile;
         t->rows *= row_tile;
-        t->row[t->row_count] =
-            (Row){dim->axis, t->row_count ? "r1" : "r0", row_tile, whole, whole % row_tile != 0};
+        t->row[t->row_count] = (Row){dim->axis, t->row_count ? "r1" : "r0", row_tile, whole,
+                                     whole % row_tile != 0 || whole % extent != 0};
         t->row_count++;
     }
     dim->count = ceil_divide(extent, dim->tile);
@@ -130,7 +130,7 @@ static void choose_slab(Writer *w, Tile *t)
     if (t->side[LANES].staged) bytes += 4 * t->side[LANES].warps * t->width;
     t->depth = 1;
     for (int64_t step = 4; step > 0 && t->depth == 1; step /= 2)
-        for (int64_t depth = step; depth <= 16 && !t->both; depth += step)
+        for (int64_t depth = step; depth <= (w->fine ? 32 : 16) && !t->both; depth += step)
             if (t->inner % depth == 0 && MAX_SLABS * depth * bytes <= staging_bytes(w))
                 t->depth = depth;
     t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
@@ -413,7 +413,7 @@ static void add_both(Writer *w, const Tile *t)
 
 static void add_products(Writer *w, const Tile *t)
 {
-    line(w, "raft_loop");
+    line(w, w->fine ? "raft_unroll" : "raft_loop");
     open_block(w, "for (int q = 0; q < %lld; q++)", (long long)(t->depth / t->at_once));
     if (t->both) {
         add_both(w, t);

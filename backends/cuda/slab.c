@@ -19,13 +19,21 @@ static int slabs_ahead(const Tile *t)
     return t->buffers > 1 ? t->buffers - 1 : 1;
 }
 
-/* A packed weight has room for the lanes past the last, and zeros there. */
-static bool has_padding(const Writer *w, NodeId operand)
+/* Has the operand room for all lanes of all tiles? A packed weight has zeros past its last lane. */
+static bool has_padding(const Writer *w, const Tile *t, NodeId operand)
 {
     const Node *read = graph_node(w->graph, operand);
     if (read->op != OP_READ || schedule_holds(&w->schedule, read->operands[0])) return false;
-    return graph_node(w->graph, read->operands[0])->layout.rank > 0 &&
-           map_is_identity(&read->attributes.map, read->type.rank);
+    const Node *stored = graph_node(w->graph, read->operands[0]);
+    if (t->lane_axis >= 0 || stored->layout.rank == 0 ||
+        !map_is_identity(&read->attributes.map, read->type.rank))
+        return false;
+    int axis = type_find(&read->type, t->p->lane), k = schedule_axis(&w->schedule, t->p->lane);
+    int64_t room = 1, unit = k < 0 ? t->lane_extent : w->graph->kernels[w->schedule.kernel].tile[k];
+    for (int i = 0; i < stored->layout.rank; i++)
+        if (stored->layout.dim[i].axis == axis) room *= stored->layout.dim[i].extent;
+    int64_t units = (t->lane_extent + unit - 1) / unit, tiles = (unit + t->width - 1) / t->width;
+    return units * tiles * t->width <= room;
 }
 
 static void push_plus(Writer *w, const char *axis, const Sum *by)
@@ -62,7 +70,7 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
     }
     push_plus(w, last, &l);
     push_plus(w, t->p->lane, &c);
-    if (t->lane_axis >= 0 || !has_padding(w, side->operand)) clamp_lane(w, t);
+    if (!has_padding(w, t, side->operand)) clamp_lane(w, t);
     return t->p->lane;
 }
 

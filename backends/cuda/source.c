@@ -65,13 +65,14 @@ static void write_head(Writer *w, const CudaKernel *made)
              (long long)(made->shared_bytes / 4 - w->staging));
 }
 
-/* The loop over the blocks of units that fall to this thread block. */
-static void write_body(Writer *w)
+/* The loop over the blocks of units that fall to this thread block; a unit is one of `pieces` of the units that are launched. */
+static void write_loop(Writer *w, long long pieces)
 {
     const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
     long long outer = outermost_tiles(w), block = w->schedule.block;
-    line(w, "const long long each = units / %lld, parts = (each + %lld) / %lld;", outer, block - 1,
-         block);
+    const char *units = pieces > 1 ? arena_printf(w->arena, "units * %lld", pieces) : "units";
+    line(w, "const long long each = %s / %lld, parts = (each + %lld) / %lld;", units, outer,
+         block - 1, block);
     open_block(w, "for (long long part = blockIdx.x; part < parts * %lld; part += gridDim.x)",
                outer);
     if (outer > 1) line(w, "const int u_%s = (int)(part / parts);", kernel->axis[0].name);
@@ -79,6 +80,101 @@ static void write_body(Writer *w)
     enter_block(w);
     for (int i = 0; i < w->schedule.stage_count; i++) write_stage(w, &w->schedule.stages[i]);
     close_block(w);
+}
+
+/* ---- the fine shape --------------------------------------------------------------------------- */
+
+/* The largest divisor of n up to `most`. */
+static int64_t divisor(int64_t n, int64_t most)
+{
+    while (n % most != 0) most--;
+    return most;
+}
+
+/* The same kernel cut into smaller units, for a graph of its own: fewer lanes in each. */
+static Graph *cut_finer(Writer *w, int64_t *pieces)
+{
+    const Schedule *s = &w->schedule;
+    Graph *graph = arena_alloc(w->arena, sizeof *graph);
+    *graph = *w->graph;
+    graph->kernels = arena_array(w->arena, graph->kernel_count, sizeof *graph->kernels);
+    memcpy(graph->kernels, w->graph->kernels, graph->kernel_count * sizeof *graph->kernels);
+    Kernel *kernel = &graph->kernels[s->kernel];
+    *pieces = 1;
+    for (int i = 0; i < s->stage_count; i++) {
+        const Product *p = &s->stages[i].product;
+        int k = s->stages[i].kind == STAGE_PRODUCT && p->lane ? schedule_axis(s, p->lane) : -1;
+        if (k < 0 || kernel->axis[k].symbol[0] || kernel->tile[k] <= FINE_LANES) continue;
+        if (kernel->tile[k] % FINE_LANES != 0 || kernel->axis[k].extent % kernel->tile[k] != 0)
+            continue;
+        *pieces *= kernel->tile[k] / FINE_LANES;
+        kernel->tile[k] = FINE_LANES;
+    }
+    return graph;
+}
+
+/* Few images need fewer thread blocks than there are multiprocessors. Then more are launched, and share the work in
+ * smaller pieces: one unit a block at most, and tiles of fewer sums, with every sum as it always is. Returns false where the
+ * kernel has no products whose tiles can be smaller. */
+static bool write_fine(Writer *w, CudaKernel *made, int64_t *scratch)
+{
+    const Schedule schedule = w->schedule;
+    const Graph *graph = w->graph;
+    int64_t pieces;
+    bool shared = false;
+    for (int i = 0; i < schedule.stage_count; i++)
+        shared |= schedule.stages[i].kind == STAGE_PRODUCT &&
+                  !schedule.stages[i].product.rows_in_w && schedule.stages[i].product.row_count > 0;
+    if (!shared) return false;
+    w->graph = cut_finer(w, &pieces);
+    if ((pieces == 1 && schedule.block == 1) ||
+        !schedule_kernel(&w->schedule, w->arena, w->graph, schedule.kernel, w->target, w->diag)) {
+        w->graph = graph;
+        w->schedule = schedule;
+        return false;
+    }
+    w->schedule.block = 1;
+    w->fine = true;
+    for (int i = 0; i < w->schedule.stage_count; i++) {
+        Product *p = &w->schedule.stages[i].product;
+        if (w->schedule.stages[i].kind != STAGE_PRODUCT || p->row_count == 0) continue;
+        p->vectors = 1;
+        p->row_tile[p->row_count - 1] = divisor(p->row_tile[p->row_count - 1], FINE_ROWS);
+    }
+    made->fine = pieces;
+    write_loop(w, pieces);
+    *scratch = 4 * w->schedule.unit_floats;
+    w->fine = false;
+    w->graph = graph;
+    w->schedule = schedule;
+    return true;
+}
+
+/* ---- kernels ---------------------------------------------------------------------------------- */
+
+static void write_body(Writer *w, CudaKernel *made, int64_t *scratch)
+{
+    Text *out = w->out, fine = text_new(w->arena);
+    int64_t fine_scratch = 0;
+    int mark = w->coordinate_count;
+    w->out = &fine;
+    fine.indent = 2;
+    bool has_fine = write_fine(w, made, &fine_scratch);
+    w->coordinate_count = mark;
+    w->out = out;
+    if (has_fine) {
+        long long outer = outermost_tiles(w), block = w->schedule.block;
+        open_block(w, "if (gridDim.x > (units / %lld + %lld) / %lld * %lld)", outer, block - 1,
+                   block, outer);
+        w->out->indent = 0;
+        text_put(w->out, fine.data);
+        w->out->indent = 1;
+        line(w, "return;");
+        close_block(w);
+    }
+    write_loop(w, 1);
+    *scratch = 4 * w->schedule.block * w->schedule.unit_floats;
+    if (fine_scratch > *scratch) *scratch = fine_scratch;
     w->out->indent--;
     text_put(w->out, "}\n\n");
 }
@@ -89,9 +185,9 @@ static void write_kernel(Writer *w, CudaKernel *made)
     Text *out = w->out, body = text_new(w->arena);
     w->out = &body;
     body.indent = 1;
-    write_body(w);
+    int64_t scratch;
+    write_body(w, made, &scratch);
     w->out = out;
-    int64_t scratch = 4 * w->schedule.block * w->schedule.unit_floats;
     made->shared_bytes = 4 * w->staging;
     if (scratch + made->shared_bytes > CUDA_SHARED_BYTES)
         made->spill_bytes = scratch;
