@@ -84,6 +84,7 @@ typedef struct Options {
     bool emulate;
     /* what is written */
     const char *output_base, *name;
+    const char *graph; /* where it is drawn to */
     bool embed;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
     bool profile, json;
@@ -285,5 +286,14 @@ Exit verb_convert(Session *session);
 
 /* A model or a graph: sizes, work, kernels, memory. */
 Exit inspect_model(Session *session, const char *path);
+/* "levels.0" of levels.0.fn.2.norm.weight, "classifier" of classifier.bias. */
+const char *part_name(Arena *arena, const char *parameter);
+/* The parameter that a value is made of, going back along first operands; NULL: of none. */
+const char *parameter_of(const Graph *graph, NodeId id);
+
+/* ---- raftc_draw.c --------------------------------------------------------------------------- */
+
+/* Draws a graph to an SVG file. EXIT_LACKING where Graphviz is not there. */
+Exit draw_graph(Session *session, const Graph *graph, const char *path);
 
 #endif

@@ -172,6 +172,8 @@ Exit verb_inspect(Session *session)
     static const char *const texts[] = {".yaml", ".yml", ".ir"};
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
         if (has_extension(path, texts[i])) return inspect_model(session, path);
+    if (session->options->graph)
+        return session_fail(session, EXIT_USAGE, "--graph draws a model or a graph (.yaml, .ir)");
     RtFile file;
     RaftError error;
     RaftStatus status = rt_file_map(path, &file, &error);

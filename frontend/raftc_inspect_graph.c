@@ -24,8 +24,7 @@ typedef struct Counts {
 
 /* ---- counting -------------------------------------------------------------------------------- */
 
-/* "levels.0" of levels.0.fn.2.norm.weight, "classifier" of classifier.bias. */
-static const char *part_name(Arena *arena, const char *parameter)
+const char *part_name(Arena *arena, const char *parameter)
 {
     size_t length = strcspn(parameter, ".");
     const char *next = parameter + length + (parameter[length] == '.');
@@ -44,8 +43,7 @@ static Part *find_part(Arena *arena, Counts *counts, const char *parameter)
     return part;
 }
 
-/* The parameter that a value is made of, going back along first operands; NULL: of none. */
-static const char *parameter_of(const Graph *graph, NodeId id)
+const char *parameter_of(const Graph *graph, NodeId id)
 {
     const Node *node = graph_node(graph, id);
     while (node->op != OP_PARAM && node->operand_count > 0)
@@ -238,6 +236,8 @@ Exit inspect_model(Session *session, const char *path)
     if (exit == EXIT_DONE) exit = compilation_optimise(session, &c);
     if (exit != EXIT_DONE) return exit;
     if (has_plan(c.graph)) exit = compilation_plan(session, &c);
+    if (exit != EXIT_DONE) return exit;
+    if (session->options->graph) exit = draw_graph(session, c.graph, session->options->graph);
     if (exit != EXIT_DONE) return exit;
     const Counts *counts = count(session->arena, c.built);
     if (session->options->json)

@@ -71,6 +71,8 @@ static const Row table[] = {
           "fusion (what was fused, what was not and why), memory, cost,\ntime"),
     FLAG("--profile", BENCH, profile,
          "each kernel: time, share of the peak and of the memory's speed"),
+    TEXT("--graph", "FILE.svg", INSPECT, read_text, graph,
+         "draw the graph after the passes (needs Graphviz)"),
     FLAG("--json", BENCH | INSPECT, json, "one object on stdout"),
 
     HEADING("Code"),

@@ -156,6 +156,29 @@ case_bytes() {
     fi
 }
 
+# A model as a picture, whole or not at all.
+case_graph() {
+    local status=0 forward text
+    PATH=/nowhere "$tree/bin/raftc" inspect "$programs/tiny.yaml" --graph no.svg >/dev/null \
+        2>message || status=$?
+    [ "$status" -eq 5 ] || fail "status $status without Graphviz"
+    grep -q "'dot' cannot be run: .* install the package graphviz" message || fail "$(cat message)"
+    [ "$(ls)" = message ] || fail "left behind: $(ls)"
+    command -v dot >/dev/null || skip "there is no Graphviz"
+    raftc inspect "$programs/tiny.yaml" --image 32x32 --graph tiny.svg >/dev/null
+    for text in levels.0 levels.1 heads.0 'layernorm over raft, group' 'for b, w 8' \
+        'f32\[b, c 3, y 32, x 32\]' '65,536 multiply&#45;adds' features.feature1 forward.logits; do
+        grep -q ">$text</text>" tiny.svg || fail "the picture does not say: $text"
+    done
+    grep -q '</svg>' tiny.svg || fail "the picture is cut"
+    raftc "$programs/tiny.yaml" --image 32x32 --emit obj 2>message
+    forward=$(sed -n 's/.* kernels: \([0-9]*\) for a forward.*/\1/p' message)
+    # The input, a logits and two features are no kernels.
+    [ "$(grep -c 'class="node"' tiny.svg)" -eq $((forward + 4)) ] || fail "not $forward kernels"
+    raftc inspect "$programs/tiny.yaml" --passes= --graph unfused.svg >/dev/null
+    grep -q '>unfold</text>' unfused.svg || fail "no unfold in the graph before the passes"
+}
+
 # Memory of a program that runs a published model, against what raftc plans for it, for each way to
 # give it weights; which all give the same answer.
 case_memory() {
