@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs what README.md shows, so that it stays true: every ```sh run block, in order, in a copy of the
-# places that they name. A ```c FILE block is first written to that file.
+# places that they name. A ```c FILE or ```cmake FILE block is first written to that file.
 # usage: tests/test_readme.sh RAFTC
 set -euo pipefail
 
@@ -10,11 +10,10 @@ root=$(realpath "$(dirname "$0")/..")
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 cd "$place"
-mkdir build
-ln -s "$raftc" build/raftc
+ln -s "$(dirname "$raftc")" build
 ln -s "$root/models" "$root/tests" .
 
-awk '/^```c [^ ]+$/ { file = $2; printf "" >file; next }
+awk '/^```c(make)? [^ ]+$/ { file = $2; printf "" >file; next }
      /^```sh run$/  { file = "commands.sh"; blocks++; next }
      /^```/         { file = ""; next }
      file != ""     { print >file }
