@@ -89,22 +89,69 @@ int64_t step_bytes(const Plan *plan, const Step *step, bool batched)
     return bytes;
 }
 
+static int64_t forward_cost(const Plan *plan)
+{
+    int64_t total = 0;
+    for (int s = 0; s < plan->step_count; s++)
+        if (!plan->steps[s].prepare)
+            total = saturating_add(total, kernel_cost(plan->graph, plan->steps[s].kernel));
+    return total;
+}
+
 static void report_cost(const Plan *plan, Text *out)
 {
     Arena *arena = out->arena;
-    int64_t total = 0;
-    text_printf(out, "%4s %15s %15s %15s  %s\n", "step", "multiply-adds", "bytes/image",
-                "bytes of weights", "kernel, for one image");
+    int64_t total = forward_cost(plan);
+    text_printf(out, "%4s %15s %7s %15s %15s  %s\n", "step", "multiply-adds", "share",
+                "bytes/image", "bytes of weights", "kernel, for one image");
     for (int s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
         int64_t cost = kernel_cost(plan->graph, step->kernel);
-        if (!step->prepare) total = saturating_add(total, cost);
-        text_printf(out, "%4d %15s %15s %15s  %s%s\n", s, grouped(arena, cost),
+        const char *share = "";
+        if (!step->prepare && total)
+            share = arena_printf(arena, "%.1f %%", 100 * (double)cost / (double)total);
+        text_printf(out, "%4d %15s %7s %15s %15s  %s%s\n", s, grouped(arena, cost), share,
                     grouped(arena, step_bytes(plan, step, true)),
                     grouped(arena, step_bytes(plan, step, false)), step->prepare ? "prepare: " : "",
                     kernel_name(plan->graph, step->kernel, arena));
     }
     text_printf(out, "%4s %15s\n", "all", grouped(arena, total));
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static bool is_live(const Buffer *buffer, int step)
+{
+    return buffer->kind == BUFFER_ARENA && buffer->first_step <= step && step <= buffer->last_step;
+}
+
+static int64_t live_bytes(const Plan *plan, int step)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < plan->buffer_count; i++)
+        if (is_live(&plan->buffers[i], step)) bytes += 4 * plan->buffers[i].elements;
+    return bytes;
+}
+
+/* The plan, and the first of the steps in which the most is needed at once. */
+static void report_memory(const Plan *plan, Text *out)
+{
+    int peak = 0;
+    plan_print(plan, out);
+    if (plan->peak_floats == 0) return;
+    for (int s = 1; s < plan->step_count; s++)
+        if (live_bytes(plan, s) > live_bytes(plan, peak)) peak = s;
+    text_printf(out, "peak: step %d, %s, with %lld bytes an image of\n", peak,
+                kernel_name(plan->graph, plan->steps[peak].kernel, out->arena),
+                (long long)live_bytes(plan, peak));
+    for (int i = 0; i < plan->buffer_count; i++) {
+        const Buffer *buffer = &plan->buffers[i];
+        if (!is_live(buffer, peak)) continue;
+        text_printf(out, "  %20lld %12lld %4d..%-4d  ", (long long)buffer->elements * 4,
+                    (long long)buffer->offset * 4, buffer->first_step, buffer->last_step);
+        type_print(graph_type(plan->graph, buffer->value), out);
+        text_put(out, "\n");
+    }
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
@@ -134,7 +181,7 @@ Exit report_print(Session *session, Compilation *c)
         report_kernels(c->graph, &out);
         report_missed(session->diag, &out);
     }
-    if (wanted & REPORT_MEMORY) plan_print(c->plan, &out);
+    if (wanted & REPORT_MEMORY) report_memory(c->plan, &out);
     if (wanted & REPORT_COST) report_cost(c->plan, &out);
     if (wanted & REPORT_TIME) report_time(session, c, &out);
     fputs(out.data, stdout);
