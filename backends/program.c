@@ -13,12 +13,14 @@ static int symbolic_axes(const Type *type)
     return count;
 }
 
-static bool check_caller_tensor(const Node *node, const char *name, Diag *diag)
+/* `fixed`: it may also be without the axis b. */
+static bool check_caller_tensor(const Node *node, const char *name, bool fixed, Diag *diag)
 {
     const Type *type = &node->type;
     if (type->dtype != DTYPE_F32 || node->layout.rank > 0)
         return diag_error(diag, node->loc, "'%s' cannot be a caller's tensor: not row-major f32",
                           name);
+    if (fixed && symbolic_axes(type) == 0) return true;
     if (type->rank == 0 || strcmp(type->axis[0].symbol, "b") != 0 || symbolic_axes(type) != 1)
         return diag_error(diag, node->loc,
                           "'%s' cannot be a caller's tensor: b must be its first axis, and the "
@@ -33,7 +35,8 @@ bool program_check(const Plan *plan, Diag *diag)
     bool good = true;
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
-        if (node->op == OP_INPUT) good &= check_caller_tensor(node, node->attributes.name, diag);
+        if (node->op == OP_INPUT)
+            good &= check_caller_tensor(node, node->attributes.name, false, diag);
         if (node->op == OP_PARAM && symbolic_axes(&node->type))
             good = diag_error(diag, node->loc, "parameter '%s' must have constant extents",
                               node->attributes.name);
@@ -44,7 +47,7 @@ bool program_check(const Plan *plan, Diag *diag)
         bool written = false;
         for (int k = 0; k < plan->buffer_count; k++)
             written |= plan->buffers[k].kind == BUFFER_OUTPUT && plan->buffers[k].index == (int)i;
-        good &= check_caller_tensor(node, output->name, diag);
+        good &= check_caller_tensor(node, output->name, true, diag);
         if (!written)
             good = diag_error(diag, node->loc, "output '%s' must be written by a kernel, alone",
                               output->name);
@@ -88,8 +91,13 @@ static void list_tensors(Arena *arena, RaftProgram *program, const Graph *graph)
             input[program->input_count++] = describe(node->attributes.name, &node->type);
         if (node->op == OP_PARAM) parameter[program->parameter_count++] = describe_parameter(node);
     }
-    for (uint32_t i = 0; i < graph->output_count; i++)
-        output[i] = describe(graph->outputs[i].name, graph_type(graph, graph->outputs[i].value));
+    int *fixed = arena_array(arena, graph->output_count, sizeof *fixed);
+    for (uint32_t i = 0; i < graph->output_count; i++) {
+        const Type *type = graph_type(graph, graph->outputs[i].value);
+        output[i] = describe(graph->outputs[i].name, type);
+        fixed[i] = symbolic_axes(type) == 0;
+        if (fixed[i]) program->fixed = fixed;
+    }
     program->input = input;
     program->parameter = parameter;
     program->output = output;
@@ -143,11 +151,13 @@ static unsigned entry_bit(const Plan *plan, const char *name)
     return 0;
 }
 
+enum { MOST_AT_ONCE = 1024 };
+
 /* The more images at a time, the fewer times all weights are read; but what one step writes should
  * still be in a cache when the next one reads it. */
 static int64_t choose_chunk(const Plan *plan)
 {
-    const int64_t arena_floats = (16 << 20) / sizeof(float), most = 1024;
+    const int64_t arena_floats = (16 << 20) / sizeof(float), most = MOST_AT_ONCE;
     if (plan->arena_floats <= arena_floats / most) return most;
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
 }
@@ -200,6 +210,20 @@ static void name_gpu(Arena *arena, RaftProgram *program, const Plan *plan, const
     program->chunk = choose_gpu_chunk(plan);
 }
 
+/* Does a value depend on all images? */
+static bool needs_whole_batch(const Graph *graph)
+{
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (op_info[node->op].mixes != MIX_OVER) continue;
+        const Type *x = graph_type(graph, node->operands[0]);
+        for (int i = 0; i < x->rank; i++)
+            if (x->axis[i].symbol[0] && names_contain(&node->attributes.over, x->axis[i].name))
+                return true;
+    }
+    return false;
+}
+
 RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *code,
                            RaftKernel *const *kernels)
 {
@@ -214,11 +238,15 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *co
     program->step = list_steps(arena, plan, false, steps, kernels, &program->step_count);
     program->forward_entry = entry_bit(plan, "forward");
     program->features_entry = entry_bit(plan, "features");
+    program->backward_entry = entry_bit(plan, "backward");
+    program->step_entry = entry_bit(plan, "step");
     program->arena_floats = plan->arena_floats;
     program->prepared_floats = plan->prepared_floats;
     program->scratch_bytes = code->scratch_bytes;
     program->chunk = choose_chunk(plan);
     if (code->cuda) name_gpu(arena, program, plan, code);
+    program->whole = needs_whole_batch(plan->graph);
+    if (program->whole) program->chunk = MOST_AT_ONCE;
     for (int s = 0; s < program->step_count; s++) {
         int64_t units;
         RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, program->chunk, &units));

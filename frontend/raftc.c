@@ -26,6 +26,8 @@ static Exit run_verb(Session *session)
         return verb_inspect(session);
     case VERB_CONVERT:
         return verb_convert(session);
+    case VERB_TRAIN:
+        return verb_train(session);
     default:
         RAFTC_BUG("verb %d is not in this build", session->options->verb);
     }

@@ -93,6 +93,9 @@ typedef struct Options {
     int64_t batch, threads, top;
     const char *output, *dump_input, *labels;
     bool with_features;
+    /* training */
+    const char *data, *metrics, *dump_gradients, *save;
+    int64_t steps;
 } Options;
 
 /* Reads the command line. EXIT_USAGE with messages where something is wrong with it, EXIT_LACKING
@@ -162,6 +165,7 @@ typedef struct Compilation {
     const Settings *settings; /* NULL where the file is a graph, */
     const Model *model;       /* likewise */
     Graph *built;             /* by the frontend, or as read */
+    bool train;               /* with a backward pass */
     const Graph *graph;       /* after the passes */
     CpuOptions cpu;
     Target target;
@@ -274,13 +278,15 @@ Exit items_list(Session *session, const Compilation *compilation, const Node *in
 bool item_load(Session *session, const Compilation *compilation, const Item *item,
                const Node *input, float *data);
 
-/* ---- raftc_compile.c, raftc_run.c, raftc_bench.c, raftc_inspect.c, raftc_convert.c ---------- */
+/* ---- raftc_compile.c, raftc_run.c, raftc_bench.c, raftc_inspect.c, raftc_convert.c,
+ *      raftc_train.c ---------------------------------------------------------------------------- */
 
 Exit verb_compile(Session *session);
 Exit verb_run(Session *session);
 Exit verb_bench(Session *session);
 Exit verb_inspect(Session *session);
 Exit verb_convert(Session *session);
+Exit verb_train(Session *session);
 
 /* ---- raftc_inspect_graph.c ------------------------------------------------------------------ */
 

@@ -101,6 +101,7 @@ Exit compilation_optimise(Session *session, Compilation *c)
     const PipelineOptions pipeline = {.only = options->passes,
                                       .disabled = options->disabled_passes.item,
                                       .disabled_count = (int)options->disabled_passes.count,
+                                      .train = c->train,
                                       .rewrite_limit = options->rewrite_limit,
                                       .dump = options->dump_ir,
                                       .dump_dir = options->dump_dir,
@@ -110,6 +111,7 @@ Exit compilation_optimise(Session *session, Compilation *c)
         pipeline_run(session->arena, c->built, &c->target, &pipeline, session->diag, c->statistics);
     session_stage(session, "passes", start);
     if (c->graph) return EXIT_DONE;
+    if (c->train) return EXIT_FILES; /* there is nothing to train in it */
     /* The options are checked already: a dump was not written, or a pass broke the graph. */
     return options->dump_dir ? EXIT_UNDONE : EXIT_BUG;
 }

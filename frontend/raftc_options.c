@@ -11,7 +11,8 @@ enum {
     BENCH = 1 << VERB_BENCH,
     INSPECT = 1 << VERB_INSPECT,
     CONVERT = 1 << VERB_CONVERT,
-    MODEL = COMPILE | RUN | BENCH | INSPECT, /* those that take a model */
+    TRAIN = 1 << VERB_TRAIN,
+    MODEL = COMPILE | RUN | BENCH | INSPECT | TRAIN, /* those that take a model */
     ALL = MODEL | CONVERT
 };
 
@@ -40,16 +41,16 @@ static const Row table[] = {
          "height x width of the images; default: by dataset_name"),
     WORDS("--dtype", "f32|bf16", MODEL, read_choice, "f32|bf16", dtype,
           "arithmetic of the products; default f32"),
-    TEXT("--weights", "FILE|@fill", COMPILE | RUN | BENCH, read_text, weights,
+    TEXT("--weights", "FILE|@fill", COMPILE | RUN | BENCH | TRAIN, read_text, weights,
          "a weight file, or made-up weights"),
 
     HEADING("Images and answers"),
     TEXT("--input", "X", RUN, read_strings, inputs,
          "the same as a bare argument: a picture, a folder of pictures,\n"
          "a .safetensors with `input` [b, c, h, w], or @fill; repeatable"),
-    NUMBER("--batch", "N", RUN | BENCH, 1, 1 << 20, batch,
-           "images in one forward, and how many @fill makes; default 1"),
-    NUMBER("--threads", "N", RUN | BENCH, 1, RAFT_MAX_THREADS, threads,
+    NUMBER("--batch", "N", RUN | BENCH | TRAIN, 1, 1 << 20, batch,
+           "images in one forward or step, and how many @fill makes; default 1"),
+    NUMBER("--threads", "N", RUN | BENCH | TRAIN, 1, RAFT_MAX_THREADS, threads,
            "default: OMP_NUM_THREADS, else the processors that raftc may use"),
     NUMBER("--top", "K", RUN, 1, 1 << 24, top, "print the K likeliest classes; default 5"),
     TEXT("--labels", "FILE", RUN, read_text, labels, "names of the classes, one a line"),
@@ -57,6 +58,17 @@ static const Row table[] = {
     FLAG("--features", RUN, with_features, "and `feature0`.. [b, c, h, w] to the same file"),
     TEXT("--dump-input", "FILE.safetensors", RUN, read_text, dump_input,
          "write the preprocessed `input` [b, c, h, w]"),
+
+    HEADING("Training"),
+    TEXT("--data", "@fill", TRAIN, read_text, data,
+         "one made-up batch of images and labels, in every step"),
+    NUMBER("--steps", "N", TRAIN, 1, INT64_MAX, steps, "how many steps to take"),
+    TEXT("--metrics", "FILE.jsonl", TRAIN, read_text, metrics,
+         "write one object a step: `step` and `loss`"),
+    TEXT("--dump-gradients", "FILE.safetensors", TRAIN, read_text, dump_gradients,
+         "write the gradients of the first step"),
+    TEXT("--save", "FILE", TRAIN, read_text, save,
+         "write the weights after the last step (.safetensors, .pt)"),
 
     HEADING("What is written"),
     TEXT("-o", "PATH", COMPILE, read_text, output_base,
@@ -119,8 +131,7 @@ static const VerbInfo verbs[VERB_COUNT] = {
     [VERB_BENCH] = {"bench", "MODEL.yaml", "time a forward", 1, 1, NULL},
     [VERB_TUNE] = {"tune", "MODEL.yaml", "search tiles for this machine", 0, 0,
                    "tiles are chosen by rule, and `raftc bench` tells how well they do"},
-    [VERB_TRAIN] = {"train", "SETTINGS.yaml", "train a model", 0, 0,
-                    "train with PyTorch, and use the weights with `raftc run --weights FILE`"},
+    [VERB_TRAIN] = {"train", "SETTINGS.yaml", "train a model", 1, 1, NULL},
     [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model", 0, 0,
                    "`raftc run --output FILE` writes the logits of a folder of pictures"},
     [VERB_INSPECT] = {"inspect", "FILE",
@@ -249,6 +260,15 @@ static bool check_together(const Parser *parser)
     if (options->verb == VERB_RUN && options->inputs.count == 0)
         good = wrong(parser, "run needs images: pictures, folders of pictures, a .safetensors with "
                              "`input`, or @fill");
+    if (options->verb == VERB_TRAIN && (!options->weights || !options->data || !options->steps))
+        good =
+            wrong(parser, "train needs %s",
+                  !options->weights ? "weights: --weights FILE, or --weights @fill for made-up ones"
+                  : !options->data  ? "data: --data @fill for one made-up batch"
+                                    : "to know how long: --steps N");
+    if (options->verb == VERB_TRAIN && options->data && strcmp(options->data, "@fill") != 0)
+        good = wrong(parser, "--data must be @fill, not '%s': this build reads no data sets",
+                     options->data);
     if (options->with_features && !options->output)
         good = wrong(parser, "--features needs a file to write them to: --output FILE.safetensors");
     if (options->dump_dir && !options->dump_ir)

@@ -20,11 +20,26 @@ static const Node *node_at(const Schedule *s, NodeId id)
 
 static bool is_pointwise(Op op)
 {
-    return op == OP_ADD || op == OP_MUL || op == OP_GELU;
+    return op == OP_ADD || op == OP_MUL || op == OP_DIV || op == OP_SQRT || op == OP_SCALE ||
+           op == OP_GELU || op == OP_GELU_GRAD;
 }
 static bool is_root(Op op)
 {
-    return op == OP_LINEAR || op == OP_MEAN;
+    return op == OP_LINEAR || op == OP_MEAN || op == OP_SUM;
+}
+static bool is_normal(Op op)
+{
+    return op == OP_LAYERNORM || op == OP_NORMALISE || op == OP_LAYERNORM_GRAD;
+}
+static bool is_loss(Op op)
+{
+    return op == OP_CROSS_ENTROPY || op == OP_CROSS_ENTROPY_GRAD;
+}
+/* Does it take elements of its operands more than once? */
+static bool takes_again(Op op)
+{
+    return op == OP_LINEAR || is_normal(op) || is_loss(op) || op == OP_RESAMPLE ||
+           op == OP_RESAMPLE_GRAD;
 }
 
 static uint32_t count_uses(const Schedule *s, NodeId id, NodeId *user)
@@ -118,8 +133,9 @@ static void make_window(Schedule *s, NodeId id)
         int64_t extent = 1;
         for (int i = 0; i < read->type.rank; i++) {
             int64_t c = read->attributes.map.dim[d].coefficient[i];
-            if (c < 0) return;
-            if (c > 0) extent += c * (unit_extent(s, &read->type.axis[i]) - 1);
+            int64_t indices = unit_extent(s, &read->type.axis[i]);
+            if (c < 0 || (c > 0 && indices < 0)) return;
+            if (c > 0) extent += c * (indices - 1);
         }
         window->dim[d].axis = operand->axis[d].name;
         window->dim[d].extent = extent;
@@ -146,9 +162,8 @@ static bool is_kept(const Schedule *s, NodeId id)
         for (uint32_t i = 0; i < user->operand_count; i++) {
             if (user->operands[i] != id || user->op == OP_WRITE) continue;
             uses++;
-            bool again =
-                user->op == OP_LINEAR || user->op == OP_LAYERNORM || user->op == OP_RESAMPLE;
-            if (again || is_root(node->op) || (user->op == OP_MEAN && node->op != OP_LAYERNORM))
+            bool reduced = user->op == OP_MEAN || user->op == OP_SUM;
+            if (takes_again(user->op) || is_root(node->op) || (reduced && !is_normal(node->op)))
                 uses++;
         }
     }
@@ -185,11 +200,33 @@ static bool is_padded_operand(const Schedule *s, NodeId id)
     return false;
 }
 
-/* Has a unit one index along every axis of symbolic extent? */
-static bool symbols_are_split(const Schedule *s, const Type *type)
+/* Has a unit one index along every axis of symbolic extent, or is summed over it? */
+static bool symbols_are_split(const Schedule *s, const Node *user, const Type *type)
 {
-    for (int i = 0; i < type->rank; i++)
-        if (unit_extent(s, &type->axis[i]) < 0) return false;
+    for (int i = 0; i < type->rank; i++) {
+        bool summed =
+            is_root(user->op) && names_contain(&user->attributes.over, type->axis[i].name);
+        if (unit_extent(s, &type->axis[i]) < 0 && !(summed && user->op != OP_MEAN)) return false;
+    }
+    return true;
+}
+
+/* The stage and the slots of what a normalisation or a loss takes of whole groups. */
+static bool place_statistics(Schedule *s, NodeId id)
+{
+    const Node *node = node_at(s, id);
+    const AxisNames *over = &node->attributes.over;
+    Place *place = schedule_place(s, id);
+    Slot *slots[4] = {NULL};
+    int count = 0;
+    if (is_normal(node->op)) slots[count++] = &place->mean, slots[count++] = &place->rstd;
+    if (is_loss(node->op) || node->op == OP_LAYERNORM_GRAD)
+        slots[count++] = &place->first, slots[count++] = &place->second;
+    for (int i = 0; i < count; i++)
+        if (!schedule_slot(s, slots[i], graph_type(s->graph, node->operands[0]), over,
+                           schedule_lane(s, id)))
+            return false;
+    if (count > 0) add_stage(s, STAGE_STATISTICS, id, id);
     return true;
 }
 
@@ -200,19 +237,13 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     Place *place = schedule_place(s, id);
     const char *lane = schedule_lane(s, id);
     for (uint32_t i = 0; i < node->operand_count && node->op != OP_READ; i++)
-        if (!symbols_are_split(s, graph_type(s->graph, node->operands[i]))) return false;
+        if (!symbols_are_split(s, node, graph_type(s->graph, node->operands[i]))) return false;
     if (node->op == OP_WRITE) return true;
     if (is_padded_operand(s, id)) {
         make_window(s, id);
         if (place->window.elements) add_stage(s, STAGE_WINDOW, id, id);
     }
-    if (node->op == OP_LAYERNORM) {
-        const AxisNames *over = &node->attributes.over;
-        if (!schedule_slot(s, &place->mean, &node->type, over, lane) ||
-            !schedule_slot(s, &place->rstd, &node->type, over, lane))
-            return false;
-        add_stage(s, STAGE_STATISTICS, id, id);
-    }
+    if (!place_statistics(s, id)) return false;
     NodeId root = root_of[id - s->first];
     if (place->fused && root == NO_NODE) return true; /* inside an epilogue */
     bool kept = is_kept(s, id);
@@ -220,7 +251,7 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     Stage probe = {.end = id};
     add_writes(s, &probe);
     if (root != NO_NODE)
-        add_stage(s, node_at(s, root)->op == OP_MEAN ? STAGE_MEAN : STAGE_PRODUCT, root, id);
+        add_stage(s, node_at(s, root)->op == OP_LINEAR ? STAGE_PRODUCT : STAGE_REDUCTION, root, id);
     else if (kept || probe.write_count > 0)
         add_stage(s, STAGE_MAP, id, id);
     return true;

@@ -6,7 +6,7 @@
  * slots Stage     one loop nest of a kernel: computes a node for a whole unit and stores it
  *   Schedule  the places and stages of one kernel
  *
- * A product or mean takes the point-wise ops that follow it into its epilogue, as long as each is
+ * A product, mean or sum takes the point-wise ops that follow it into its epilogue, as long as each is
  * its predecessor's only user. What feeds a product, or is used more than once, is kept in a slot;
  * all else is computed where it is used.
  */
@@ -31,17 +31,26 @@ typedef struct Slot {
 
 typedef struct Place {
     Slot value;      /* of the node's own value */
-    Slot mean, rstd; /* of a layernorm: its statistics */
-    Slot window;     /* of a read that may leave its tensor: what a unit reads, with zeros around;
+    Slot mean, rstd; /* of a layernorm and its like: its statistics */
+    Slot first,
+        second; /* of a layernorm_grad: the means of g and of g * n; of a cross_entropy and its gradient:
+                           the logarithm, and the loss or the sum of the target */
+    Slot window; /* of a read that may leave its tensor: what a unit reads, with zeros around;
                         its axes are those of the tensor */
-    bool fused;      /* belongs to a product or mean with an epilogue, stored at the end of that */
+    bool fused;  /* belongs to a product or mean with an epilogue, stored at the end of that */
 } Place;
 
-typedef enum { STAGE_WINDOW, STAGE_STATISTICS, STAGE_MAP, STAGE_MEAN, STAGE_PRODUCT } StageKind;
+typedef enum {
+    STAGE_WINDOW,
+    STAGE_STATISTICS,
+    STAGE_MAP,
+    STAGE_REDUCTION,
+    STAGE_PRODUCT
+} StageKind;
 
 typedef struct Stage {
     StageKind kind;
-    NodeId root; /* the read, layernorm, mean or linear; for a map the same as `end` */
+    NodeId root; /* the read, layernorm, mean, sum or linear; for a map the same as `end` */
     NodeId end;  /* whose value is stored: root, or the last of the point-wise ops after it */
     int write_count;
     NodeId writes[MAX_WRITES]; /* nodes of op write that store it to a buffer */
@@ -61,7 +70,7 @@ typedef struct Schedule {
     int64_t block; /* units that should run side by side: a panel of weights serves them all */
 } Schedule;
 
-/* False with a message where the kernel mixes along an axis of symbolic extent. */
+/* False with a message where the kernel mixes along an axis of symbolic extent, unless it sums over it. */
 bool schedule_kernel(Schedule *schedule, Arena *arena, const Graph *graph, int kernel,
                      const Target *target, Diag *diag);
 static inline Place *schedule_place(const Schedule *s, NodeId id)

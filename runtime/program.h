@@ -67,12 +67,15 @@ typedef struct RaftProgram {
     const RaftTensorInfo *input; /* shape c, y, x */
     int output_count;
     const RaftTensorInfo *output;           /* logits, feature0.. */
-    unsigned forward_entry, features_entry; /* bits of `entries`; features_entry 0: none */
+    const int *fixed; /* of each output: has it no batch axis? NULL: all have one */
+    unsigned forward_entry, features_entry; /* bits of `entries`; 0: there is none */
+    unsigned backward_entry, step_entry;    /* likewise, of training */
     int64_t arena_floats;                   /* per image */
     int64_t prepared_floats;
     int64_t scratch_bytes; /* per thread: the most that any kernel wants */
     int64_t chunk;         /* images that one pass over the steps takes at most; bigger batches
                               run in such chunks, so the arena never holds more */
+    int whole;             /* not 0: results depend on the whole batch: bigger ones cannot be run */
 } RaftProgram;
 
 #endif

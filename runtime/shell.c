@@ -126,8 +126,10 @@ RaftWeightsHeader raft_weights_header(const RaftProgram *program)
     return header;
 }
 
-static RaftStatus use_weights(RaftShell *shell, const void *weights, size_t size)
+RaftStatus raft_shell_use_weights(RaftShell *shell, const void *weights, size_t size)
 {
+    if (!shell) return RAFT_INVALID;
+    if (!weights) return raft_shell_fail(shell, RAFT_INVALID, "weights is NULL");
     RaftWeightsHeader wanted = raft_weights_header(shell->program), found;
     if ((uintptr_t)weights % RAFT_ALIGNMENT)
         return raft_shell_fail(shell, RAFT_INVALID,
@@ -150,9 +152,11 @@ static RaftStatus use_weights(RaftShell *shell, const void *weights, size_t size
     shell->weights_size = size;
     const char *data = shell->weights + sizeof found;
     for (int i = 0; i < shell->program->parameter_count; i++) {
-        shell->parameter[i].data = (float *)data; /* kernels only read parameters */
+        if (shell->parameter[i].owned) free(shell->parameter[i].data);
+        shell->parameter[i] = (RaftParameter){.data = (float *)data}; /* kernels only read it */
         data += raft_weights_stride(&shell->program->parameter[i]);
     }
+    shell->packed = false;
     return RAFT_OK;
 }
 
@@ -220,9 +224,9 @@ static RaftStatus set_up(RaftShell *shell, const RaftProgram *program,
     status = take_memory(shell);
     if (status == RAFT_OK) status = program->device->open(shell, &options);
     if (status == RAFT_OK && options.weights)
-        status = use_weights(shell, options.weights, options.weights_size);
+        status = raft_shell_use_weights(shell, options.weights, options.weights_size);
     else if (status == RAFT_OK && program->weights)
-        status = use_weights(shell, program->weights, program->weights_size);
+        status = raft_shell_use_weights(shell, program->weights, program->weights_size);
     return status;
 }
 
@@ -367,8 +371,14 @@ static RaftStatus check_data(RaftShell *shell, unsigned entry, int64_t batch,
     for (int i = 0; i < program->output_count; i++)
         if (shell->output_entries[i] & entry)
             span[count++] = (RaftSpan){.info = &program->output[i], .data = outputs[i]};
+    int output = 0;
     for (int i = 0; i < count; i++) {
-        RaftStatus status = check_span(shell, &span[i], batch);
+        bool fixed = false;
+        if (i >= program->input_count) {
+            while (!(shell->output_entries[output] & entry)) output++;
+            fixed = program->fixed && program->fixed[output++];
+        }
+        RaftStatus status = check_span(shell, &span[i], fixed ? 1 : batch);
         if (status != RAFT_OK) return status;
         for (int j = 0; j < i && i >= program->input_count; j++)
             if (overlap(&span[i], &span[j]))
@@ -389,6 +399,9 @@ RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,
                                (long long)batch);
     if (!inputs || !outputs)
         return raft_shell_fail(shell, RAFT_INVALID, "%s is NULL", inputs ? "outputs" : "inputs");
+    if (program->whole && batch > program->chunk)
+        return raft_shell_fail(shell, RAFT_INVALID, "batch is %lld, more than %lld at a time",
+                               (long long)batch, (long long)program->chunk);
     RaftStatus status = check_data(shell, entry, batch, inputs, outputs);
     if (status == RAFT_OK) status = check_parameters_set(shell);
     if (status != RAFT_OK) return status;

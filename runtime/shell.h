@@ -61,6 +61,11 @@ RAFT_SHELL_LINKAGE RaftStatus raft_shell_set_parameter(RaftShell *shell, const c
                                                        const int64_t *shape, int rank,
                                                        const float *data);
 
+/* Takes all parameters from a weights blob, as with options->weights; and again after its numbers
+ * have changed, for what was packed of them is packed anew by the next run. */
+RAFT_SHELL_LINKAGE RaftStatus raft_shell_use_weights(RaftShell *shell, const void *weights,
+                                                     size_t size);
+
 /* Runs the steps of `entry` (a bit of RaftStep.entries) for `batch` images. `inputs`: a pointer for
  * each input of the program; `outputs`: one for each output, where those that the entry does not
  * compute are not looked at. No output may overlap an input or another output. */

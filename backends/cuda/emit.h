@@ -76,6 +76,7 @@ Sum map_index(Writer *w, const Index *index, const Type *space);
 /* ---- value.c ---- */
 
 /* An expression of the value of a node at the present coordinates; lines that it needs are written before. */
+bool op_has_text(Op op); /* can the op be in a kernel? */
 const char *value_text(Writer *w, NodeId id);
 const char *slot_text(Writer *w,
                       const Slot *slot); /* the element of a slot at the present coordinates */

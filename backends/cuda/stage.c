@@ -290,7 +290,7 @@ void write_stage(Writer *w, const Stage *stage)
 {
     static void (*const writers[])(Writer *, const Stage *) = {
         [STAGE_WINDOW] = write_window,   [STAGE_STATISTICS] = write_statistics,
-        [STAGE_MAP] = write_map,         [STAGE_MEAN] = write_mean,
+        [STAGE_MAP] = write_map,         [STAGE_REDUCTION] = write_mean,
         [STAGE_PRODUCT] = write_product,
     };
     int mark = w->coordinate_count;

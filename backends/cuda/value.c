@@ -314,6 +314,11 @@ static const char *(*const text_of[OP_COUNT])(Writer *, NodeId) = {
     [OP_MUL] = mul_text,   [OP_PACK] = pack_text,
 };
 
+bool op_has_text(Op op)
+{
+    return text_of[op] || op == OP_WRITE || op == OP_LINEAR || op == OP_MEAN;
+}
+
 const char *value_text(Writer *w, NodeId id)
 {
     RAFTC_ASSERT(schedule_holds(&w->schedule, id));

@@ -133,6 +133,9 @@ Affine index_at(Emitter *e, const Index *index, const Type *space); /* at the pr
 /* The value of a node at the present coordinates, as lanes.width floats along lanes.axis. */
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes);
 Affine slot_offset(Emitter *e, const Slot *slot);
+LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes);
+/* Lane by lane: for what no vector can give. */
+LLVMValueRef emit_each_lane(Emitter *e, NodeId id, Lanes lanes);
 /* First index, along axis d of the operand, of the window of a read in the present unit. */
 Affine window_base(Emitter *e, const Node *read, int d);
 /* Where a write puts the element at the present coordinates. */
@@ -145,13 +148,26 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 /* gelu of each of the `count` values, in place. */
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width);
 
-/* ---- stage.c, product.c: loop nests --------------------------------------------------------- */
+/* ---- elementary.c ---------------------------------------------------------------------------- */
+
+LLVMValueRef emit_exp(Emitter *e, LLVMValueRef x, int width);
+LLVMValueRef emit_log(Emitter *e, LLVMValueRef x, int width); /* x is 1 or more */
+LLVMValueRef emit_gelu_slope(Emitter *e, LLVMValueRef x, int width);
+
+/* ---- gradient.c ------------------------------------------------------------------------------- */
+
+LLVMValueRef emit_layernorm_grad(Emitter *e, NodeId id, Lanes lanes);
+LLVMValueRef emit_cross_entropy(Emitter *e, NodeId id, Lanes lanes);
+LLVMValueRef emit_cross_entropy_grad(Emitter *e, NodeId id, Lanes lanes);
+LLVMValueRef emit_resample_grad(Emitter *e, NodeId id, Lanes lanes);
+
+/* ---- stage.c, reduce.c, product.c: loop nests --------------------------------------------------------- */
 
 /* One axis of a loop nest, walked in tiles. At the leaf, `start` and `count` describe the tile. */
 typedef struct Dim {
     const char *axis;
     Affine base;
-    int64_t extent, tile;
+    int64_t extent, tile; /* extent 0: a symbol, the batch */
     Affine start;
     int64_t count;
 } Dim;
@@ -169,6 +185,13 @@ struct Nest {
 void emit_nest(Nest *nest, int from);
 /* The axis `axis` of a value in the present unit, as a dim of the given tile. */
 Dim unit_dim(Emitter *e, const Axis *axis, int64_t tile);
+/* Dims for every constant axis of `type` but those in `without`, vectors along `lane`. */
+void add_dims(Nest *nest, const Type *type, const AxisNames *without, const char *lane);
+Lanes tile_lanes(const Emitter *e, const char *axis, int64_t count);
+/* Lanes at a leaf: those of the dim along `lane`. */
+Lanes leaf_lanes(const Nest *nest, const char *lane);
+void emit_statistics(Emitter *e, const Stage *stage);
+void emit_reduction(Emitter *e, const Stage *stage);
 void emit_stage(Emitter *e, const Stage *stage); /* for the present unit and variant */
 void emit_product(Emitter *e, const Stage *stage,
                   const Dim *lanes); /* lanes: the tile of lanes to do, or NULL: all */

@@ -146,7 +146,8 @@ static void contract(Tile *tile, const Node *linear, int axis)
         return;
     }
     const Type *x = graph_type(e->graph, linear->operands[0]);
-    int64_t extent = x->axis[type_find(x, over->name[axis])].extent;
+    const Axis *along = &x->axis[type_find(x, over->name[axis])];
+    int64_t extent = along->extent; /* 0: a symbol, the batch */
     Affine start = affine_constant(0);
     if (e->step_of_sums == SUMS_ADD) {
         extent = e->chain.count;
@@ -157,7 +158,7 @@ static void contract(Tile *tile, const Node *linear, int axis)
         coordinate_push(e, over->name[axis], start);
         contract(tile, linear, axis + 1);
     } else {
-        Loop loop = loop_begin(e, int_constant(e, extent));
+        Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, extent));
         Affine index = affine_value(loop.index, 1);
         coordinate_push(e, over->name[axis], affine_add(e, index, &start, 1));
         contract(tile, linear, axis + 1);

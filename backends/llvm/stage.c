@@ -1,4 +1,4 @@
-/* stage.c: the loop nests of a kernel, but for products. */
+/* stage.c: the loop nests of a kernel, but for products and reductions. */
 #include "backends/llvm/emit.h"
 
 #include <string.h>
@@ -34,6 +34,12 @@ void emit_nest(Nest *nest, int from)
     }
     Emitter *e = nest->e;
     const Dim dim = nest->dim[from];
+    if (dim.extent == 0) { /* a symbol */
+        Loop loop = loop_begin(e, e->batch);
+        visit_tile(nest, from, affine_value(loop.index, 1), 1);
+        loop_end(e, &loop);
+        return;
+    }
     int64_t full = dim.extent / dim.tile, rest = dim.extent % dim.tile;
     if (full == 1) {
         visit_tile(nest, from, dim.base, dim.tile);
@@ -50,7 +56,7 @@ void emit_nest(Nest *nest, int from)
     }
 }
 
-static Lanes tile_lanes(const Emitter *e, const char *axis, int64_t count)
+Lanes tile_lanes(const Emitter *e, const char *axis, int64_t count)
 {
     if (!axis) return (Lanes){NULL, 1, 1};
     return (Lanes){axis, e->target->vector_floats, (int)count};
@@ -69,8 +75,7 @@ void store_end(Emitter *e, const Stage *stage, Lanes lanes)
     for (int i = 0; i < stage->write_count; i++) emit_write(e, stage->writes[i], value, lanes);
 }
 
-/* Dims for every constant axis of `type` but those in `without`, vectors along `lane`. */
-static void add_dims(Nest *nest, const Type *type, const AxisNames *without, const char *lane)
+void add_dims(Nest *nest, const Type *type, const AxisNames *without, const char *lane)
 {
     Emitter *e = nest->e;
     for (int i = 0; i < type->rank; i++) {
@@ -81,8 +86,7 @@ static void add_dims(Nest *nest, const Type *type, const AxisNames *without, con
     }
 }
 
-/* Lanes at a leaf: those of the dim along `lane`. */
-static Lanes leaf_lanes(const Nest *nest, const char *lane)
+Lanes leaf_lanes(const Nest *nest, const char *lane)
 {
     for (int i = 0; lane && i < nest->count; i++)
         if (strcmp(nest->dim[i].axis, lane) == 0)
@@ -116,165 +120,6 @@ static void emit_map(Emitter *e, const Stage *stage)
         lane = schedule_lane(&e->schedule, stage->writes[0]);
     e->schedule.lane[stage->end - e->schedule.first] = lane;
     add_dims(&nest, &node->type, NULL, lane);
-    emit_nest(&nest, 0);
-}
-
-/* ---- statistics of a layernorm -------------------------------------------------------------- */
-
-typedef struct Reduction {
-    Nest nest;
-    NodeId value;       /* what is summed */
-    LLVMValueRef total; /* stack slot of the running sum */
-    LLVMValueRef mean;  /* not NULL: squares of the distance from it are summed */
-    const char *lane;   /* axis of the vectors */
-    bool lane_is_summed;
-} Reduction;
-
-static void sum_leaf(Nest *nest)
-{
-    Reduction *r = (Reduction *)nest;
-    Emitter *e = nest->e;
-    int width = r->lane ? e->target->vector_floats : 1;
-    Lanes lanes = {r->lane, width, width};
-    for (int i = 0; i < nest->count; i++)
-        if (r->lane && strcmp(nest->dim[i].axis, r->lane) == 0)
-            lanes.active = (int)nest->dim[i].count;
-    LLVMValueRef x = emit_value(e, r->value, lanes);
-    LLVMTypeRef type = float_type(e, width);
-    LLVMValueRef sum = LLVMBuildLoad2(e->builder, type, r->total, "");
-    if (r->mean) x = LLVMBuildFSub(e->builder, x, r->mean, "");
-    if (lanes.active < width) { /* the rest of the vector counts for nothing */
-        LLVMValueRef keep[MAX_TILE];
-        LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context);
-        for (int i = 0; i < width; i++) keep[i] = LLVMConstInt(i1, i < lanes.active, false);
-        x = LLVMBuildSelect(e->builder, LLVMConstVector(keep, (unsigned)width), x,
-                            LLVMConstNull(type), "");
-    }
-    sum = r->mean ? multiply_add(e, x, x, sum) : LLVMBuildFAdd(e->builder, sum, x, "");
-    LLVMBuildStore(e->builder, sum, r->total);
-}
-
-/* Halves are added until one number is left: one fixed tree. */
-static LLVMValueRef sum_lanes(Emitter *e, LLVMValueRef value, int width)
-{
-    for (int half = width / 2; half >= 1; half /= 2) {
-        LLVMValueRef low[MAX_TILE], high[MAX_TILE];
-        for (int i = 0; i < half; i++) {
-            low[i] = LLVMConstInt(e->i32, (unsigned)i, false);
-            high[i] = LLVMConstInt(e->i32, (unsigned)(i + half), false);
-        }
-        LLVMValueRef poison = LLVMGetPoison(LLVMTypeOf(value));
-        LLVMValueRef a = LLVMBuildShuffleVector(e->builder, value, poison,
-                                                LLVMConstVector(low, (unsigned)half), "");
-        LLVMValueRef b = LLVMBuildShuffleVector(e->builder, value, poison,
-                                                LLVMConstVector(high, (unsigned)half), "");
-        value = LLVMBuildFAdd(e->builder, a, b, "");
-    }
-    return width > 1 ? LLVMBuildExtractElement(e->builder, value, int_constant(e, 0), "") : value;
-}
-
-/* The sum over the axes `over` of node `value` at the present coordinates: a number, or a vector
- * where the lanes are not summed. */
-static LLVMValueRef emit_sum(Emitter *e, NodeId value, const AxisNames *over, Lanes lanes,
-                             LLVMValueRef mean)
-{
-    Reduction r = {
-        .nest = {.e = e, .leaf = sum_leaf}, .value = value, .lane = lanes.axis, .mean = mean};
-    r.lane_is_summed = lanes.axis && names_contain(over, lanes.axis);
-    int width = lanes.axis ? e->target->vector_floats : 1;
-    r.total = stack_slot(e, float_type(e, width));
-    LLVMBuildStore(e->builder, LLVMConstNull(float_type(e, width)), r.total);
-    const Type *type = graph_type(e->graph, value);
-    for (int i = 0; i < over->count; i++) {
-        const Axis *axis = &type->axis[type_find(type, over->name[i])];
-        bool is_lane = lanes.axis && strcmp(lanes.axis, axis->name) == 0;
-        r.nest.dim[r.nest.count++] = unit_dim(e, axis, is_lane ? width : 1);
-    }
-    if (lanes.axis && !r.lane_is_summed) {
-        /* The caller walks the lanes: the nest only sums. */
-        r.nest.dim[r.nest.count++] =
-            (Dim){lanes.axis, *coordinate_of(e, lanes.axis), lanes.active, lanes.active, {0}, 0};
-    }
-    emit_nest(&r.nest, 0);
-    LLVMValueRef sum = LLVMBuildLoad2(e->builder, float_type(e, width), r.total, "");
-    return r.lane_is_summed ? sum_lanes(e, sum, width) : sum;
-}
-
-static int64_t count_over(const Type *type, const AxisNames *over)
-{
-    int64_t count = 1;
-    for (int i = 0; i < over->count; i++)
-        count *= type->axis[type_find(type, over->name[i])].extent;
-    return count;
-}
-
-/* Two passes: the mean, then the squared distances from it. */
-static void statistics_leaf(Nest *nest)
-{
-    Emitter *e = nest->e;
-    NodeId id = nest->stage->root;
-    const Node *node = graph_node(e->graph, id);
-    const AxisNames *over = &node->attributes.over;
-    const char *lane = schedule_lane(&e->schedule, id);
-    bool summed = lane && names_contain(over, lane);
-    Lanes out = summed ? (Lanes){NULL, 1, 1} : leaf_lanes(nest, lane);
-    Lanes in = summed ? tile_lanes(e, lane, e->target->vector_floats) : out;
-    LLVMValueRef inverse =
-        float_constant(e, (float)(1.0 / (double)count_over(&node->type, over)), out.width);
-    LLVMValueRef mean = emit_sum(e, node->operands[0], over, in, NULL);
-    mean = LLVMBuildFMul(e->builder, mean, inverse, "");
-    LLVMValueRef spread = summed ? splat(e, mean, in.width) : mean;
-    LLVMValueRef variance = emit_sum(e, node->operands[0], over, in, spread);
-    variance = LLVMBuildFMul(e->builder, variance, inverse, "");
-    LLVMValueRef eps = float_constant(e, (float)node->attributes.eps, out.width);
-    variance = LLVMBuildFAdd(e->builder, variance, eps, "");
-    LLVMValueRef root = intrinsic(e, "llvm.sqrt", &variance, 1);
-    LLVMValueRef rstd = LLVMBuildFDiv(e->builder, float_constant(e, 1, out.width), root, "");
-    Place *place = schedule_place(&e->schedule, id);
-    Affine at = slot_offset(e, &place->mean);
-    store_lanes(e, mean, e->scratch, &at, &out, true);
-    at = slot_offset(e, &place->rstd);
-    store_lanes(e, rstd, e->scratch, &at, &out, true);
-}
-
-static void emit_statistics(Emitter *e, const Stage *stage)
-{
-    Nest nest = {.e = e, .stage = stage, .leaf = statistics_leaf};
-    const Node *node = graph_node(e->graph, stage->root);
-    add_dims(&nest, &node->type, &node->attributes.over, schedule_lane(&e->schedule, stage->root));
-    emit_nest(&nest, 0);
-}
-
-/* ---- mean ----------------------------------------------------------------------------------- */
-
-static void mean_leaf(Nest *nest)
-{
-    Emitter *e = nest->e;
-    NodeId root = nest->stage->root;
-    const Node *node = graph_node(e->graph, root);
-    const Type *x = graph_type(e->graph, node->operands[0]);
-    Lanes lanes = leaf_lanes(nest, schedule_lane(&e->schedule, root));
-    LLVMValueRef sum = emit_sum(e, node->operands[0], &node->attributes.over, lanes, NULL);
-    float inverse = (float)(1.0 / (double)count_over(x, &node->attributes.over));
-    sum = LLVMBuildFMul(e->builder, sum, float_constant(e, inverse, lanes.width), "");
-    e->computed[root - e->schedule.first] = sum;
-    Slot slot = schedule_place(&e->schedule, nest->stage->end)->value;
-    if (nest->stage->end != root) {
-        schedule_place(&e->schedule, nest->stage->end)->value.elements = 0;
-        LLVMValueRef value = emit_value(e, nest->stage->end, lanes);
-        schedule_place(&e->schedule, nest->stage->end)->value = slot;
-        e->computed[nest->stage->end - e->schedule.first] = value;
-    }
-    store_end(e, nest->stage, lanes);
-    e->computed[root - e->schedule.first] = e->computed[nest->stage->end - e->schedule.first] =
-        NULL;
-}
-
-static void emit_mean(Emitter *e, const Stage *stage)
-{
-    Nest nest = {.e = e, .stage = stage, .leaf = mean_leaf};
-    add_dims(&nest, graph_type(e->graph, stage->root), NULL,
-             schedule_lane(&e->schedule, stage->root));
     emit_nest(&nest, 0);
 }
 
@@ -366,8 +211,8 @@ void emit_stage(Emitter *e, const Stage *stage)
     case STAGE_MAP:
         emit_map(e, stage);
         break;
-    case STAGE_MEAN:
-        emit_mean(e, stage);
+    case STAGE_REDUCTION:
+        emit_reduction(e, stage);
         break;
     case STAGE_PRODUCT:
         emit_product(e, stage, NULL);

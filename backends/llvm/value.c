@@ -56,8 +56,7 @@ static bool is_contiguous(Emitter *e, NodeId stored, int axis, const Affine *at,
     return at->constant >= 0 && at->constant % extent + width <= extent;
 }
 
-/* Lane by lane: for what no vector load can fetch. */
-static LLVMValueRef emit_each_lane(Emitter *e, NodeId id, Lanes lanes)
+LLVMValueRef emit_each_lane(Emitter *e, NodeId id, Lanes lanes)
 {
     LLVMValueRef value = LLVMConstNull(float_type(e, lanes.width));
     Affine start = *coordinate_of(e, lanes.axis);
@@ -234,7 +233,7 @@ static Affine window_offset(Emitter *e, NodeId id, const Affine at[MAX_AXES])
     return offset;
 }
 
-static LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes)
+LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes)
 {
     int at = -1;
     for (int i = 0; lanes.axis && i < slot->rank; i++)
@@ -257,17 +256,20 @@ static LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes)
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
+static LLVMValueRef emit_normalise(Emitter *e, NodeId id, Lanes lanes)
+{
+    LLVMValueRef x = emit_value(e, graph_node(e->graph, id)->operands[0], lanes);
+    LLVMValueRef mean = load_slot(e, &schedule_place(&e->schedule, id)->mean, lanes);
+    LLVMValueRef rstd = load_slot(e, &schedule_place(&e->schedule, id)->rstd, lanes);
+    return LLVMBuildFMul(e->builder, LLVMBuildFSub(e->builder, x, mean, ""), rstd, "");
+}
+
 static LLVMValueRef emit_layernorm(Emitter *e, NodeId id, Lanes lanes)
 {
     const Node *node = graph_node(e->graph, id);
-    LLVMValueRef x = emit_value(e, node->operands[0], lanes);
-    LLVMValueRef mean = load_slot(e, &schedule_place(&e->schedule, id)->mean, lanes);
-    LLVMValueRef rstd = load_slot(e, &schedule_place(&e->schedule, id)->rstd, lanes);
+    LLVMValueRef normal = emit_normalise(e, id, lanes);
     LLVMValueRef scale = emit_value(e, node->operands[1], lanes);
-    LLVMValueRef shift = emit_value(e, node->operands[2], lanes);
-    LLVMValueRef normal =
-        LLVMBuildFMul(e->builder, LLVMBuildFSub(e->builder, x, mean, ""), rstd, "");
-    return multiply_add(e, normal, scale, shift);
+    return multiply_add(e, normal, scale, emit_value(e, node->operands[2], lanes));
 }
 
 /* Joined along an axis: each part, where its indices are. */
@@ -391,18 +393,57 @@ static LLVMValueRef emit_mul(Emitter *e, NodeId id, Lanes lanes)
     return LLVMBuildFMul(e->builder, a, emit_operand(e, id, 1, lanes), "");
 }
 
+static LLVMValueRef emit_div(Emitter *e, NodeId id, Lanes lanes)
+{
+    LLVMValueRef a = emit_operand(e, id, 0, lanes);
+    return LLVMBuildFDiv(e->builder, a, emit_operand(e, id, 1, lanes), "");
+}
+
+static LLVMValueRef emit_sqrt(Emitter *e, NodeId id, Lanes lanes)
+{
+    LLVMValueRef x = emit_operand(e, id, 0, lanes);
+    return intrinsic(e, "llvm.sqrt", &x, 1);
+}
+
+static LLVMValueRef emit_scale(Emitter *e, NodeId id, Lanes lanes)
+{
+    float factor = (float)graph_node(e->graph, id)->attributes.factor;
+    LLVMValueRef x = emit_operand(e, id, 0, lanes);
+    return LLVMBuildFMul(e->builder, x, float_constant(e, factor, lanes.width), "");
+}
+
+static LLVMValueRef emit_gelu_grad(Emitter *e, NodeId id, Lanes lanes)
+{
+    LLVMValueRef slope = emit_gelu_slope(e, emit_operand(e, id, 0, lanes), lanes.width);
+    return LLVMBuildFMul(e->builder, slope, emit_operand(e, id, 1, lanes), "");
+}
+
 /* The layout is the storage's business. */
 static LLVMValueRef emit_pack(Emitter *e, NodeId id, Lanes lanes)
 {
     return emit_operand(e, id, 0, lanes);
 }
 
-/* The ops that have a value at a point. Products and means have one only in their stage, and
+/* The ops that have a value at a point. Products, means and sums have one only in their stage, and
  * elements are moved by reads and writes alone. */
 static LLVMValueRef (*const emit_op[OP_COUNT])(Emitter *, NodeId, Lanes) = {
-    [OP_READ] = emit_read,    [OP_LAYERNORM] = emit_layernorm, [OP_CONCAT] = emit_concat,
-    [OP_GELU] = emit_gelu_of, [OP_RESAMPLE] = emit_resample,   [OP_ADD] = emit_add,
-    [OP_MUL] = emit_mul,      [OP_PACK] = emit_pack,
+    [OP_READ] = emit_read,
+    [OP_PACK] = emit_pack,
+    [OP_CONCAT] = emit_concat,
+    [OP_ADD] = emit_add,
+    [OP_MUL] = emit_mul,
+    [OP_DIV] = emit_div,
+    [OP_SQRT] = emit_sqrt,
+    [OP_SCALE] = emit_scale,
+    [OP_GELU] = emit_gelu_of,
+    [OP_GELU_GRAD] = emit_gelu_grad,
+    [OP_LAYERNORM] = emit_layernorm,
+    [OP_NORMALISE] = emit_normalise,
+    [OP_LAYERNORM_GRAD] = emit_layernorm_grad,
+    [OP_RESAMPLE] = emit_resample,
+    [OP_RESAMPLE_GRAD] = emit_resample_grad,
+    [OP_CROSS_ENTROPY] = emit_cross_entropy,
+    [OP_CROSS_ENTROPY_GRAD] = emit_cross_entropy_grad,
 };
 
 LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
