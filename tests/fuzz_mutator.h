@@ -1,4 +1,4 @@
-/* fuzz_mutator.h: changes to a graph as text that often leave it legal, for libFuzzer: names and
+/* fuzz_mutator.h: changes to a graph as text that often leave it legal, for fuzzers: names and
  * numbers changed everywhere, values exchanged, ops and outputs added, lines dropped. */
 #ifndef RAFTC_TESTS_FUZZ_MUTATOR_H
 #define RAFTC_TESTS_FUZZ_MUTATOR_H
@@ -56,8 +56,8 @@ static void replace_words(Mutation *m, size_t from, char before, const char *old
 {
     size_t length = strlen(old);
     for (size_t at = from; m->text[at]; at++) {
-        bool starts = before ? at > 0 && m->text[at - 1] == before
-                             : at == 0 || !is_word(m->text[at - 1]);
+        bool starts =
+            before ? at > 0 && m->text[at - 1] == before : at == 0 || !is_word(m->text[at - 1]);
         if (!starts || strncmp(m->text + at, old, length) || is_word(m->text[at + length]))
             continue;
         replace_bytes(m, at, length, word);
@@ -135,7 +135,8 @@ static void add_output(Mutation *m)
     char name[64], type[256], line[128], *end = strrchr(m->text, '}');
     if (!end || pick_value(m, name, type) == SIZE_MAX) return;
     snprintf(line, sizeof line, "output %s.z%d = %s\n",
-             random_chance(&m->random, 50) ? "forward" : "features", (int)pick_index(m, 1000), name);
+             random_chance(&m->random, 50) ? "forward" : "features", (int)pick_index(m, 1000),
+             name);
     replace_bytes(m, (size_t)(end - m->text), 0, line);
 }
 

@@ -1,13 +1,10 @@
-/* fuzz_passes.c: any graph through the passes and the memory plan under libFuzzer.
- *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz_passes.c {ir,passes}/[a-z]*.c \
- *       -lm -o fuzz_passes
- *   ./fuzz_passes -timeout=1 -max_len=4096 -dict=tests/corpus/ir.dict CORPUS tests/passes
- *
- * With -DREPLAY, and without fuzzer in -fsanitize: a program that replays the files given to it. */
+/* fuzz_passes.c: any graph through the passes and the memory plan. */
+#include "tests/fuzz.h"
+#include "tests/fuzz_mutator.h"
 #include "tests/pass_property.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+const FuzzLimits fuzz_limits = {.base = 16 << 20, .factor = 20000};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const Target targets[] = {
@@ -20,16 +17,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const Graph *graph = graph_parse(&arena, source, &diag);
     const char *fault = NULL;
     for (size_t i = 0; graph && !fault && i < ARRAY_SIZE(targets); i++)
-        fault = pass_graph_fault(&arena, graph, &targets[i], i == 0 ? INT64_MAX : (int64_t)size % 8);
-    if (fault) {
-        fprintf(stderr, "fuzz_passes: %s\n", fault);
-        abort();
-    }
+        fault =
+            pass_graph_fault(&arena, graph, &targets[i], i == 0 ? INT64_MAX : (int64_t)size % 8);
+    if (fault) fuzz_fail(fault);
     arena_free(&arena);
     return 0;
 }
-
-#ifndef REPLAY
-#include "tests/fuzz_mutator.h"
-#endif
-#include "tests/fuzz_replay.h"

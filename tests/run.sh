@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Sets up, then runs the tests: in the build that people use, and under AddressSanitizer and UBSan.
-# usage: tests/run.sh [--long]
+# usage: tests/run.sh [--long [SECONDS]]
 #
 # Each test has one label (see CMakeLists.txt): `quick` ones run in both builds, `slow` ones in the
 # first alone, and `long` ones only when asked for; with --long, the slow ones run under the
-# sanitizers too. The last line is `N passed, N failed`, with `, N skipped` where a test was.
+# sanitizers too, and each kind of hostile file is tried for so many seconds (default 60). The last
+# line is `N passed, N failed`, with `, N skipped` where a test was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,12 +13,13 @@ first=(-LE long)
 sanitized=(-L quick)
 case "$#:${1:-}" in
 0:) ;;
-1:--long)
+1:--long | 2:--long)
     first=()
     sanitized=(-LE long)
+    export FUZZ_SECONDS=${2:-60}
     ;;
 *)
-    echo "usage: tests/run.sh [--long]" >&2
+    echo "usage: tests/run.sh [--long [SECONDS]]" >&2
     exit 2
     ;;
 esac
