@@ -7,6 +7,7 @@
 #include "passes/pass.h"
 #include "runtime/cuda.h"
 #include "runtime/program.h"
+#include "runtime/shell.h"
 
 /* ---- reference/: plain loops, any graph at any stage ----------------------------------------- */
 
@@ -179,8 +180,10 @@ const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions
 
 /* Checks, and writes the files that the options ask for, each whole or not at all. The compiler is
  * $CC, the archiver $AR (or the cross tools of the triple, which must then be given); where one is
- * missing, an error says what to install. `object`: the kernels for the CPU; NULL for GPUs. */
-bool library_write(Arena *arena, const Plan *plan, const ProgramCode *code, const char *object,
-                   size_t object_size, const LibraryOptions *options, Diag *diag);
+ * missing or fails, an error says what to install: RAFT_UNSUPPORTED. `object`: the kernels for the
+ * CPU; NULL for GPUs. */
+RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code,
+                         const char *object, size_t object_size, const LibraryOptions *options,
+                         Diag *diag);
 
 #endif

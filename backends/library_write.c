@@ -41,7 +41,8 @@ typedef struct Job {
     const char *kernels;  /* path of their object; NULL: they are in the shell */
     const char **command; /* room for one */
     RaftError error;
-    char log[3000]; /* the beginning of what the failed tool said */
+    RaftStatus status; /* that of the error */
+    char log[3000];    /* the beginning of what the failed tool said */
 } Job;
 
 /* ---- tools ----------------------------------------------------------------------------------- */
@@ -79,11 +80,12 @@ static void find_tool(Arena *arena, Tool *tool, const char *name, const char *cr
 static bool tool_cannot_run(Job *job, const Tool *tool, int reason)
 {
     const char *variable = tool->variable ? tool->variable : "";
-    rt_fail(&job->error, RAFT_UNSUPPORTED,
-            "the %s '%s'%s%s%s cannot be run: %s; a library needs it: install the package %s, or "
-            "write an object alone",
-            tool->what, tool->words[0], *variable ? " ($" : "", variable, *variable ? ")" : "",
-            strerror(reason), tool->package);
+    job->status = rt_fail(
+        &job->error, RAFT_UNSUPPORTED,
+        "the %s '%s'%s%s%s cannot be run: %s; a library needs it: install the package %s, or "
+        "write an object alone",
+        tool->what, tool->words[0], *variable ? " ($" : "", variable, *variable ? ")" : "",
+        strerror(reason), tool->package);
     return false;
 }
 
@@ -93,7 +95,8 @@ static bool tool_failed(Job *job, const Tool *tool)
     size_t length = log ? fread(job->log, 1, sizeof job->log - 1, log) : 0;
     if (log) fclose(log);
     job->log[length] = '\0';
-    rt_fail(&job->error, RAFT_UNSUPPORTED, "the %s '%s' failed", tool->what, tool->words[0]);
+    job->status =
+        rt_fail(&job->error, RAFT_UNSUPPORTED, "the %s '%s' failed", tool->what, tool->words[0]);
     return false;
 }
 
@@ -129,29 +132,21 @@ static bool run_tool(Job *job, const Tool *tool, const char *const *more)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-static bool write_temporary(Job *job, int file, const void *data, size_t size)
-{
-    FILE *stream = fopen(job->path[file], "wb");
-    bool good = stream && fwrite(data, 1, size, stream) == size;
-    if (stream && fclose(stream) != 0) good = false;
-    if (!good)
-        rt_fail(&job->error, RAFT_IO, "%s: cannot be written: %s", job->path[file],
-                strerror(errno));
-    return good;
-}
-
 static bool place(Job *job, const char *path, const void *data, size_t size)
 {
     RtOutput output;
-    if (rt_output_open(path, &output, &job->error) != RAFT_OK) return false;
+    job->status = rt_output_open(path, &output, &job->error);
+    if (job->status != RAFT_OK) return false;
     rt_output_write(&output, data, size);
-    return rt_output_commit(&output, &job->error) == RAFT_OK;
+    job->status = rt_output_commit(&output, &job->error);
+    return job->status == RAFT_OK;
 }
 
 static bool place_file(Job *job, const char *path, int file)
 {
     RtFile content;
-    if (rt_file_map(job->path[file], &content, &job->error) != RAFT_OK) return false;
+    job->status = rt_file_map(job->path[file], &content, &job->error);
+    if (job->status != RAFT_OK) return false;
     bool good = place(job, path, content.data, content.size);
     rt_file_unmap(&content);
     return good;
@@ -161,8 +156,8 @@ static bool place_file(Job *job, const char *path, int file)
 static bool make_folder(Job *job)
 {
     if (!mkdtemp(job->folder)) {
-        rt_fail(&job->error, RAFT_IO, "%s: a temporary folder cannot be made: %s", job->folder,
-                strerror(errno));
+        job->status = rt_fail(&job->error, RAFT_IO, "%s: a temporary folder cannot be made: %s",
+                              job->folder, strerror(errno));
         return false;
     }
     for (int i = 0; i < FILE_COUNT; i++) memcpy(job->path[i], job->folder, strlen(job->folder));
@@ -246,7 +241,7 @@ static Job *new_job(Arena *arena, const char *triple)
 }
 
 /* The error, and the first lines of the tool's own messages. */
-static bool report(Job *job, Diag *diag)
+static RaftStatus report(Job *job, Diag *diag)
 {
     enum { MOST_LINES = 12 };
     char *rest = job->log;
@@ -255,7 +250,7 @@ static bool report(Job *job, Diag *diag)
         const char *line = strtok_r(rest, "\n", &rest);
         if (line) diag_note(diag, (Loc){0}, "%s", line);
     }
-    return false;
+    return job->status;
 }
 
 /* What the two files are made of, then they themselves. */
@@ -270,22 +265,23 @@ static bool make_files(Job *job, const Content *content)
 {
     const char *slash = content->shared ? strrchr(content->shared, '/') : NULL;
     const char *shared_name = slash ? slash + 1 : content->shared;
-    return write_temporary(job, SHELL_SOURCE, content->source, strlen(content->source)) &&
-           write_temporary(job, EXPORTS, content->exports, strlen(content->exports)) &&
+    return place(job, job->path[SHELL_SOURCE], content->source, strlen(content->source)) &&
+           place(job, job->path[EXPORTS], content->exports, strlen(content->exports)) &&
            (!content->object ||
-            write_temporary(job, KERNELS, content->object, content->object_size)) &&
+            place(job, job->path[KERNELS], content->object, content->object_size)) &&
            (!content->weights ||
-            write_temporary(job, WEIGHTS, content->weights, content->weights_size)) &&
+            place(job, job->path[WEIGHTS], content->weights, content->weights_size)) &&
            compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
            (!content->archive || make_archive(job)) &&
            (!content->shared || place_file(job, content->shared, SHARED)) &&
            (!content->archive || place_file(job, content->archive, ARCHIVE));
 }
 
-bool library_write(Arena *arena, const Plan *plan, const ProgramCode *code, const char *object,
-                   size_t object_size, const LibraryOptions *options, Diag *diag)
+RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code,
+                         const char *object, size_t object_size, const LibraryOptions *options,
+                         Diag *diag)
 {
-    if (!library_check(plan, options, diag)) return false;
+    if (!library_check(plan, options, diag)) return RAFT_INVALID;
     const char *base = options->base;
     const Content content = {
         .source = library_source(arena, plan, code, options),
@@ -311,5 +307,5 @@ bool library_write(Arena *arena, const Plan *plan, const ProgramCode *code, cons
         }
     }
     if (good && options->header) good = place(job, header_path, header, strlen(header));
-    return good || report(job, diag);
+    return good ? RAFT_OK : report(job, diag);
 }

@@ -8,6 +8,7 @@
  *   and then what the verb wants: files, answers, times, or what is in a file.
  */
 #include "frontend/raftc.h"
+#include "frontend/raftc_json.h"
 
 #include <errno.h>
 #include <omp.h>
@@ -61,23 +62,35 @@ static Exit run_session(Session *session, Options *options)
     return exit;
 }
 
-int main(int argc, char **argv)
+/* All but the release of memory, which outlives a jump out of here. */
+static Exit run_guarded(Arena *arena, int argc, char **argv)
 {
     jmp_buf out_of_memory;
-    Arena arena = {.out_of_memory = &out_of_memory};
+    arena->out_of_memory = &out_of_memory;
     if (setjmp(out_of_memory)) {
         fputs("raftc: error: out of memory\n", stderr);
         return EXIT_UNDONE;
     }
-    Diag diag = diag_new(&arena);
+    Diag diag = diag_new(arena);
     Options options;
-    Session session = {&arena, &diag, &options, argc, argv, .stage_count = 0};
+    Session session = {arena, &diag, &options, argc, argv, .stage_count = 0};
     Exit exit = run_session(&session, &options);
+    if (json_lost() && exit != EXIT_UNDONE) /* jansson may have told of something else */
+        exit = session_fail(&session, EXIT_UNDONE, "out of memory");
     if (fflush(stdout) || ferror(stdout)) {
         diag_error(&diag, (Loc){0}, "the results cannot be written: %s", strerror(errno));
         if (exit == EXIT_DONE) exit = EXIT_UNDONE;
     }
     diag_print(&diag, stderr);
+    return exit;
+}
+
+int main(int argc, char **argv)
+{
+    Arena arena = {0};
+    signals_prepare();
+    json_prepare();
+    Exit exit = run_guarded(&arena, argc, argv);
     arena_free(&arena);
     return exit;
 }

@@ -138,6 +138,8 @@ double seconds_now(void);
 void session_stage(Session *session, const char *name, double start);
 
 /* Signals that end the process wait while files are written, so that none is left half-written. */
+/* A file that would grow past the limit of its size is an error of the write, not our end. */
+void signals_prepare(void);
 void signals_hold(void);
 void signals_release(void);
 /* Writes a file, whole or not at all. */
@@ -274,8 +276,8 @@ typedef struct Items {
 
 /* Lists the images of files, folders, tensors and @fill, in the order of the command line. */
 Exit items_list(Session *session, const Compilation *compilation, const Node *input, Items *items);
-/* Writes one image as [c, y, x]. False: a picture that cannot be read; a message was given. */
-bool item_load(Session *session, const Compilation *compilation, const Item *item,
+/* Writes one image as [c, y, x]. EXIT_FILES: a picture that cannot be read. */
+Exit item_load(Session *session, const Compilation *compilation, const Item *item,
                const Node *input, float *data);
 
 /* ---- raftc_compile.c, raftc_run.c, raftc_bench.c, raftc_inspect.c, raftc_convert.c,

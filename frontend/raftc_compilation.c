@@ -91,6 +91,11 @@ static Exit make_folder(Session *session, const char *path)
                         strerror(errno));
 }
 
+static bool write_dump(void *user, const char *path, const char *text, size_t length)
+{
+    return session_write(user, path, text, length) == EXIT_DONE;
+}
+
 Exit compilation_optimise(Session *session, Compilation *c)
 {
     const Options *options = session->options;
@@ -105,7 +110,9 @@ Exit compilation_optimise(Session *session, Compilation *c)
                                       .rewrite_limit = options->rewrite_limit,
                                       .dump = options->dump_ir,
                                       .dump_dir = options->dump_dir,
-                                      .dump_file = stdout};
+                                      .dump_file = stdout,
+                                      .dump_write = write_dump,
+                                      .dump_user = session};
     c->statistics = arena_array(session->arena, (size_t)pass_count, sizeof *c->statistics);
     c->graph =
         pipeline_run(session->arena, c->built, &c->target, &pipeline, session->diag, c->statistics);

@@ -169,12 +169,11 @@ static Exit write_library(Job *job, const LibraryOptions *library)
     }
     double start = seconds_now();
     signals_hold();
-    bool done =
+    RaftStatus status =
         library_write(session->arena, c->plan, c->made, object, size, &options, session->diag);
     signals_release();
     session_stage(session, "library", start);
-    if (!done)
-        return EXIT_LACKING; /* the folder can be written: it is the C compiler or archiver */
+    if (status != RAFT_OK) return status == RAFT_UNSUPPORTED ? EXIT_LACKING : EXIT_UNDONE;
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
         if (kinds[i].emit & EMIT_LIB)
             *ARENA_PUSH(session->arena, job->written.item, job->written.count,

@@ -172,13 +172,13 @@ Exit items_list(Session *session, const Compilation *compilation, const Node *in
     return session_fail(session, EXIT_FILES, "there are no images in what is given");
 }
 
-bool item_load(Session *session, const Compilation *compilation, const Item *item,
+Exit item_load(Session *session, const Compilation *compilation, const Item *item,
                const Node *input, float *data)
 {
     const Axis *axis = input->type.axis;
     if (!item->path) {
         memcpy(data, item->data, (size_t)image_elements(&input->type) * sizeof *data);
-        return true;
+        return EXIT_DONE;
     }
     const Settings *settings = compilation->settings;
     bool exact = strcmp(settings->dataset_name, "imagenet") != 0;
@@ -191,7 +191,5 @@ bool item_load(Session *session, const Compilation *compilation, const Item *ite
                                        settings->mean, settings->std, data, &error);
         raft_image_free(&image);
     }
-    if (status == RAFT_OK) return true;
-    session_fail_file(session, status, &error);
-    return false;
+    return status == RAFT_OK ? EXIT_DONE : session_fail_file(session, status, &error);
 }

@@ -2,11 +2,31 @@
 #include "frontend/raftc_json.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+
+/* jansson leaves out what it has no memory for. */
+static bool no_memory;
+
+static void *allocate(size_t size)
+{
+    void *memory = malloc(size);
+    no_memory |= !memory;
+    return memory;
+}
+
+void json_prepare(void)
+{
+    json_set_alloc_funcs(allocate, free);
+}
+
+bool json_lost(void)
+{
+    return no_memory;
+}
 
 void json_print(json_t *object)
 {
-    json_dumpf(object, stdout, JSON_REAL_PRECISION(6));
-    putchar('\n');
+    if (!no_memory && json_dumpf(object, stdout, JSON_REAL_PRECISION(6)) == 0) putchar('\n');
     json_decref(object);
 }
 

@@ -128,7 +128,9 @@ static Exit run_items(Job *job)
         const Item *item = &job->items.item[i];
         int64_t place = (session->options->dump_input ? job->done : 0) + filled;
         float *room = at_image(job->input, &job->engine.input->type, place);
-        if (item_load(session, &job->compilation, item, job->engine.input, room))
+        Exit loaded = item_load(session, &job->compilation, item, job->engine.input, room);
+        if (loaded == EXIT_UNDONE) return loaded; /* not the fault of the picture */
+        if (loaded == EXIT_DONE)
             job->batch[filled++] = item;
         else
             job->unreadable++;

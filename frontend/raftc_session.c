@@ -69,6 +69,11 @@ void session_stage(Session *session, const char *name, double start)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
+void signals_prepare(void)
+{
+    signal(SIGXFSZ, SIG_IGN);
+}
+
 static void change_signals(int how)
 {
     sigset_t signals;
@@ -76,6 +81,7 @@ static void change_signals(int how)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGQUIT);
     sigprocmask(how, &signals, NULL);
 }
 

@@ -225,7 +225,8 @@ static char character_at(const Loader *loader, yaml_mark_t mark)
 /* What libyaml says of the text; of bytes that are not characters it knows the offset alone. */
 static void report(const Loader *loader, const yaml_parser_t *parser)
 {
-    const char *problem = parser->problem ? parser->problem : "out of memory";
+    const char *problem = parser->problem;
+    if (parser->error == YAML_MEMORY_ERROR) return; /* yaml_parse tells */
     if (parser->error == YAML_READER_ERROR) {
         size_t offset =
             parser->problem_offset < loader->size ? parser->problem_offset : loader->size;
@@ -267,14 +268,13 @@ Yaml *yaml_parse(Arena *arena, const Source *source, size_t begin, Diag *diag)
     if (!check_lines(&loader)) return NULL;
 
     yaml_parser_t parser;
-    if (!yaml_parser_initialize(&parser)) {
-        diag_error(diag, place_of_byte(&loader, 0), "out of memory");
-        return NULL;
-    }
+    if (!yaml_parser_initialize(&parser)) arena_out_of_memory(arena, 0);
     yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
     yaml_parser_set_input_string(&parser, (const unsigned char *)loader.text, loader.size);
     take_events(&loader, &parser);
+    bool no_memory = parser.error == YAML_MEMORY_ERROR;
     yaml_parser_delete(&parser);
+    if (no_memory) arena_out_of_memory(arena, 0);
     if (diag->errors != errors) return NULL;
     if (loader.root) return loader.root;
 

@@ -12,7 +12,7 @@ struct ArenaChunk {
     _Alignas(ALIGNMENT) char data[];
 };
 
-static _Noreturn void out_of_memory(Arena *arena, size_t size)
+_Noreturn void arena_out_of_memory(Arena *arena, size_t size)
 {
     if (arena->out_of_memory) longjmp(*arena->out_of_memory, 1);
     RAFTC_BUG("out of memory: no room for %zu more bytes", size);
@@ -22,9 +22,9 @@ static _Noreturn void out_of_memory(Arena *arena, size_t size)
 static ArenaChunk *chunk_new(Arena *arena, size_t size)
 {
     size_t total;
-    if (__builtin_add_overflow(size, sizeof(ArenaChunk), &total)) out_of_memory(arena, size);
+    if (__builtin_add_overflow(size, sizeof(ArenaChunk), &total)) arena_out_of_memory(arena, size);
     ArenaChunk *chunk = calloc(1, total);
-    if (!chunk) out_of_memory(arena, size);
+    if (!chunk) arena_out_of_memory(arena, size);
     chunk->size = size;
     return chunk;
 }
@@ -32,7 +32,8 @@ static ArenaChunk *chunk_new(Arena *arena, size_t size)
 void *arena_alloc(Arena *arena, size_t size)
 {
     size_t rounded;
-    if (__builtin_add_overflow(size, (size_t)(ALIGNMENT - 1), &rounded)) out_of_memory(arena, size);
+    if (__builtin_add_overflow(size, (size_t)(ALIGNMENT - 1), &rounded))
+        arena_out_of_memory(arena, size);
     rounded -= rounded % ALIGNMENT;
 
     ArenaChunk *chunk = arena->chunks;
@@ -55,7 +56,7 @@ void *arena_alloc(Arena *arena, size_t size)
 void *arena_array(Arena *arena, size_t count, size_t size)
 {
     size_t total;
-    if (__builtin_mul_overflow(count, size, &total)) out_of_memory(arena, SIZE_MAX);
+    if (__builtin_mul_overflow(count, size, &total)) arena_out_of_memory(arena, SIZE_MAX);
     return arena_alloc(arena, total);
 }
 
@@ -102,7 +103,8 @@ void *arena_grow(Arena *arena, void *array, uint32_t count, uint32_t *capacity, 
 {
     if (count < *capacity) return array;
     uint32_t grown = 8;
-    if (*capacity && __builtin_mul_overflow(*capacity, 2u, &grown)) out_of_memory(arena, SIZE_MAX);
+    if (*capacity && __builtin_mul_overflow(*capacity, 2u, &grown))
+        arena_out_of_memory(arena, SIZE_MAX);
     void *copy = arena_array(arena, grown, size);
     if (count) memcpy(copy, array, count * size);
     *capacity = grown;

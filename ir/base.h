@@ -40,6 +40,8 @@ void *arena_array(Arena *arena, size_t count, size_t size);
 char *arena_strdup(Arena *arena, const char *string);
 char *arena_strndup(Arena *arena, const char *string, size_t length);
 char *arena_printf(Arena *arena, const char *format, ...) PRINTF_LIKE(2, 3);
+/* What an allocation of `size` bytes does where memory has run out; for code that found so itself. */
+_Noreturn void arena_out_of_memory(Arena *arena, size_t size);
 /* Releases every allocation; the arena may be used again. */
 void arena_free(Arena *arena);
 

@@ -51,6 +51,9 @@ typedef struct PipelineOptions {
     const char *dump;      /* pass name, "all", or NULL */
     const char *dump_dir;  /* NULL: dumps go to `dump_file` */
     FILE *dump_file;
+    /* Writes a dump, whole or not at all, and reports where it cannot; with `dump_user`. */
+    bool (*dump_write)(void *dump_user, const char *path, const char *text, size_t length);
+    void *dump_user;
 } PipelineOptions;
 
 typedef struct PassStatistics {

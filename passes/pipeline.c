@@ -66,7 +66,7 @@ static bool select_passes(Arena *arena, const PipelineOptions *options, bool *se
 }
 
 static bool dump(Arena *arena, const Graph *graph, int number, const char *pass,
-                 const PipelineOptions *options, Diag *diag)
+                 const PipelineOptions *options)
 {
     Text text = text_new(arena);
     graph_print(graph, &text);
@@ -75,10 +75,7 @@ static bool dump(Arena *arena, const Graph *graph, int number, const char *pass,
         return true;
     }
     const char *path = arena_printf(arena, "%s/%02d-%s.ir", options->dump_dir, number, pass);
-    FILE *file = fopen(path, "w");
-    bool written = file && fputs(text.data, file) >= 0;
-    if (file && fclose(file) != 0) written = false;
-    return written || diag_error(diag, (Loc){0}, "cannot write %s: %s", path, strerror(errno));
+    return options->dump_write(options->dump_user, path, text.data, text.length);
 }
 
 static double seconds_now(void)
@@ -94,7 +91,7 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
     bool *selected = arena_array(arena, (size_t)pass_count, sizeof *selected);
     if (!select_passes(arena, options, selected, diag)) return NULL;
     bool dump_all = options->dump && strcmp(options->dump, "all") == 0;
-    if (dump_all && !dump(arena, graph, 0, "frontend", options, diag)) return NULL;
+    if (dump_all && !dump(arena, graph, 0, "frontend", options)) return NULL;
     PassContext context = {
         .arena = arena, .target = target, .diag = diag, .rewrite_limit = options->rewrite_limit};
     for (int i = 0; i < pass_count; i++) {
@@ -107,7 +104,7 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
             statistics[i] = (PassStatistics){context.rewrites - rewrites, seconds_now() - start,
                                              graph->node_count};
         bool wanted = dump_all || (options->dump && strcmp(options->dump, pass_table[i].name) == 0);
-        if (wanted && !dump(arena, graph, i + 1, pass_table[i].name, options, diag)) return NULL;
+        if (wanted && !dump(arena, graph, i + 1, pass_table[i].name, options)) return NULL;
         if (!graph_verify(graph, diag)) {
             diag_error(diag, (Loc){0},
                        "the graph is not valid after pass '%s': this is a fault of raftc",

@@ -123,12 +123,20 @@ void rt_output_seek(RtOutput *output, int64_t offset)
         output->failure = errno;
 }
 
+static bool sync_to_disk(int descriptor)
+{
+    int failed;
+    do failed = fsync(descriptor);
+    while (failed && errno == EINTR);
+    return !failed;
+}
+
 /* Makes the rename itself last through a power cut. `path` is used up. */
 static bool sync_folder_of(char *path)
 {
     int folder = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) return false;
-    bool good = fsync(folder) == 0 || errno == EINVAL; /* not every file system can */
+    bool good = sync_to_disk(folder) || errno == EINVAL; /* not every file system can */
     close(folder);
     return good;
 }
@@ -136,11 +144,9 @@ static bool sync_folder_of(char *path)
 /* What is written comes to the disk before it gets its name. */
 static void sync_and_close(RtOutput *output)
 {
-    int descriptor = output->descriptor, failed;
+    int descriptor = output->descriptor;
     flush(output);
-    do failed = output->failure ? 0 : fsync(descriptor);
-    while (failed && errno == EINTR);
-    if (failed) output->failure = errno;
+    if (!output->failure && !sync_to_disk(descriptor)) output->failure = errno;
     output->descriptor = -1;
     /* After EINTR, the descriptor is gone all the same; the content is on the disk. */
     if (close(descriptor) && errno != EINTR && !output->failure) output->failure = errno;

@@ -247,7 +247,10 @@ static RaftStatus decode_jpeg(Decoder *decoder)
 static _Noreturn void on_png_error(png_structp png, png_const_charp message)
 {
     Decoder *decoder = png_get_error_ptr(png);
-    decoder->status = rt_bad_file(decoder->error, decoder->path, decoder->position, "%s", message);
+    decoder->status =
+        strstr(message, "memory") /* libpng's words alone tell */
+            ? rt_no_memory(decoder->error, decoder->path)
+            : rt_bad_file(decoder->error, decoder->path, decoder->position, "%s", message);
     longjmp(decoder->leave, 1);
 }
 

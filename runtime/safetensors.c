@@ -242,6 +242,32 @@ static const Format *format_of(RaftDType dtype)
     return NULL;
 }
 
+static bool is_utf8(const char *text)
+{
+    for (const uint8_t *c = (const uint8_t *)text; *c; c++) {
+        int more = *c < 0x80   ? 0
+                   : *c < 0xc2 ? -1
+                   : *c < 0xe0 ? 1
+                   : *c < 0xf0 ? 2
+                   : *c < 0xf5 ? 3
+                               : -1;
+        uint8_t first = *c; /* the next may be neither overlong, a surrogate, nor past U+10FFFF */
+        if (more < 0 || (first == 0xe0 && c[1] < 0xa0) || (first == 0xed && c[1] > 0x9f) ||
+            (first == 0xf0 && c[1] < 0x90) || (first == 0xf4 && c[1] > 0x8f))
+            return false;
+        for (; more > 0; more--)
+            if ((*++c & 0xc0) != 0x80) return false;
+    }
+    return true;
+}
+
+/* Why jansson took no text: its bytes, or memory. */
+static RaftStatus not_taken(RaftError *error, const char *text, const char *what, const char *name)
+{
+    if (is_utf8(text)) return rt_no_memory(error, "writing weights");
+    return rt_fail(error, RAFT_INVALID, "%s '%s' is not UTF-8", what, name);
+}
+
 /* Adds a tensor, whose data begins at `*end`, to the header and moves `*end` behind it. */
 static RaftStatus add_tensor(json_t *header, const RaftTensor *tensor, int64_t *end,
                              RaftError *error)
@@ -267,7 +293,7 @@ static RaftStatus add_tensor(json_t *header, const RaftTensor *tensor, int64_t *
         return rt_no_memory(error, "writing weights");
     }
     if (json_object_set_new(header, tensor->name, entry))
-        return rt_fail(error, RAFT_INVALID, "tensor '%s': the name is not UTF-8", tensor->name);
+        return not_taken(error, tensor->name, "the name of a tensor", tensor->name);
     return RAFT_OK;
 }
 
@@ -278,20 +304,22 @@ static RaftStatus add_metadata(json_t *header, const char *const *metadata, Raft
         return rt_no_memory(error, "writing weights");
     for (int i = 0; metadata[i]; i += 2)
         if (json_object_set_new(object, metadata[i], json_string(metadata[i + 1])))
-            return rt_fail(error, RAFT_INVALID, "metadata '%s' is not UTF-8", metadata[i]);
+            return not_taken(error, is_utf8(metadata[i]) ? metadata[i + 1] : metadata[i],
+                             "metadata", metadata[i]);
     return RAFT_OK;
 }
 
 /* The header's text, padded so that the data begin at a multiple of 8; NULL if memory is out. */
 static char *print_header(const json_t *header, size_t *length)
 {
-    size_t text_length = json_dumpb(header, NULL, 0, JSON_COMPACT);
+    size_t text_length = json_dumpb(header, NULL, 0, JSON_COMPACT); /* 0: no memory */
     *length = (text_length + 7) / 8 * 8;
-    char *text = malloc(*length + 1);
+    char *text = text_length ? malloc(*length + 1) : NULL;
     if (!text) return NULL;
     memset(text, ' ', *length);
-    json_dumpb(header, text, text_length, JSON_COMPACT);
-    return text;
+    if (json_dumpb(header, text, text_length, JSON_COMPACT) == text_length) return text;
+    free(text);
+    return NULL;
 }
 
 static RaftStatus write_file(const char *path, const char *header, size_t length,

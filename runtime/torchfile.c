@@ -112,7 +112,10 @@ static RaftStatus read_entry(TorchFile *file, zip_uint64_t index, RtArena *arena
     /* the CRC is checked where the end is reached */
     bool good = entry && zip_fread(entry, *bytes, *size) == (zip_int64_t)*size &&
                 zip_fread(entry, &past, 1) == 0;
+    bool no_memory = zip_error_code_zip(entry ? zip_file_get_error(entry)
+                                              : zip_get_error(file->archive)) == ZIP_ER_MEMORY;
     if (entry) zip_fclose(entry);
+    if (no_memory) return rt_no_memory(file->error, file->weights->path);
     return good ? RAFT_OK : bad_entry(file, name, "damaged: its CRC or headers are wrong");
 }
 
@@ -406,7 +409,8 @@ static RaftStatus open_archive(TorchFile *file)
         zip_discard(file->archive);
     } else {
         zip_source_free(source);
-        status = zip_error_code_zip(&problem) == ZIP_ER_MEMORY
+        int code = zip_error_code_zip(&problem); /* libzip may leave it unset where memory is out */
+        status = code == ZIP_ER_MEMORY || code == ZIP_ER_OK
                      ? rt_no_memory(file->error, file->weights->path)
                      : rt_bad_file(file->error, file->weights->path, 0,
                                    "not a good zip archive: %s", zip_error_strerror(&problem));

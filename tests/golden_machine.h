@@ -90,7 +90,7 @@ static bool run_in_folder(Arena *arena, const Machine *machine, const Plan *plan
     const char *object;
     size_t size;
     if (!llvm_write(code, CODE_OBJECT, arena, &object, &size, diag)) return false;
-    if (!library_write(arena, plan, &made, object, size, &library, diag)) return false;
+    if (library_write(arena, plan, &made, object, size, &library, diag) != RAFT_OK) return false;
     size_t input_bytes = (size_t)(batch * program->input[0].elements) * sizeof(float);
     const char *command =
         arena_printf(arena,

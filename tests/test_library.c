@@ -167,7 +167,7 @@ static void prepare_library(Fixture *f, const char *prefix, bool features)
 static bool write_library(Fixture *f)
 {
     return library_write(&f->arena, f->plan, &f->code, f->object->text, f->object->size,
-                         &f->options, &f->diag);
+                         &f->options, &f->diag) == RAFT_OK;
 }
 
 static void write_good_library(Fixture *f, const char *prefix, bool features)
@@ -312,7 +312,8 @@ static void test_gpu_library(void **state)
     Fixture *f = *state;
     prepare_library(f, "tiny", true);
     use_gpu(f);
-    assert_true(library_write(&f->arena, f->plan, &f->code, NULL, 0, &f->options, &f->diag));
+    assert_int_equal(library_write(&f->arena, f->plan, &f->code, NULL, 0, &f->options, &f->diag),
+                     RAFT_OK);
     write_weights(f, 3);
     expect_success(f, run(f, "%s -I. -I'%s' '%s/library/user.c' tiny.so -Wl,-rpath,. -o shared",
                           compile_c, SOURCE_ROOT, TEST_DATA));
