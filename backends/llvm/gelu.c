@@ -88,8 +88,10 @@ static LLVMValueRef room_at(Emitter *e, int row, LLVMValueRef index, int width)
 /* The polynomials of many, some at a time: with more, the values waiting for theirs would take the
  * registers. So they wait in memory, row 0, and a loop fills row 1.
  * The last turn takes some of the turn before again, where the turns do not share them evenly. */
-static void emit_in_turns(Emitter *e, const LLVMValueRef *x, int count, int most, int width)
+static void emit_in_turns(Emitter *e, const LLVMValueRef *x, int count, int width)
 {
+    const int registers = e->target->vector_registers - 1;  /* beside the coefficient */
+    const int most = registers / 2 < 8 ? registers / 2 : 8; /* eight keep two units busy */
     LLVMTypeRef type = float_type(e, width);
     if (!e->gelu_room)
         e->gelu_room = stack_slot(e, LLVMArrayType2(LLVMArrayType2(type, MAX_TILE), 2));
@@ -123,11 +125,12 @@ void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width)
         for (int i = 0; i < count; i++) x[i] = emit_finish(e, x[i], p[i], width);
         return;
     }
-    emit_in_turns(e, x, count, registers / 2, width);
+    emit_in_turns(e, x, count, width);
     for (int i = 0; i < count; i++) {
         LLVMValueRef index = int_constant(e, i);
         LLVMTypeRef type = float_type(e, width);
         LLVMValueRef value = LLVMBuildLoad2(e->builder, type, room_at(e, 0, index, width), "");
+        LLVMSetVolatile(value, true); /* or LLVM keeps all of them in registers through the loop */
         LLVMValueRef p = LLVMBuildLoad2(e->builder, type, room_at(e, 1, index, width), "");
         x[i] = emit_finish(e, value, p, width);
     }
