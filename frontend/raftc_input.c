@@ -186,7 +186,9 @@ Exit item_load(Session *session, const Compilation *compilation, const Item *ite
     RaftImage image;
     RaftStatus status = raft_image_read(item->path, &image, &error);
     if (status == RAFT_OK) {
-        if (image.warnings) session_note(session, "%s: the decoder gave warnings", item->path);
+        if (image.warnings)
+            session_note(session, "%s: the decoder gave %d %s; parts of the picture may be wrong",
+                         item->path, image.warnings, image.warnings == 1 ? "warning" : "warnings");
         status = raft_image_preprocess(&image, (int)axis[2].extent, (int)axis[3].extent, exact,
                                        settings->mean, settings->std, data, &error);
         raft_image_free(&image);
