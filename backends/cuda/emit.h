@@ -20,7 +20,7 @@ enum {
     MAX_TERMS = 16,
     MAX_COORDINATES = 64,
     LEAST_STAGING = 8 << 10,
-    MOST_STAGING = 60 << 10,
+    MOST_STAGING = 80 << 10,
     FINE_LANES = 64,
     FINE_ROWS = 7
 };
@@ -147,6 +147,7 @@ void skip_outside(Writer *w, const ItemDim *dim, int count);
 const char *fresh_value(Writer *w, NodeId id);
 void write_stage(Writer *w, const Stage *stage);
 void write_product(Writer *w, const Stage *stage);
+int64_t product_tiles(Writer *w, const Stage *stage); /* of the result of one unit */
 /* Stores the end of a stage at the present coordinates. */
 void store_stage_end(Writer *w, const Stage *stage, const char *value);
 

@@ -282,6 +282,7 @@ struct raft_scratch {
 
 #define raft_table(type, name, count) static const emulator::Table<type, count> name
 #define raft_unroll
+#define raft_several
 #define raft_loop
 #define raft_shared(name, floats)                                                                  \
     const raft_scratch name = {emulator::shared_memory(floats, __LINE__), 0}

@@ -130,7 +130,7 @@ static void choose_slab(Writer *w, Tile *t)
     if (t->side[LANES].staged) bytes += 4 * t->side[LANES].warps * t->width;
     t->depth = 1;
     for (int64_t step = 4; step > 0 && t->depth == 1; step /= 2)
-        for (int64_t depth = step; depth <= (w->fine ? 32 : 16) && !t->both; depth += step)
+        for (int64_t depth = step; depth <= 32 && !t->both; depth += step)
             if (t->inner % depth == 0 && MAX_SLABS * depth * bytes <= staging_bytes(w))
                 t->depth = depth;
     t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
@@ -545,6 +545,20 @@ static int open_outer(Writer *w, const Tile *t)
     }
     push_dims(w, t->outer, t->outer_count);
     return blocks;
+}
+
+int64_t product_tiles(Writer *w, const Stage *stage)
+{
+    const Node *linear = graph_node(w->graph, stage->root);
+    Tile t = {.p = &stage->product, .width = product_width(&stage->product, w->target), .rows = 1};
+    ItemDim dim[MAX_AXES];
+    int count = list_dims(w, &linear->type, NULL, dim);
+    int64_t tiles = 1;
+    for (int i = 0; i < count; i++) {
+        cut_axis(w, &t, &dim[i]);
+        tiles *= dim[i].count;
+    }
+    return tiles;
 }
 
 void write_product(Writer *w, const Stage *stage)

@@ -4,7 +4,7 @@
 
 #include "backends/cuda/emit.h"
 
-enum { ROWS, LANES, MAX_SLABS = 3 };
+enum { ROWS, LANES, MAX_SLABS = 2 };
 
 typedef struct Row {
     const char *axis, *name; /* r0, r1: the row within the tile */

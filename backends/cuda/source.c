@@ -199,6 +199,21 @@ static void write_kernel(Writer *w, CudaKernel *made)
     text_put(w->out, body.data);
 }
 
+/* Units enough that every warp has a tile, if their scratch fits. */
+static void fill_block(Writer *w)
+{
+    Schedule *s = &w->schedule;
+    int64_t tiles = 0, most = w->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));
+    for (int i = 0; i < s->stage_count; i++) {
+        const Stage *stage = &s->stages[i];
+        if (stage->kind != STAGE_PRODUCT || stage->product.rows_in_w || !stage->product.lane)
+            continue;
+        int64_t own = product_tiles(w, stage);
+        if (tiles == 0 || own < tiles) tiles = own;
+    }
+    while (tiles > 0 && tiles * s->block < w->threads / WARP && 2 * s->block <= most) s->block *= 2;
+}
+
 static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
 {
     const Kernel *kernel = &w->graph->kernels[step->kernel];
@@ -207,8 +222,9 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
     w->staging = 0;
     if (!schedule_kernel(&w->schedule, w->arena, w->graph, step->kernel, w->target, w->diag))
         return false;
-    w->computed = arena_array(w->arena, w->schedule.end - w->schedule.first, sizeof *w->computed);
     w->threads = THREADS;
+    fill_block(w);
+    w->computed = arena_array(w->arena, w->schedule.end - w->schedule.first, sizeof *w->computed);
     made->symbol = arena_printf(w->arena, "%s_k%d_%s", w->graph->name, number,
                                 kernel_name(w->graph, step->kernel, w->arena));
     made->threads = w->threads;

@@ -83,6 +83,7 @@ void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp)
     int64_t items = w->schedule.block;
     for (int i = 0; i < count; i++) items *= dim[i].count;
     const char *start = by_warp ? "threadIdx.x / 32" : "threadIdx.x";
+    if (!by_warp && items >= 2 * w->threads) line(w, "raft_several");
     open_block(w, "for (int item = %s; item < %lld; item += %d)", start, (long long)items,
                by_warp ? w->threads / WARP : w->threads);
     const char *rest = "item";
@@ -96,7 +97,7 @@ void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp)
     }
     line(w, "const int g = item / %lld;", (long long)before);
     if (by_warp) line(w, "const int lane = threadIdx.x %% 32;");
-    line(w, "if (first + g >= each) continue;");
+    if (w->schedule.block > 1) line(w, "if (first + g >= each) continue;");
     enter_unit(w, false);
     push_dims(w, dim, count);
 }
@@ -216,14 +217,11 @@ static void write_mean(Writer *w, const Stage *stage)
     close_block(w);
 }
 
-/* Writes a loop in which each thread of a warp takes every 32nd element over the axes `over`; `format` adds one, %s being
- * its value. */
-static void sum_over(Writer *w, NodeId x, const AxisNames *over, const char *format)
+/* The coordinates of element e over the axes `over`. */
+static void enter_over(Writer *w, NodeId x, const AxisNames *over)
 {
     const Type *type = graph_type(w->graph, x);
-    int mark = w->coordinate_count;
     int64_t before = 1;
-    open_block(w, "for (int e = lane; e < %lld; e += 32)", (long long)count_over(type, over));
     for (int i = over->count; i-- > 0;) {
         int64_t extent = type->axis[type_find(type, over->name[i])].extent;
         const char *name = arena_printf(w->arena, "e_%s", over->name[i]);
@@ -231,10 +229,49 @@ static void sum_over(Writer *w, NodeId x, const AxisNames *over, const char *for
         push_coordinate(w, over->name[i], sum_term(name, 1, extent));
         before *= extent;
     }
+}
+
+/* Adds something for each element x: each thread of a warp takes every 32nd. */
+static void sum_over(Writer *w, NodeId x, const AxisNames *over, const char *add)
+{
+    int mark = w->coordinate_count;
+    open_block(w, "for (int e = lane; e < %lld; e += 32)",
+               (long long)count_over(graph_type(w->graph, x), over));
+    enter_over(w, x, over);
     line(w, "const float x = %s;", value_text(w, x));
-    line(w, "%s", format);
+    line(w, "%s", add);
     w->coordinate_count = mark;
     close_block(w);
+}
+
+/* Sums of all elements and of their squared distances from the mean; where there are not too many, each thread keeps its
+ * own in registers in between. */
+static void sum_twice(Writer *w, NodeId x, const AxisNames *over, const char *inverse)
+{
+    int64_t count = count_over(graph_type(w->graph, x), over);
+    bool kept = count % WARP == 0 && count / WARP <= 32;
+    int mark = w->coordinate_count;
+    if (!kept) {
+        sum_over(w, x, over, "sum += x;");
+        line(w, "const float mean = raft_warp_sum(sum) * %s;", inverse);
+        sum_over(w, x, over, "square = fmaf(x - mean, x - mean, square);");
+        return;
+    }
+    long long each = count / WARP;
+    line(w, "float kept[%lld];", each);
+    line(w, "raft_unroll");
+    open_block(w, "for (int i = 0; i < %lld; i++)", each);
+    line(w, "const int e = i * 32 + lane;");
+    enter_over(w, x, over);
+    line(w, "kept[i] = %s;", value_text(w, x));
+    w->coordinate_count = mark;
+    close_block(w);
+    line(w, "raft_unroll");
+    line(w, "for (int i = 0; i < %lld; i++) sum += kept[i];", each);
+    line(w, "const float mean = raft_warp_sum(sum) * %s;", inverse);
+    line(w, "raft_unroll");
+    line(w, "for (int i = 0; i < %lld; i++) square = fmaf(kept[i] - mean, kept[i] - mean, square);",
+         each);
 }
 
 static void write_statistics(Writer *w, const Stage *stage)
@@ -248,9 +285,7 @@ static void write_statistics(Writer *w, const Stage *stage)
     open_items(w, dim, count, true);
     skip_outside(w, dim, count);
     line(w, "float sum = 0.0f, square = 0.0f;");
-    sum_over(w, node->operands[0], over, "sum += x;");
-    line(w, "const float mean = raft_warp_sum(sum) * %s;", inverse);
-    sum_over(w, node->operands[0], over, "square = fmaf(x - mean, x - mean, square);");
+    sum_twice(w, node->operands[0], over, inverse);
     line(w, "const float variance = raft_warp_sum(square) * %s;", inverse);
     open_block(w, "if (lane == 0)");
     line(w, "%s = mean;", slot_text(w, &place->mean));
