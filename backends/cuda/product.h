@@ -44,6 +44,10 @@ typedef struct Tile {
     int buffers, at_once; /* slabs in memory; indices of the sum that are loaded together */
 } Tile;
 
+/* ---- tile.c ---- */
+
+Tile find_tile(Writer *w, const Stage *stage);
+
 /* ---- product.c ---- */
 
 void at_rows(Writer *w, const Tile *t, bool clamped);
