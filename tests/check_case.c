@@ -228,7 +228,7 @@ static const char *first_passes(Check *check, int count)
 {
     Text text = text_new(&check->arena);
     for (int i = 0; i < count; i++) {
-        bool disabled = false;
+        bool disabled = pass_table[i].training;
         for (int k = 0; k < check->c->disabled_count; k++)
             disabled |= strcmp(check->c->disabled[k], pass_table[i].name) == 0;
         if (!disabled) text_printf(&text, "%s%s", text.length ? "," : "", pass_table[i].name);

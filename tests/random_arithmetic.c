@@ -105,3 +105,70 @@ NodeId make_resample(Maker *m)
     int64_t rows = new_extent(m), columns = new_extent(m);
     return build_resample(m->graph, x, names_text(m, &names), rows, columns, (Loc){0});
 }
+
+/* ---- of training ----------------------------------------------------------------------------- */
+
+static NodeId make_sum(Maker *m)
+{
+    NodeId x = pick(m);
+    Type over = some_axes(m, type_of(m, x), 35, MAX_AXES);
+    AxisNames names = names_of(&over);
+    return names.count ? build_reduction(m->graph, OP_SUM, x, names_text(m, &names), (Loc){0})
+                       : NO_NODE;
+}
+
+static NodeId make_scale(Maker *m)
+{
+    static const double factors[] = {-1, 0.3, 2};
+    return build_scale(m->graph, pick(m), factors[from_to(m, 0, 2)], (Loc){0});
+}
+
+static NodeId make_gelu_grad(Maker *m)
+{
+    NodeId x = pick(m);
+    NodeId dy = chance(m, 50) ? x : build_scale(m->graph, x, 0.5, (Loc){0});
+    return build_binary(m->graph, OP_GELU_GRAD, x, dy, (Loc){0});
+}
+
+/* normalise or layernorm_grad */
+static NodeId make_normal(Maker *m)
+{
+    NodeId x = pick(m);
+    Type over = some_axes(m, type_of(m, x), 50, 3), type = *type_of(m, x);
+    Attributes a = {.over = names_of(&over), .eps = 1};
+    if (over.rank == 0) return NO_NODE;
+    shuffle(m, &over, 0);
+    NodeId operands[] = {x, NO_NODE, x};
+    if (chance(m, 40)) return graph_add(m->graph, OP_NORMALISE, operands, 1, &type, &a, (Loc){0});
+    operands[1] = new_weight(m, &over);
+    if (chance(m, 70)) operands[2] = build_scale(m->graph, x, 0.5, (Loc){0});
+    return graph_add(m->graph, OP_LAYERNORM_GRAD, operands, 3, &type, &a, (Loc){0});
+}
+
+/* cross_entropy, with or without its gradient */
+static NodeId make_loss(Maker *m)
+{
+    NodeId x = pick(m), target = build_scale(m->graph, x, 0.5, (Loc){0});
+    Type over = some_axes(m, type_of(m, x), 60, 2), type = *type_of(m, x);
+    Attributes a = {.over = names_of(&over)};
+    if (over.rank == 0) return NO_NODE;
+    NodeId loss = build_cross_entropy(m->graph, x, target, names_text(m, &a.over), (Loc){0});
+    NodeId operands[] = {x, target, loss};
+    return chance(m, 50)
+               ? loss
+               : graph_add(m->graph, OP_CROSS_ENTROPY_GRAD, operands, 3, &type, &a, (Loc){0});
+}
+
+static NodeId make_resample_grad(Maker *m)
+{
+    NodeId made = make_resample(m);
+    if (made != NO_NODE) graph_node(m->graph, made)->op = OP_RESAMPLE_GRAD;
+    return made;
+}
+
+NodeId make_training(Maker *m)
+{
+    static MakeFunction *const make[] = {make_sum,    make_scale, make_gelu_grad,
+                                         make_normal, make_loss,  make_resample_grad};
+    return make[from_to(m, 0, ARRAY_SIZE(make) - 1)](m);
+}

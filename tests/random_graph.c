@@ -155,7 +155,7 @@ static MakeFunction *const make[] = {
     make_rearrange, make_rearrange, make_unfold,    make_slice,  make_concat,    make_read,
     make_write,     make_pack,      make_linear,    make_linear, make_layernorm, make_gelu,
     make_add,       make_add,       make_mul,       make_mean,   make_resample,  make_mlp,
-    make_mlp,       make_head,      make_embedding, make_twin,
+    make_mlp,       make_head,      make_embedding, make_twin,   make_training,
 };
 
 static bool is_small(const Maker *m, NodeId first)

@@ -22,6 +22,7 @@ typedef NodeId MakeFunction(Maker *m);
 MakeFunction make_rearrange, make_unfold, make_slice, make_concat, make_read, make_write, make_pack;
 /* random_arithmetic.c */
 MakeFunction make_linear, make_layernorm, make_gelu, make_add, make_mul, make_mean, make_resample;
+MakeFunction make_training;
 /* random_patterns.c: what single passes look for */
 MakeFunction make_mlp, make_head, make_embedding, make_twin;
 
