@@ -179,6 +179,7 @@ static void open_loops(Writer *w, const Type *type, const AxisNames *over)
     for (int i = 0; i < over->count; i++) {
         int64_t extent = type->axis[type_find(type, over->name[i])].extent;
         const char *name = arena_printf(w->arena, "k_%s", over->name[i]);
+        line(w, extent <= 8 ? "raft_unroll" : "raft_several"); /* many loads at a time */
         open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)extent, name);
         push_coordinate(w, over->name[i], sum_term(name, 1, extent));
     }
