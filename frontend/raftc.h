@@ -95,6 +95,7 @@ typedef struct Options {
     bool with_features;
     /* training */
     const char *data, *metrics, *dump_gradients, *save;
+    bool resume;
     int64_t steps;
 } Options;
 

@@ -60,19 +60,22 @@ static const Row table[] = {
          "write the preprocessed `input` [b, c, h, w]"),
 
     HEADING("Training"),
-    TEXT("--data", "@fill", TRAIN, read_text, data,
-         "one made-up batch of images and labels, in every step"),
-    NUMBER("--steps", "N", TRAIN, 1, INT64_MAX, steps, "how many steps to take"),
+    TEXT("--data", "FOLDER|@fill", TRAIN, read_text, data,
+         "where the data set is, in place of data_path; or one made-up\n"
+         "batch of images and labels, in every step"),
+    NUMBER("--steps", "N", TRAIN, 1, INT64_MAX, steps, "how many steps to take at most"),
+    FLAG("--resume", TRAIN, resume, "go on from the newest checkpoint in the folder of the run"),
     TEXT("--metrics", "FILE.jsonl", TRAIN, read_text, metrics,
          "write one object a step: `step` and `loss`"),
-    TEXT("--dump-gradients", "FILE.safetensors", TRAIN, read_text, dump_gradients,
-         "write the gradients of the first step"),
+    TEXT("--dump-gradients", "FILE", TRAIN, read_text, dump_gradients,
+         "write the gradients of the first step (.safetensors)"),
     TEXT("--save", "FILE", TRAIN, read_text, save,
          "write the weights after the last step (.safetensors, .pt)"),
 
     HEADING("What is written"),
-    TEXT("-o", "PATH", COMPILE, read_text, output_base,
-         "base name, or folder; default: the name of the file, here"),
+    TEXT("-o", "PATH", COMPILE | TRAIN, read_text, output_base,
+         "base name, or folder; default: the name of the file, here;\n"
+         "of a training run: its folder; default: task_name"),
     WORDS("--emit", "KIND[,KIND]", COMPILE, read_list,
           "lib|obj|header|ir|llvm|asm|cuda|ptx|cubin", emit,
           "lib (shared, static and header: the default), obj, header, ir,\nllvm, asm; with --target cuda: lib, header, ir, cuda,\nptx, cubin"),
@@ -260,15 +263,19 @@ static bool check_together(const Parser *parser)
     if (options->verb == VERB_RUN && options->inputs.count == 0)
         good = wrong(parser, "run needs images: pictures, folders of pictures, a .safetensors with "
                              "`input`, or @fill");
-    if (options->verb == VERB_TRAIN && (!options->weights || !options->data || !options->steps))
+    bool filled = options->data && strcmp(options->data, "@fill") == 0;
+    const char *alone = options->metrics          ? "--metrics"
+                        : options->dump_gradients ? "--dump-gradients"
+                        : options->save           ? "--save"
+                                                  : NULL;
+    if (options->verb == VERB_TRAIN && !filled && alone)
         good =
-            wrong(parser, "train needs %s",
-                  !options->weights ? "weights: --weights FILE, or --weights @fill for made-up ones"
-                  : !options->data  ? "data: --data @fill for one made-up batch"
+            wrong(parser, "%s is for --data @fill: a run on a data set writes into its folder, -o",
+                  alone);
+    if (options->verb == VERB_TRAIN && filled && (!options->weights || !options->steps))
+        good = wrong(parser, "training on a made-up batch needs %s",
+                     options->steps ? "weights: --weights FILE, or --weights @fill for made-up ones"
                                     : "to know how long: --steps N");
-    if (options->verb == VERB_TRAIN && options->data && strcmp(options->data, "@fill") != 0)
-        good = wrong(parser, "--data must be @fill, not '%s': this build reads no data sets",
-                     options->data);
     if (options->with_features && !options->output)
         good = wrong(parser, "--features needs a file to write them to: --output FILE.safetensors");
     if (options->dump_dir && !options->dump_ir)

@@ -151,6 +151,7 @@ static void test_parameter_counts(void **state)
     check_count("imagenet-raft-mlp-hierarchy-m.yaml", 19920640);
     check_count("cifar10-raft-mlp.yaml", 6032394);
     check_count("cifar10-org-mixer.yaml", 159511562);
+    check_count("fashion-mnist.yaml", 298098);
 }
 
 static int accept_folder(const char *folder)
@@ -174,7 +175,7 @@ static int accept_folder(const char *folder)
 static void test_published_files(void **state)
 {
     (void)state;
-    assert_int_equal(accept_folder(SOURCE_ROOT "/models"), 13 + 3);
+    assert_int_equal(accept_folder(SOURCE_ROOT "/models"), 13 + 3 + 1);
     assert_int_equal(accept_folder(SOURCE_ROOT "/models/finetune"), 24);
 }
 

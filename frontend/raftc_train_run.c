@@ -1,0 +1,572 @@
+/* raftc_train_run.c: raftc train on real data: the published recipe, epoch by epoch.
+ *
+ * All that is random is a function of the seed and the place in the run, and a checkpoint holds the
+ * rest; so a run that was stopped, in whatever way, goes on to the same bits. */
+#include "frontend/raftc_trainer.h"
+#include "runtime/train/train.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { AHEAD = 4, KEPT_CHECKPOINTS = 3, MOST_BAD = 1000 };
+
+typedef struct Run {
+    Session *session;
+    const Settings *settings;
+    const char *folder;
+    Trainer trainer;
+    RaftDataset *train, *val;
+    RaftLoading loading;
+    RaftMixing mixing;
+    RaftPixels pixels;
+    RaftSchedule schedule;
+    RaftMetrics *metrics;
+    int64_t step; /* taken so far */
+    bool due;     /* they end an epoch that is still to be validated */
+    int64_t epochs, batches, validate_every, checkpoint_every, log_every;
+    double started, waited;
+    int64_t seen; /* images since then */
+    uint32_t *orders[2];
+    float *logits;
+} Run;
+
+static volatile sig_atomic_t stop_signal;
+
+static void on_stop(int signal)
+{
+    stop_signal = signal;
+}
+
+static Exit fail(const Run *run, RaftStatus status, const RaftError *error)
+{
+    return session_fail_file(run->session, status, error);
+}
+
+/* ---- the start ---------------------------------------------------------------------------------- */
+
+/* The index of the parameter, or -1. */
+static int find_parameter(const Trainer *t, const char *name)
+{
+    for (int i = 0; i < t->parameter_count; i++)
+        if (strcmp(t->parameters[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* PyTorch's: Linear weights and biases uniform within 1 / sqrt(inputs), LayerNorm 1 and 0. */
+static void draw_weights(Run *run)
+{
+    Trainer *t = &run->trainer;
+    for (int i = 0; i < t->parameter_count; i++) {
+        const RaftTensorInfo *info = &t->parameters[i];
+        const char *dot = strrchr(info->name, '.');
+        bool bias = dot && strcmp(dot, ".bias") == 0;
+        int weight = i;
+        if (bias)
+            weight = find_parameter(t, arena_printf(run->session->arena, "%.*s.weight",
+                                                    (int)(dot - info->name), info->name));
+        bool linear = weight >= 0 && t->parameters[weight].rank == 2;
+        double bound = linear ? 1 / sqrt((double)t->parameters[weight].shape[1]) : 0;
+        RaftRandom random =
+            raft_random((uint64_t)run->settings->seed, 0, (uint32_t)i, RAFT_FOR_WEIGHTS);
+        float *data = trainer_weights(t, i);
+        for (int64_t k = 0; k < info->elements; k++)
+            data[k] = linear ? (float)raft_random_uniform(&random, -bound, bound) : !bias;
+    }
+}
+
+static bool same_shape(const RaftTensor *tensor, const RaftTensorInfo *info)
+{
+    return tensor->rank == info->rank &&
+           !memcmp(tensor->shape, info->shape, (size_t)info->rank * sizeof info->shape[0]);
+}
+
+/* Takes what fits of a weight file, but for the classifier, and names what does not. */
+static Exit take_pretrained(Run *run, const char *path)
+{
+    Trainer *t = &run->trainer;
+    RaftWeights *weights;
+    RaftError error;
+    RaftStatus status = raft_weights_open(path, &weights, &error);
+    if (status) return fail(run, status, &error);
+    for (int i = 0; !status && i < t->parameter_count; i++) {
+        const RaftTensorInfo *info = &t->parameters[i];
+        if (strncmp(info->name, "classifier.", 11) == 0) continue;
+        const RaftTensor *tensor = raft_weights_find(weights, info->name);
+        if (tensor && same_shape(tensor, info))
+            status = raft_tensor_read_f32(tensor, trainer_weights(t, i), &error);
+        else
+            session_note(run->session, "%s: '%s' %s; it starts anew", path, info->name,
+                         tensor ? "is of another shape" : "is missing");
+    }
+    raft_weights_close(weights);
+    return status ? fail(run, status, &error) : EXIT_DONE;
+}
+
+static Exit start_weights(Run *run)
+{
+    const Options *options = run->session->options;
+    Trainer *t = &run->trainer;
+    const float **data;
+    draw_weights(run);
+    if (run->settings->pretrained_from) return take_pretrained(run, run->settings->pretrained_from);
+    if (!options->weights) return EXIT_DONE;
+    Exit exit = parameters_read(run->session, run->session->arena, options->weights, t->parameters,
+                                t->parameter_count, &data);
+    for (int i = 0; exit == EXIT_DONE && i < t->parameter_count; i++)
+        memcpy(trainer_weights(t, i), data[i], (size_t)t->parameters[i].elements * sizeof(float));
+    return exit;
+}
+
+/* ---- checkpoints -------------------------------------------------------------------------------- */
+
+/* The weights, then the moments as one tensor each; *count of them. */
+static RaftTensor *state_tensors(Run *run, int *count)
+{
+    Trainer *t = &run->trainer;
+    RaftTensor *all = arena_array(run->session->arena, (size_t)t->parameter_count + 2, sizeof *all);
+    memcpy(all, trainer_tensors(t, NULL), (size_t)t->parameter_count * sizeof *all);
+    for (int k = 0; k < 2; k++)
+        all[t->parameter_count + k] = (RaftTensor){.name = k ? "optimiser.v" : "optimiser.m",
+                                                   .dtype = RAFT_F32,
+                                                   .rank = 1,
+                                                   .shape = {t->floats},
+                                                   .elements = t->floats,
+                                                   .data = k ? t->v[0] : t->m[0]};
+    *count = t->parameter_count + 2;
+    return all;
+}
+
+/* What a resumed run must have in common with the one before, as key, value, ..., NULL. */
+static const char **identity(const Run *run, const char *step)
+{
+    Arena *arena = run->session->arena;
+    const char **pairs = arena_array(arena, 13, sizeof *pairs);
+    const struct {
+        const char *key;
+        int64_t value;
+    } numbers[] = {{"seed", run->settings->seed},
+                   {"batch_size", run->trainer.batch},
+                   {"images", raft_dataset_count(run->train)},
+                   {"num_epochs", run->epochs}};
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+        pairs[2 * i] = numbers[i].key;
+        pairs[2 * i + 1] = arena_printf(arena, "%lld", (long long)numbers[i].value);
+    }
+    pairs[8] = "step";
+    pairs[9] = step;
+    pairs[10] = "validation";
+    pairs[11] = run->due ? "due" : "done";
+    return pairs;
+}
+
+static Exit save_checkpoint(Run *run)
+{
+    int count;
+    RaftError error;
+    const RaftTensor *tensors = state_tensors(run, &count);
+    const char *step = arena_printf(run->session->arena, "%lld", (long long)run->step);
+    signals_hold();
+    RaftStatus status = raft_checkpoint_save(run->folder, run->step, KEPT_CHECKPOINTS, tensors,
+                                             count, identity(run, step), &error);
+    signals_release();
+    return status ? fail(run, status, &error) : EXIT_DONE;
+}
+
+static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
+{
+    int count;
+    const char *key, *value;
+    const RaftTensor *tensors = state_tensors(run, &count);
+    const char **wanted = identity(run, NULL);
+    for (int i = 0; raft_weights_metadata(checkpoint, i, &key, &value); i++) {
+        if (strcmp(key, "validation") == 0) run->due = strcmp(value, "due") == 0;
+        for (int k = 0; k < 8; k += 2)
+            if (strcmp(key, wanted[k]) == 0 && strcmp(value, wanted[k + 1]) != 0)
+                return session_fail(run->session, EXIT_FILES,
+                                    "%s: the run there has %s %s, this one %s; it cannot go on so",
+                                    run->folder, key, value, wanted[k + 1]);
+    }
+    for (int i = 0; i < count; i++) {
+        const RaftTensor *tensor = raft_weights_find(checkpoint, tensors[i].name);
+        if (!tensor || tensor->dtype != RAFT_F32 || tensor->elements != tensors[i].elements)
+            return session_fail(run->session, EXIT_FILES,
+                                "%s: its checkpoint is of another model: '%s' differs", run->folder,
+                                tensors[i].name);
+        memcpy((float *)tensors[i].data, tensor->data, (size_t)tensor->elements * sizeof(float));
+    }
+    return EXIT_DONE;
+}
+
+static Exit resume(Run *run)
+{
+    RaftWeights *checkpoint;
+    RaftError error, refused;
+    RaftStatus status =
+        raft_checkpoint_newest(run->folder, &checkpoint, &run->step, &refused, &error);
+    if (refused.message[0]) session_note(run->session, "passed over: %s", refused.message);
+    if (status) return fail(run, status, &error);
+    Exit exit = take_checkpoint(run, checkpoint);
+    raft_weights_close(checkpoint);
+    return exit;
+}
+
+/* ---- validation --------------------------------------------------------------------------------- */
+
+typedef struct Score {
+    double top1, top5, loss, plain; /* sums */
+    int64_t images;
+} Score;
+
+static void score_image(const float *logits, uint32_t label, int64_t classes, double smoothing,
+                        Score *score)
+{
+    double most = logits[0], sum = 0, mean = 0;
+    int64_t before = 0; /* classes that come before the right one */
+    for (int64_t k = 1; k < classes; k++) most = fmax(most, (double)logits[k]);
+    for (int64_t k = 0; k < classes; k++) {
+        sum += exp((double)logits[k] - most);
+        mean += (double)logits[k] / (double)classes;
+        before += logits[k] > logits[label] || (logits[k] == logits[label] && k < label);
+    }
+    double total = most + log(sum), plain = total - (double)logits[label];
+    score->top1 += before < 1;
+    score->top5 += before < 5;
+    score->plain += plain;
+    score->loss += smoothing * (total - mean) + (1 - smoothing) * plain;
+    score->images++;
+}
+
+static Exit score_all(Run *run, RaftLoader *loader, Score *score)
+{
+    Trainer *t = &run->trainer;
+    RaftBatch batch;
+    RaftError error;
+    for (;;) {
+        RaftStatus status = raft_loader_next(loader, &batch, &error);
+        if (status) return fail(run, status, &error);
+        if (batch.count == 0 || stop_signal) return EXIT_DONE;
+        raft_mix_images(NULL, &run->pixels, batch.bytes, 0, batch.count, t->image);
+        Exit exit = trainer_run_forward(t, batch.count, run->logits);
+        if (exit != EXIT_DONE) return exit;
+        for (int i = 0; i < batch.count; i++)
+            score_image(run->logits + i * run->settings->num_classes, batch.labels[i],
+                        run->settings->num_classes, run->settings->label_smoothing_alpha, score);
+    }
+}
+
+static Exit validate(Run *run, int64_t epoch)
+{
+    static const char *const tags[] = {"validation/loss", "validation/cross-entropy",
+                                       "validation/accuracy", "validation/top5-accuracy"};
+    RaftLoading loading = run->loading;
+    RaftLoader *loader;
+    RaftError error;
+    Score score = {0};
+    loading.training = false;
+    loading.first = 0;
+    RaftStatus status = raft_loader_open(run->val, &loading, &loader, &error);
+    if (status) return fail(run, status, &error);
+    Exit exit = score_all(run, loader, &score);
+    raft_loader_close(loader);
+    if (exit != EXIT_DONE || stop_signal) return exit;
+    double n = (double)score.images;
+    const double values[] = {score.loss / n, score.plain / n, score.top1 / n, score.top5 / n};
+    status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
+    if (status) return fail(run, status, &error);
+    printf("epoch %lld  accuracy %.4f  top-5 %.4f  loss %.4f  cross-entropy %.4f\n",
+           (long long)epoch + 1, values[2], values[3], values[0], values[1]);
+    fflush(stdout);
+    if (epoch < run->epochs / 2) return EXIT_DONE;
+    const char *const no_metadata[] = {NULL};
+    signals_hold();
+    status = raft_checkpoint_save_best(run->folder, values[2], epoch + 1,
+                                       trainer_tensors(&run->trainer, NULL),
+                                       run->trainer.parameter_count, no_metadata, &error);
+    signals_release();
+    return status ? fail(run, status, &error) : EXIT_DONE;
+}
+
+/* ---- steps -------------------------------------------------------------------------------------- */
+
+static void fill_batch(Run *run, const RaftBatch *batch, int64_t epoch)
+{
+    Trainer *t = &run->trainer;
+    RaftRandom random = raft_random((uint64_t)run->settings->seed, (uint32_t)epoch,
+                                    (uint32_t)batch->index, RAFT_FOR_MIXING);
+    RaftMix mix = {
+        .count = batch->count, .mixup_order = run->orders[0], .cutmix_order = run->orders[1]};
+    raft_mix_draw(&run->mixing, &random, run->pixels.height, run->pixels.width, &mix);
+    raft_mix_images(&mix, &run->pixels, batch->bytes, 0, batch->count, t->image);
+    raft_mix_targets(&mix, batch->labels, (int)run->settings->num_classes,
+                     run->settings->label_smoothing_alpha, 0, batch->count, t->target);
+}
+
+static Exit tell(Run *run, int64_t epoch, int count, double lr)
+{
+    static const char *const tags[] = {"training/loss", "lr"};
+    RaftError error;
+    double loss = 0, now = seconds_now(), elapsed = now - run->started;
+    for (int i = 0; i < count; i++) loss += (double)run->trainer.loss[i] / count;
+    RaftStatus status =
+        raft_metrics_add(run->metrics, run->step, 2, tags, (double[]){loss, lr}, &error);
+    if (status) return fail(run, status, &error);
+    if (!run->session->options->quiet) {
+        double left =
+            elapsed / (double)run->seen * count * (double)(run->schedule.iterations - run->step);
+        printf(
+            "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s  waited %.0f %%  "
+            "%.0f min left\n",
+            (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
+            (long long)run->schedule.iterations, loss, lr, (double)run->seen / elapsed,
+            100 * run->waited / elapsed, left / 60);
+        fflush(stdout);
+    }
+    run->started = now;
+    run->waited = 0;
+    run->seen = 0;
+    return EXIT_DONE;
+}
+
+static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
+{
+    fill_batch(run, batch, epoch);
+    Exit exit = trainer_run_backward(&run->trainer, batch->count);
+    double lr = raft_schedule_rate(&run->schedule, run->step);
+    if (exit == EXIT_DONE) exit = trainer_run_step(&run->trainer, run->step + 1, lr);
+    run->step++;
+    run->due = run->step % run->batches == 0 && run->step / run->batches % run->validate_every == 0;
+    run->seen += batch->count;
+    if (exit == EXIT_DONE && run->step % run->log_every == 0)
+        exit = tell(run, epoch, batch->count, lr);
+    if (exit == EXIT_DONE && run->step % run->checkpoint_every == 0 && !run->due)
+        exit = save_checkpoint(run);
+    return exit;
+}
+
+static bool finished(const Run *run)
+{
+    int64_t limit =
+        run->session->options->steps ? run->session->options->steps : run->settings->stop_iteration;
+    return stop_signal || (limit && run->step >= limit);
+}
+
+static Exit train_epoch(Run *run, int64_t epoch)
+{
+    RaftLoader *loader;
+    RaftBatch batch;
+    RaftError error;
+    run->loading.training = true;
+    run->loading.epoch = (uint32_t)epoch;
+    run->loading.first = run->step - epoch * run->batches;
+    RaftStatus status = raft_loader_open(run->train, &run->loading, &loader, &error);
+    if (status) return fail(run, status, &error);
+    Exit exit = EXIT_DONE;
+    while (exit == EXIT_DONE && !finished(run)) {
+        double start = seconds_now();
+        status = raft_loader_next(loader, &batch, &error);
+        run->waited += seconds_now() - start;
+        if (status) exit = fail(run, status, &error);
+        if (status || batch.count == 0) break;
+        exit = take_step(run, &batch, epoch);
+    }
+    if (!status && (batch.truncated || batch.unreadable))
+        session_note(run->session,
+                     "epoch %lld: %lld pictures end too early, %lld could not be read",
+                     (long long)epoch + 1, (long long)batch.truncated, (long long)batch.unreadable);
+    raft_loader_close(loader);
+    return exit;
+}
+
+/* Where a checkpoint falls on the end of an epoch, it comes after the validation. */
+static Exit end_epoch(Run *run)
+{
+    Exit exit = validate(run, run->step / run->batches - 1);
+    if (exit != EXIT_DONE || stop_signal) return exit;
+    run->due = false;
+    return run->step % run->checkpoint_every == 0 ? save_checkpoint(run) : EXIT_DONE;
+}
+
+static Exit train_epochs(Run *run)
+{
+    Exit exit = EXIT_DONE;
+    run->started = seconds_now();
+    while (exit == EXIT_DONE && !stop_signal) {
+        if (run->due)
+            exit = end_epoch(run);
+        else if (finished(run) || run->step >= run->schedule.iterations)
+            break;
+        else
+            exit = train_epoch(run, run->step / run->batches);
+    }
+    return exit;
+}
+
+/* ---- the run ------------------------------------------------------------------------------------ */
+
+static int64_t or (int64_t value, int64_t otherwise)
+{
+    return value ? value : otherwise;
+}
+
+static Exit open_data(Run *run)
+{
+    const Settings *s = run->settings;
+    const Options *options = run->session->options;
+    const char *path = options->data ? options->data : s->data_path;
+    RaftError error;
+    if (!path)
+        return session_fail(run->session, EXIT_FILES,
+                            "%s: data_path is missing: the folder of %s; or --data FOLDER",
+                            options->arguments.item[0], s->dataset_name);
+    if (s->in_channels != 3 && s->in_channels != 1)
+        return session_fail(run->session, EXIT_FILES,
+                            "pictures have 3 channels, or 1 in grey; in_channels is %lld",
+                            (long long)s->in_channels);
+    RaftStatus status =
+        raft_dataset_open(s->dataset_name, path, true, (int)s->num_classes, &run->train, &error);
+    if (!status)
+        status =
+            raft_dataset_open(s->dataset_name, path, false, (int)s->num_classes, &run->val, &error);
+    if (status) return fail(run, status, &error);
+    run->batches = raft_dataset_count(run->train) / run->trainer.batch;
+    if (run->batches == 0)
+        return session_fail(
+            run->session, EXIT_FILES, "%s: %lld images to train on are less than a batch of %lld",
+            path, (long long)raft_dataset_count(run->train), (long long)run->trainer.batch);
+    return EXIT_DONE;
+}
+
+/* What the settings ask for and this build does not do. */
+static void tell_what_lacks(const Run *run)
+{
+    if (run->settings->drop_path_rate > 0)
+        session_note(run->session, "drop_path_rate %g is not applied: no branch is dropped",
+                     run->settings->drop_path_rate);
+    if (run->settings->dropout > 0)
+        session_note(run->session, "dropout %g is not applied", run->settings->dropout);
+    if (run->settings->with_amp)
+        session_note(run->session, "with_amp is not applied: training computes in f32");
+}
+
+static void apply_settings(Run *run)
+{
+    const Settings *s = run->settings;
+    const Model *model = run->trainer.model.compilation.model;
+    Arena *arena = run->session->arena;
+    size_t batch = (size_t)run->trainer.batch;
+    run->epochs = or (s->num_epochs, 1);
+    run->validate_every = or (s->validate_every, 1);
+    run->checkpoint_every = or (s->checkpoint_every, 1000);
+    run->log_every = or (s->log_every_iters, 15);
+    run->schedule = (RaftSchedule){.lr = s->lr,
+                                   .end_lr = s->end_lr,
+                                   .warmup = s->num_warmup_epochs * run->batches,
+                                   .iterations = run->epochs * run->batches};
+    run->mixing = (RaftMixing){.mixup_alpha = s->mixup_alpha,
+                               .mixup_p = s->mixup_p,
+                               .cutmix_alpha = s->cutmix_alpha,
+                               .cutmix_p = s->cutmix_p};
+    run->pixels = (RaftPixels){
+        .channels = (int)s->in_channels, .height = (int)model->height, .width = (int)model->width};
+    memcpy(run->pixels.mean, s->mean, sizeof s->mean);
+    memcpy(run->pixels.std, s->std, sizeof s->std);
+    run->loading = (RaftLoading){.channels = (int)s->in_channels,
+                                 .batch = (int)batch,
+                                 .seed = (uint64_t)s->seed,
+                                 .threads = (int) or (s->num_workers, run->session->threads),
+                                 .ahead = AHEAD,
+                                 .most_unreadable = MOST_BAD};
+    if (run->loading.threads > 2 * run->session->threads)
+        run->loading.threads = 2 * run->session->threads;
+    raft_augmentation_of(s->dataset_name, &run->loading.augmentation);
+    run->loading.augmentation.height = run->pixels.height;
+    run->loading.augmentation.width = run->pixels.width;
+    run->loading.augmentation.color_jitter = s->color_jitter;
+    run->loading.augmentation.cutout_p = s->cutout_p;
+    for (int i = 0; i < 2; i++) run->orders[i] = arena_array(arena, batch, sizeof *run->orders[i]);
+    run->logits = arena_array(arena, batch * (size_t)s->num_classes, sizeof *run->logits);
+}
+
+static Exit make_folder(Run *run)
+{
+    const Options *options = run->session->options;
+    const char *name = run->settings->task_name;
+    run->folder = options->output_base ? options->output_base : name ? name : "run";
+    if (mkdir(run->folder, 0777) && errno != EEXIST)
+        return session_fail(run->session, EXIT_UNDONE, "%s: cannot be made: %s", run->folder,
+                            strerror(errno));
+    const Source *source = run->settings->source;
+    Text text = text_new(run->session->arena);
+    for (uint32_t i = 0; i < options->set.count; i++)
+        text_printf(&text, "# --set %s\n", options->set.item[i]);
+    text_printf(&text, "%.*s", (int)source->size, source->text);
+    return session_write(run->session,
+                         arena_printf(run->session->arena, "%s/settings.yaml", run->folder),
+                         text.data, text.length);
+}
+
+/* What stays of a run that came to its end. */
+static Exit finish(Run *run)
+{
+    RaftError error;
+    const char *const no_metadata[] = {NULL};
+    const char *last = arena_printf(run->session->arena, "%s/last.safetensors", run->folder);
+    Exit exit = save_checkpoint(run);
+    if (exit != EXIT_DONE) return exit;
+    signals_hold();
+    RaftStatus status = raft_weights_write(last, trainer_tensors(&run->trainer, NULL),
+                                           run->trainer.parameter_count, no_metadata, &error);
+    if (!status) status = raft_metrics_page(run->folder, run->folder, &error);
+    signals_release();
+    return status ? fail(run, status, &error) : EXIT_DONE;
+}
+
+static Exit do_run(Run *run)
+{
+    const Options *options = run->session->options;
+    RaftError error;
+    Exit exit = trainer_open(&run->trainer, run->session, options->batch);
+    if (exit != EXIT_DONE) return exit;
+    run->settings = run->trainer.model.compilation.settings;
+    exit = open_data(run);
+    if (exit != EXIT_DONE) return exit;
+    apply_settings(run);
+    tell_what_lacks(run);
+    exit = make_folder(run);
+    if (exit == EXIT_DONE) exit = options->resume ? resume(run) : start_weights(run);
+    if (exit != EXIT_DONE) return exit;
+    RaftStatus status =
+        raft_metrics_open(run->folder, run->step ? run->step + 1 : 0, &run->metrics, &error);
+    if (status) return fail(run, status, &error);
+    session_flush(run->session);
+    exit = train_epochs(run);
+    if (exit != EXIT_DONE) return exit;
+    if (!stop_signal) return finish(run);
+    exit = save_checkpoint(run);
+    session_note(run->session, "stopped at step %lld; the same command with --resume goes on",
+                 (long long)run->step);
+    return exit;
+}
+
+Exit train_run(Session *session)
+{
+    Run run = {.session = session};
+    struct sigaction action = {.sa_handler = on_stop}, old[2];
+    sigaction(SIGINT, &action, &old[0]);
+    sigaction(SIGTERM, &action, &old[1]);
+    Exit exit = do_run(&run);
+    raft_metrics_close(run.metrics);
+    raft_dataset_close(run.train);
+    raft_dataset_close(run.val);
+    trainer_close(&run.trainer);
+    sigaction(SIGINT, &old[0], NULL);
+    sigaction(SIGTERM, &old[1], NULL);
+    if (exit == EXIT_DONE && stop_signal) {
+        session_flush(session);
+        raise(stop_signal);
+    }
+    return exit;
+}

@@ -1,0 +1,312 @@
+/* raftc_trainer.c: a model that can be trained: compiled, its blocks of floats, and its runs. */
+#include "frontend/raftc_trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { HEADER_FLOATS = sizeof(RaftWeightsHeader) / sizeof(float) };
+static const double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+
+/* ---- machines --------------------------------------------------------------------------------- */
+
+static int find_input(const Machine *machine, const char *name)
+{
+    const Graph *graph = machine->compilation.graph;
+    int index = 0;
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        if (graph_node(graph, id)->op != OP_INPUT) continue;
+        if (strcmp(graph_node(graph, id)->attributes.name, name) == 0) return index;
+        index++;
+    }
+    return -1;
+}
+
+static int find_output(const Machine *machine, const char *entry, const char *name)
+{
+    const Graph *graph = machine->compilation.graph;
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        if (strcmp(graph->outputs[i].entry, entry) == 0 &&
+            strcmp(graph->outputs[i].name, name) == 0)
+            return (int)i;
+    return -1;
+}
+
+static Exit open_code(Machine *machine)
+{
+    Session *session = machine->session;
+    Compilation *c = &machine->compilation;
+    Exit exit = compilation_plan(session, c);
+    if (exit == EXIT_DONE) exit = compilation_generate(session, c);
+    if (exit == EXIT_DONE) exit = compilation_load_code(session, c, &machine->program);
+    if (exit != EXIT_DONE) return exit;
+    char message[256];
+    const RaftShellOptions options = {.size = sizeof options, .threads = session->threads};
+    RaftStatus status =
+        raft_shell_create(machine->program, &options, &machine->shell, message, sizeof message);
+    if (status != RAFT_OK) return session_fail(session, EXIT_UNDONE, "%s", message);
+    return EXIT_DONE;
+}
+
+/* From the built graph of machine->compilation to what can be run. */
+static Exit machine_open(Machine *machine, Session *session)
+{
+    machine->session = session;
+    Exit exit = compilation_optimise(session, &machine->compilation);
+    if (exit != EXIT_DONE) return exit;
+    const Graph *graph = machine->compilation.graph;
+    machine->input = arena_array(session->arena, graph->node_count, sizeof *machine->input);
+    machine->output = arena_array(session->arena, graph->output_count, sizeof *machine->output);
+    machine->tensors = arena_array(session->arena, graph->node_count, sizeof *machine->tensors);
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op == OP_INPUT) machine->input_count++;
+        if (node->op == OP_INPUT || node->op == OP_PARAM)
+            machine->tensors[machine->tensor_count++].name = node->attributes.name;
+    }
+    return session->options->target == TARGET_REFERENCE ? EXIT_DONE : open_code(machine);
+}
+
+static void machine_close(Machine *machine)
+{
+    raft_shell_destroy(machine->shell);
+    compilation_close(&machine->compilation);
+}
+
+static void set_tensor(Machine *machine, const char *name, const float *data)
+{
+    int input = find_input(machine, name);
+    if (input >= 0) machine->input[input] = data;
+    for (int i = 0; i < machine->tensor_count; i++)
+        if (strcmp(machine->tensors[i].name, name) == 0) machine->tensors[i].data = data;
+}
+
+static Exit fail_shell(const Machine *machine)
+{
+    return session_fail(machine->session, EXIT_UNDONE, "%s", raft_shell_error(machine->shell));
+}
+
+static Exit machine_run(Machine *machine, const char *entry, int64_t batch)
+{
+    if (machine->shell) {
+        const RaftProgram *program = machine->program;
+        unsigned bit = strcmp(entry, "forward") == 0    ? program->forward_entry
+                       : strcmp(entry, "backward") == 0 ? program->backward_entry
+                                                        : program->step_entry;
+        return raft_shell_run(machine->shell, bit, batch, machine->input, machine->output) ==
+                       RAFT_OK
+                   ? EXIT_DONE
+                   : fail_shell(machine);
+    }
+    bool done =
+        reference_run(machine->compilation.graph, batch, machine->tensors, machine->tensor_count,
+                      entry, false, (void *const *)machine->output, machine->session->diag);
+    return done ? EXIT_DONE : EXIT_UNDONE;
+}
+
+/* ---- blocks ----------------------------------------------------------------------------------- */
+
+/* Zeros, aligned as a weights blob must be. */
+static float *new_block(const Trainer *t, int64_t floats)
+{
+    char *room = arena_array(t->session->arena, (size_t)floats + HEADER_FLOATS, sizeof(float));
+    return (float *)(room + (-(uintptr_t)room & (RAFT_ALIGNMENT - 1)));
+}
+
+static void lay_out(Trainer *t)
+{
+    Arena *arena = t->session->arena;
+    const Graph *graph = t->model.compilation.graph;
+    t->parameters = graph_parameters(graph, arena, &t->parameter_count);
+    t->offset = arena_array(arena, (size_t)t->parameter_count, sizeof *t->offset);
+    for (int i = 0; i < t->parameter_count; i++) {
+        t->offset[i] = t->floats;
+        t->floats += (int64_t)(raft_weights_stride(&t->parameters[i]) / sizeof(float));
+    }
+    const RaftProgram program = {.parameter_count = t->parameter_count, .parameter = t->parameters};
+    t->header = raft_weights_header(&program);
+}
+
+static void make_blocks(Trainer *t)
+{
+    for (int k = 0; k < 2; k++) {
+        t->blob[k] = new_block(t, t->floats + HEADER_FLOATS);
+        memcpy(t->blob[k], &t->header, sizeof t->header);
+        t->m[k] = new_block(t, t->floats);
+        t->v[k] = new_block(t, t->floats);
+    }
+    t->gradients = new_block(t, t->floats);
+}
+
+static void make_batch(Trainer *t)
+{
+    Arena *arena = t->session->arena;
+    const Graph *graph = t->model.compilation.graph;
+    size_t batch = (size_t)t->batch;
+    for (NodeId id = 0; id < graph->node_count; id++)
+        if (graph_node(graph, id)->op == OP_INPUT &&
+            strcmp(graph_node(graph, id)->attributes.name, "input") == 0)
+            t->pixels = type_elements(graph_type(graph, id), NULL);
+    t->image = arena_array(arena, batch * (size_t)t->pixels, sizeof(float));
+    t->target = arena_array(arena, batch * (size_t)t->model.compilation.settings->num_classes,
+                            sizeof(float));
+    t->weight = arena_array(arena, batch, sizeof(float));
+    t->loss = arena_array(arena, batch, sizeof(float));
+    set_tensor(&t->model, "input", t->image);
+    set_tensor(&t->model, "target", t->target);
+    set_tensor(&t->model, "weight", t->weight);
+}
+
+static void place_outputs(Trainer *t)
+{
+    Machine *model = &t->model;
+    model->output[find_output(model, "backward", "loss")] = t->loss;
+    for (int i = 0; i < t->parameter_count; i++) {
+        const char *name = arena_printf(t->session->arena, "grad.%s", t->parameters[i].name);
+        int output = find_output(model, "backward", name);
+        if (output >= 0) model->output[output] = t->gradients + t->offset[i];
+    }
+}
+
+float *trainer_weights(const Trainer *t, int parameter)
+{
+    return t->blob[0] + HEADER_FLOATS + t->offset[parameter];
+}
+
+RaftTensor *trainer_tensors(const Trainer *t, const float *block)
+{
+    RaftTensor *tensors =
+        arena_array(t->session->arena, (size_t)t->parameter_count, sizeof *tensors);
+    if (!block) block = t->blob[0] + HEADER_FLOATS;
+    for (int i = 0; i < t->parameter_count; i++) {
+        const RaftTensorInfo *info = &t->parameters[i];
+        tensors[i] = (RaftTensor){.name = info->name,
+                                  .dtype = RAFT_F32,
+                                  .rank = info->rank,
+                                  .elements = info->elements,
+                                  .data = block + t->offset[i]};
+        memcpy(tensors[i].shape, info->shape, sizeof info->shape);
+    }
+    return tensors;
+}
+
+/* ---- runs ------------------------------------------------------------------------------------- */
+
+static Exit use_weights(Trainer *t)
+{
+    for (int i = 0; i < t->parameter_count; i++)
+        set_tensor(&t->model, t->parameters[i].name, t->blob[0] + HEADER_FLOATS + t->offset[i]);
+    if (!t->model.shell) return EXIT_DONE;
+    RaftStatus status = raft_shell_use_weights(t->model.shell, t->blob[0], t->header.size);
+    return status == RAFT_OK ? EXIT_DONE : fail_shell(&t->model);
+}
+
+static Exit set_number(Trainer *t, const char *name, float *number)
+{
+    const int64_t no_shape = 0;
+    set_tensor(&t->optimiser, name, number);
+    if (!t->optimiser.shell) return EXIT_DONE;
+    RaftStatus status = raft_shell_set_parameter(t->optimiser.shell, name, &no_shape, 0, number);
+    return status == RAFT_OK ? EXIT_DONE : fail_shell(&t->optimiser);
+}
+
+/* What frontend.h says of build_adamw. */
+static Exit set_numbers(Trainer *t, int64_t step, double lr)
+{
+    const Settings *settings = t->model.compilation.settings;
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        {"beta1", beta1},
+        {"rest1", 1 - beta1},
+        {"beta2", beta2},
+        {"rest2", 1 - beta2},
+        {"eps", eps},
+        {"keep", 1 - lr * settings->weight_decay},
+        {"rate", -lr / (1 - pow(beta1, (double)step))},
+        {"correction", 1 / sqrt(1 - pow(beta2, (double)step))},
+    };
+    Exit exit = EXIT_DONE;
+    for (size_t i = 0; i < ARRAY_SIZE(numbers) && exit == EXIT_DONE; i++) {
+        t->number[i] = (float)numbers[i].value;
+        exit = set_number(t, numbers[i].name, &t->number[i]);
+    }
+    return exit;
+}
+
+static void swap(float *pair[2])
+{
+    float *first = pair[0];
+    pair[0] = pair[1];
+    pair[1] = first;
+}
+
+Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate)
+{
+    Machine *optimiser = &t->optimiser;
+    Exit exit = set_numbers(t, step, learning_rate);
+    if (exit != EXIT_DONE) return exit;
+    set_tensor(optimiser, "w", t->blob[0] + HEADER_FLOATS);
+    set_tensor(optimiser, "g", t->gradients);
+    set_tensor(optimiser, "m", t->m[0]);
+    set_tensor(optimiser, "v", t->v[0]);
+    optimiser->output[find_output(optimiser, "step", "w")] = t->blob[1] + HEADER_FLOATS;
+    optimiser->output[find_output(optimiser, "step", "m")] = t->m[1];
+    optimiser->output[find_output(optimiser, "step", "v")] = t->v[1];
+    exit = machine_run(optimiser, "step", 1);
+    swap(t->blob);
+    swap(t->m);
+    swap(t->v);
+    return exit;
+}
+
+Exit trainer_run_backward(Trainer *t, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) t->weight[i] = (float)(1.0 / (double)count);
+    Exit exit = use_weights(t);
+    return exit == EXIT_DONE ? machine_run(&t->model, "backward", count) : exit;
+}
+
+Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
+{
+    t->model.output[find_output(&t->model, "forward", "logits")] = logits;
+    Exit exit = use_weights(t);
+    return exit == EXIT_DONE ? machine_run(&t->model, "forward", count) : exit;
+}
+
+/* ---- all ---------------------------------------------------------------------------------------- */
+
+Exit trainer_open(Trainer *t, Session *session, int64_t batch)
+{
+    Compilation *model = &t->model.compilation;
+    *t = (Trainer){.session = session};
+    if (session->options->target == TARGET_CUDA)
+        return session_fail(session, EXIT_LACKING,
+                            "this build of raftc trains on CPUs: use --target cpu");
+    Exit exit = compilation_load(session, session->options->arguments.item[0], model);
+    if (exit != EXIT_DONE) return exit;
+    if (!model->settings)
+        return session_fail(session, EXIT_USAGE,
+                            "%s is a graph; training needs the settings of a model", model->path);
+    model->train = true;
+    t->batch = batch ? batch : model->settings->batch_size;
+    if (t->batch == 0)
+        return session_fail(session, EXIT_FILES, "%s: batch_size is missing", model->path);
+    exit = machine_open(&t->model, session);
+    if (exit != EXIT_DONE) return exit;
+    lay_out(t);
+    t->optimiser.compilation = (Compilation){.path = "adamw", .source = model->source};
+    t->optimiser.compilation.built = build_adamw(session->arena, t->floats);
+    exit = machine_open(&t->optimiser, session);
+    if (exit != EXIT_DONE) return exit;
+    make_blocks(t);
+    make_batch(t);
+    place_outputs(t);
+    return EXIT_DONE;
+}
+
+void trainer_close(Trainer *t)
+{
+    machine_close(&t->model);
+    machine_close(&t->optimiser);
+}
