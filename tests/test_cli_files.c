@@ -102,6 +102,24 @@ static void batches_and_threads_do_not_matter(void **state)
     assert_same_file(place, "images.safetensors", "again.safetensors");
 }
 
+/* Twenty steps with 1, 2, 3 and 4 threads: the same gradients and weights, to the bit. */
+static void threads_do_not_matter_in_training(void **state)
+{
+    Place *place = *state;
+    if (!place->has_llvm) skip();
+    for (int threads = 1; threads <= 4; threads++) {
+        run_well(place, arena_printf(&place->arena,
+                                     "raftc train cli/tiny.yaml --weights @fill --data @fill "
+                                     "--batch 3 --steps 20 --set lr=0.002 --threads %d -q "
+                                     "--dump-gradients g%d.safetensors --save w%d.safetensors",
+                                     threads, threads, threads));
+        assert_same_file(place, "g1.safetensors",
+                         arena_printf(&place->arena, "g%d.safetensors", threads));
+        assert_same_file(place, "w1.safetensors",
+                         arena_printf(&place->arena, "w%d.safetensors", threads));
+    }
+}
+
 static void dumps_are_numbered(void **state)
 {
     Place *place = *state;
@@ -225,6 +243,7 @@ int main(void)
         cmocka_unit_test(graphs_round_trip),
         cmocka_unit_test(runs_agree_with_pytorch),
         cmocka_unit_test(batches_and_threads_do_not_matter),
+        cmocka_unit_test(threads_do_not_matter_in_training),
         cmocka_unit_test(dumps_are_numbered),
         cmocka_unit_test(bench_gives_every_number),
         cmocka_unit_test(profile_gives_every_kernel),
