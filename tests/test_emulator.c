@@ -13,20 +13,37 @@
 #include "runtime/raft.h"
 #include "runtime/shell.h"
 
-enum { SIZE = 48, IMAGE = 3 * SIZE * SIZE, CLASSES = 40, BATCH = 3 };
+enum { CLASSES = 40, BATCH = 3 };
+
+typedef struct Example {
+    int side; /* of an image, which has 3 channels */
+    const char *yaml;
+} Example;
 
 /* 288 lanes are 3 panels of 96, which go in pairs; 9 pixels are fewer than a tile has rows. */
-static const char yaml[] =
-    "pretrained_image_size: 48\n"
-    "in_channels: 3\n"
-    "token_mixing_type: ser_pm\n"
-    "embedding_type: emb_cross_mlp\n"
-    "layers:\n"
-    "- {depth: 1, dim: 288, patch_size: 16, raft_size: 2, embedding_kernels: [16]}\n"
-    "token_expansion_factor: 2\n"
-    "channel_expansion_factor: 2\n"
-    "shortcut: false\n"
-    "num_classes: 40\n";
+static const Example ragged = {
+    48, "pretrained_image_size: 48\n"
+        "in_channels: 3\n"
+        "token_mixing_type: ser_pm\n"
+        "embedding_type: emb_cross_mlp\n"
+        "layers:\n"
+        "- {depth: 1, dim: 288, patch_size: 16, raft_size: 2, embedding_kernels: [16]}\n"
+        "token_expansion_factor: 2\n"
+        "channel_expansion_factor: 2\n"
+        "shortcut: false\n"
+        "num_classes: 40\n"};
+
+/* A slab of the embedding for one unit has 14 x 3 numbers of the image, and then come the weights,
+ * four at a time. */
+static const Example odd_slabs = {56, "pretrained_image_size: 56\n"
+                                      "in_channels: 3\n"
+                                      "token_mixing_type: ser_pm\n"
+                                      "embedding_type: emb_mixer\n"
+                                      "layers:\n"
+                                      "- {depth: 1, dim: 96, patch_size: 4, raft_size: 2}\n"
+                                      "token_expansion_factor: 1\n"
+                                      "channel_expansion_factor: 1\n"
+                                      "num_classes: 40\n"};
 
 typedef struct Kernels {
     Arena arena;
@@ -35,14 +52,15 @@ typedef struct Kernels {
     CudaSource *source;
 } Kernels;
 
-static void make_kernels(Kernels *k)
+static void make_kernels(Kernels *k, const Example *example)
 {
     *k = (Kernels){0};
     k->diag = diag_new(&k->arena);
-    const Source *source = diag_add_source(&k->diag, "model.yaml", yaml, strlen(yaml));
+    const Source *source =
+        diag_add_source(&k->diag, "model.yaml", example->yaml, strlen(example->yaml));
     Settings *settings = settings_parse(&k->arena, source, NULL, 0, &k->diag);
     assert_non_null(settings);
-    Model *model = model_resolve(&k->arena, settings, NULL, SIZE, SIZE, &k->diag);
+    Model *model = model_resolve(&k->arena, settings, NULL, example->side, example->side, &k->diag);
     assert_non_null(model);
     Target target;
     cuda_target(&target);
@@ -77,28 +95,40 @@ static void run(const RaftProgram *program, int64_t batch, const float *input, f
 }
 
 /* One image takes the fine shape of the kernels, three the other. */
-static void test_same_bits(void **state)
+static void check_same_bits(const Example *example)
 {
+    const int image = 3 * example->side * example->side;
     Kernels k;
-    (void)state;
-    make_kernels(&k);
+    make_kernels(&k, example);
     bool fine = false;
     for (int i = 0; i < k.source->kernel_count; i++) fine |= k.source->kernels[i].fine > 0;
     assert_true(fine);
     CudaEmulation *emulation = cuda_emulate(&k.arena, k.plan, k.source, &k.diag);
     assert_non_null(emulation);
-    float *input = calloc(BATCH * IMAGE, sizeof *input);
+    float *input = calloc((size_t)(BATCH * image), sizeof *input);
     float together[BATCH][CLASSES], alone[CLASSES];
-    raft_fill_input(BATCH * IMAGE, input);
+    raft_fill_input(BATCH * image, input);
     run(emulation->program, BATCH, input, together[0]);
     for (int b = 0; b < BATCH; b++) {
-        run(emulation->program, 1, input + b * IMAGE, alone);
+        run(emulation->program, 1, input + b * image, alone);
         assert_memory_equal(alone, together[b], sizeof alone);
     }
     assert_true(cuda_emulation_check(emulation, &k.diag));
     free(input);
     cuda_emulation_free(emulation);
     arena_free(&k.arena);
+}
+
+static void test_same_bits(void **state)
+{
+    (void)state;
+    check_same_bits(&ragged);
+}
+
+static void test_odd_slabs(void **state)
+{
+    (void)state;
+    check_same_bits(&odd_slabs);
 }
 
 /* The text with the first `what` that comes after `from` replaced. */
@@ -115,12 +145,13 @@ static const char *plant(Arena *arena, const char *text, const char *from, const
 static void expect_fault(const char *from, const char *what, const char *with, const char *expected)
 {
     Kernels k;
-    make_kernels(&k);
+    make_kernels(&k, &ragged);
     k.source->text = plant(&k.arena, k.source->text, from, what, with);
     CudaEmulation *emulation = cuda_emulate(&k.arena, k.plan, k.source, &k.diag);
     assert_non_null(emulation);
-    float *input = calloc(IMAGE, sizeof *input), logits[CLASSES];
-    raft_fill_input(IMAGE, input);
+    const int image = 3 * ragged.side * ragged.side;
+    float *input = calloc((size_t)image, sizeof *input), logits[CLASSES];
+    raft_fill_input(image, input);
     run(emulation->program, 1, input, logits);
     assert_false(cuda_emulation_check(emulation, &k.diag));
     char *said = NULL;
@@ -177,9 +208,9 @@ static void test_divergence(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits),   cmocka_unit_test(test_outside),
-        cmocka_unit_test(test_not_written), cmocka_unit_test(test_races),
-        cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_odd_slabs),
+        cmocka_unit_test(test_outside),   cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_races),     cmocka_unit_test(test_divergence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,7 +133,8 @@ static void choose_slab(Writer *w, Tile *t)
         Side *side = &t->side[s];
         int64_t tile = s == ROWS ? t->rows : t->width;
         side->slab = t->slab_floats;
-        if (side->staged) t->slab_floats += side->warps * tile * t->depth;
+        /* Copies are of up to four floats, aligned to their size. */
+        if (side->staged) t->slab_floats += (side->warps * tile * t->depth + 3) / 4 * 4;
     }
     int64_t needed = t->buffers * t->slab_floats;
     if (needed > w->staging) w->staging = needed;
