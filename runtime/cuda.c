@@ -23,17 +23,17 @@ typedef struct GpuBuilder {
 
 /* ---- pointers of the caller ------------------------------------------------------------------ */
 
-/* Memory that the driver does not know is the host's. */
+/* Memory that the driver does not know, of type 0, is the host's. */
 static RaftStatus find_memory(RaftShell *shell, const void *data, const char *name, bool *on_host)
 {
     const CudaState *cuda = shell->device;
     unsigned type = 0;
     int number = 0;
-    RaftGpuAddress address = (uintptr_t)data;
-    int result = cuda->driver.pointer_attribute(&type, RAFT_GPU_MEMORY_TYPE, address);
-    *on_host = result == RAFT_GPU_INVALID || type == RAFT_GPU_HOST_MEMORY;
+    int wanted[] = {RAFT_GPU_MEMORY_TYPE, RAFT_GPU_ORDINAL};
+    void *found[] = {&type, &number};
+    int result = cuda->driver.pointer_attributes(2, wanted, found, (uintptr_t)data);
+    *on_host = result == RAFT_GPU_INVALID || (result == 0 && type <= RAFT_GPU_HOST_MEMORY);
     if (*on_host) return RAFT_OK;
-    if (result == 0) result = cuda->driver.pointer_attribute(&number, RAFT_GPU_ORDINAL, address);
     if (result == 0 && number != cuda->gpu.device)
         return raft_shell_fail(shell, RAFT_INVALID,
                                "the data of '%.120s' is on GPU %d, the instance on GPU %d", name,

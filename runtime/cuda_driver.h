@@ -68,8 +68,8 @@ enum {
       (RaftGpuAddress to, const void *from, size_t bytes, RaftGpuStream stream))                   \
     X(download, "cuMemcpyDtoHAsync_v2",                                                            \
       (void *to, RaftGpuAddress from, size_t bytes, RaftGpuStream stream))                         \
-    X(pointer_attribute, "cuPointerGetAttribute",                                                  \
-      (void *value, int attribute, RaftGpuAddress address))                                        \
+    X(pointer_attributes, "cuPointerGetAttributes",                                                \
+      (unsigned count, int *attributes, void **values, RaftGpuAddress address))                    \
     X(stream_create, "cuStreamCreate", (RaftGpuStream * stream, unsigned flags))                   \
     X(stream_destroy, "cuStreamDestroy_v2", (RaftGpuStream stream))                                \
     X(stream_wait, "cuStreamSynchronize", (RaftGpuStream stream))                                  \

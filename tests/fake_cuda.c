@@ -315,12 +315,14 @@ int cuMemcpyDtoHAsync_v2(void *to, RaftGpuAddress from, size_t bytes, RaftGpuStr
     return 0;
 }
 
-EXPORT int cuPointerGetAttribute(void *value, int attribute, RaftGpuAddress address);
-int cuPointerGetAttribute(void *value, int attribute, RaftGpuAddress address)
+EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values,
+                                  RaftGpuAddress address);
+int cuPointerGetAttributes(unsigned count, int *attributes, void **values, RaftGpuAddress address)
 {
     CHECKED
-    if (!is_memory(address, 1)) return RAFT_GPU_INVALID;
-    *(int *)value = attribute == RAFT_GPU_MEMORY_TYPE ? 2 : 0;
+    bool known = is_memory(address, 1);
+    for (unsigned i = 0; i < count; i++)
+        *(int *)values[i] = known && attributes[i] == RAFT_GPU_MEMORY_TYPE ? 2 : 0;
     return 0;
 }
 
