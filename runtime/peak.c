@@ -126,10 +126,10 @@ double raft_peak_gflops(int threads, double seconds)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-typedef int64_t Line __attribute__((vector_size(64))); /* of a cache */
+typedef uint64_t Line __attribute__((vector_size(64))); /* of a cache */
 
 /* The sum of all, four at a time, so that no addition waits for another. */
-static int64_t read_lines(const Line *line, size_t count)
+static uint64_t read_lines(const Line *line, size_t count)
 {
     Line sum[4] = {0};
     for (size_t i = 0; i + 4 <= count; i += 4)
@@ -154,7 +154,7 @@ double raft_peak_gbytes(int threads, double seconds)
     memset(memory, 1, bytes);
     double best = 0, begin = now();
     do {
-        int64_t total = 0;
+        uint64_t total = 0;
         double start = now();
 #pragma omp parallel for num_threads(threads) reduction(+ : total)
         for (int part = 0; part < threads; part++) {
@@ -162,7 +162,7 @@ double raft_peak_gbytes(int threads, double seconds)
             size_t end = lines * (size_t)(part + 1) / (size_t)threads;
             total += read_lines(memory + first, end - first);
         }
-        volatile int64_t used = total;
+        volatile uint64_t used = total;
         (void)used;
         double speed = (double)bytes / (now() - start);
         if (speed > best) best = speed;
