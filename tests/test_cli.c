@@ -8,12 +8,17 @@
  * After $ the command (cli_place.h), then the lines of stdout after >, those of stderr after !, and
  * the exit status after =. {*} in a line stands for any text, as a whole line for any lines. Cases
  * of one program run in one folder, in order; those in cpu-*.txt need LLVM, those in nvrtc.txt
- * NVRTC, and those in no-gpu.txt a machine without NVIDIA's driver.
+ * NVRTC, and those in no-gpu.txt a machine without NVIDIA's driver. Those in emulated.txt are left out
+ * under AddressSanitizer, which takes the stacks that the emulator switches between for a fault.
  */
 #define _GNU_SOURCE /* memmem */
 #include "tests/cli_place.h"
 
-enum { MAX_CASES = 512 };
+#ifdef __SANITIZE_ADDRESS__
+enum { MAX_CASES = 512, SANITIZED = 1 };
+#else
+enum { MAX_CASES = 512, SANITIZED = 0 };
+#endif
 
 typedef struct Case {
     const char *name; /* "usage.txt:12: raftc --bacth 4" */
@@ -81,6 +86,7 @@ static void run_case(void **state)
     if (strncmp(c->file, "cpu-", 4) == 0 && !place->has_llvm) skip();
     if (strncmp(c->file, "nvrtc", 5) == 0 && !place->has_nvrtc) skip();
     if (strncmp(c->file, "no-gpu", 6) == 0 && place->has_gpu) skip();
+    if (strncmp(c->file, "emulated", 8) == 0 && SANITIZED) skip();
     int exit = run(place, c->command);
     const char *output = read_text(&place->arena, place->output);
     const char *errors = read_text(&place->arena, place->errors);
