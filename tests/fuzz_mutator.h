@@ -55,6 +55,7 @@ static size_t pick_word(Mutation *m, bool digits, char word[64])
 static void replace_words(Mutation *m, size_t from, char before, const char *old, const char *word)
 {
     size_t length = strlen(old);
+    if (length == 0) return; /* an earlier change left a '%' alone: there is nothing to replace */
     for (size_t at = from; m->text[at]; at++) {
         bool starts =
             before ? at > 0 && m->text[at - 1] == before : at == 0 || !is_word(m->text[at - 1]);
