@@ -7,14 +7,9 @@
 #include "runtime/rt.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-extern char **environ;
 
 enum { SHELL_SOURCE, SHELL_OBJECT, KERNELS, WEIGHTS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
 static const char *const file_name[FILE_COUNT] = {
@@ -103,31 +98,17 @@ static bool tool_failed(Job *job, const Tool *tool)
 /* Runs the tool with its words and these, up to NULL; what it prints goes to the log. */
 static bool run_tool(Job *job, const Tool *tool, const char *const *more)
 {
-    posix_spawn_file_actions_t actions;
-    int count = 0, state = 0;
-    pid_t process, ended;
+    int count = 0;
+    bool good;
     for (int i = 0; i < tool->word_count; i++) job->command[count++] = tool->words[i];
     for (int i = 0; more[i]; i++) {
         RAFTC_ASSERT(i < MORE_WORDS);
         job->command[count++] = more[i];
     }
     job->command[count] = NULL;
-    int reason = posix_spawn_file_actions_init(&actions);
+    int reason = rt_run_program(job->command, job->path[LOG], &good);
     if (reason) return tool_cannot_run(job, tool, reason);
-    reason = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    if (!reason)
-        reason = posix_spawn_file_actions_addopen(&actions, 1, job->path[LOG],
-                                                  O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (!reason) reason = posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    if (!reason)
-        reason = posix_spawnp(&process, job->command[0], &actions, NULL,
-                              (char *const *)job->command, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    if (reason) return tool_cannot_run(job, tool, reason);
-    do ended = waitpid(process, &state, 0);
-    while (ended < 0 && errno == EINTR);
-    if (ended < 0) return tool_cannot_run(job, tool, errno);
-    return (WIFEXITED(state) && WEXITSTATUS(state) == 0) || tool_failed(job, tool);
+    return good || tool_failed(job, tool);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */

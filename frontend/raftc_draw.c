@@ -8,14 +8,9 @@
 #include "runtime/rt.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-extern char **environ;
 
 typedef struct Drawing {
     const Graph *graph;
@@ -206,25 +201,14 @@ static const char *graph_text(Arena *arena, const Graph *graph)
 static Exit run_dot(Session *session, const char *text_path, const char *picture_path)
 {
     const char *const command[] = {"dot", "-Tsvg", "-o", picture_path, text_path, NULL};
-    posix_spawn_file_actions_t actions;
-    pid_t process, ended;
-    int state = 0;
-    int reason = posix_spawn_file_actions_init(&actions);
-    if (!reason) {
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-        reason =
-            posix_spawnp(&process, command[0], &actions, NULL, (char *const *)command, environ);
-        posix_spawn_file_actions_destroy(&actions);
-    }
+    bool good;
+    int reason = rt_run_program(command, "/dev/null", &good);
     if (reason)
         return session_fail(session, EXIT_LACKING,
                             "the program 'dot' cannot be run: %s; --graph needs it: install the "
                             "package graphviz",
                             strerror(reason));
-    do ended = waitpid(process, &state, 0);
-    while (ended < 0 && errno == EINTR);
-    if (ended == process && WIFEXITED(state) && WEXITSTATUS(state) == 0) return EXIT_DONE;
+    if (good) return EXIT_DONE;
     return session_fail(session, EXIT_UNDONE, "the program 'dot' could not draw the graph");
 }
 

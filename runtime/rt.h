@@ -55,6 +55,13 @@ void rt_output_seek(RtOutput *output, int64_t offset);
 RaftStatus rt_output_commit(RtOutput *output, RaftError *error);
 void rt_output_discard(RtOutput *output);
 
+/* ---- process.c ------------------------------------------------------------------------------- */
+
+/* Runs a program, which is looked for in $PATH, with nothing to read; what it prints goes to the file
+ * `log`. command: its words, then NULL. Returns 0 once it has ended (*good: with status 0), else the
+ * errno for which it cannot be run. */
+int rt_run_program(const char *const *command, const char *log, bool *good);
+
 /* ---- memory.c -------------------------------------------------------------------------------- */
 
 typedef struct RtChunk RtChunk;

@@ -5,19 +5,15 @@
  * would leave it behind.
  */
 #include "backends/backend.h"
+#include "runtime/rt.h"
 
 #include "emulator_text.h" /* made by CMake: the bytes of emulator.hpp */
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-extern char **environ;
 
 enum { WARP = 32, MOST_LOG_LINES = 12 };
 
@@ -161,26 +157,10 @@ static bool make_folder(Job *job)
 
 static bool run_compiler(Job *job)
 {
-    posix_spawn_file_actions_t actions;
-    pid_t process, ended;
-    int state = 0;
-    job->end = NO_COMPILER;
-    job->reason = posix_spawn_file_actions_init(&actions);
-    if (job->reason) return false;
-    job->reason = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    if (!job->reason)
-        job->reason = posix_spawn_file_actions_addopen(&actions, 1, job->log,
-                                                       O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (!job->reason) job->reason = posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    if (!job->reason)
-        job->reason = posix_spawnp(&process, job->command[0], &actions, NULL,
-                                   (char *const *)job->command, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    if (job->reason) return false;
-    do ended = waitpid(process, &state, 0);
-    while (ended < 0 && errno == EINTR);
-    job->end = REFUSED;
-    return ended == process && WIFEXITED(state) && WEXITSTATUS(state) == 0;
+    bool good;
+    job->reason = rt_run_program(job->command, job->log, &good);
+    job->end = job->reason ? NO_COMPILER : REFUSED;
+    return good;
 }
 
 static void read_log(Job *job)
