@@ -38,7 +38,11 @@ typedef struct CpuCode CpuCode; /* a module of kernels for one plan, optimised *
 
 /* True if raftc was built with LLVM. */
 bool llvm_available(void);
-/* Describes the machine of `options`. False with a message: unknown triple or CPU. */
+/* True if LLVM knows the machine of `options`, the user's words, and can generate code for it; else
+ * false with a message. Tries it in a forked child: call it before the process has other threads, as
+ * their locks stay shut in the child. The functions below trust their options. */
+bool llvm_check(const CpuOptions *options, Diag *diag);
+/* Describes the machine of `options`. */
 bool llvm_target(const CpuOptions *options, Target *target, Diag *diag);
 /* Emits and optimises the kernels of a plan. NULL with messages. */
 CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag);

@@ -12,6 +12,12 @@ bool llvm_available(void)
     return false;
 }
 
+bool llvm_check(const CpuOptions *options, Diag *diag)
+{
+    (void)options;
+    return absent(diag);
+}
+
 bool llvm_target(const CpuOptions *options, Target *target, Diag *diag)
 {
     (void)options, (void)target;

@@ -81,7 +81,9 @@ static Exit choose_target(Session *session, Compilation *c)
         return session_fail(session, EXIT_LACKING,
                             "this build of raftc has no LLVM, which --target cpu needs; "
                             "--target reference runs models slowly");
-    return llvm_target(&c->cpu, &c->target, session->diag) ? EXIT_DONE : EXIT_LACKING;
+    bool known =
+        llvm_check(&c->cpu, session->diag) && llvm_target(&c->cpu, &c->target, session->diag);
+    return known ? EXIT_DONE : EXIT_LACKING;
 }
 
 static Exit make_folder(Session *session, const char *path)

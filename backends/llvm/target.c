@@ -114,8 +114,9 @@ static void read_all(int end, char *text, size_t size)
 /* Of CPUs and features that it does not know LLVM complains on the standard error stream alone,
  * and it ends the process where it can generate no code with the rest. So what the user chose is
  * tried in a child first, and its complaint is the message. */
-static bool try_target(const CpuOptions *options, Diag *diag)
+bool llvm_check(const CpuOptions *options, Diag *diag)
 {
+    if (is_host(options) && !options->features) return true;
     int end[2], status = 0;
     char text[1024];
     if (pipe2(end, O_CLOEXEC) != 0) return diag_error(diag, (Loc){0}, "pipe: %s", strerror(errno));
@@ -132,7 +133,11 @@ static bool try_target(const CpuOptions *options, Diag *diag)
     if (child < 0) return diag_error(diag, (Loc){0}, "fork: %s", strerror(errno));
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
     bool complains = strstr(text, "not a recognized") || (status != 0 && text[0]);
-    if (!complains && !WIFSIGNALED(status)) return true;
+    if (!complains && !WIFSIGNALED(status)) {
+        LLVMTargetMachineRef machine = llvm_machine(diag->arena, options, diag);
+        if (machine) LLVMDisposeTargetMachine(machine);
+        return machine;
+    }
     char *aside = strstr(text, " (ignoring");
     text[aside ? (size_t)(aside - text) : strcspn(text, "\n")] = '\0';
     return diag_error(diag, (Loc){0}, "LLVM cannot compile for the chosen CPU: %s", text);
@@ -140,8 +145,6 @@ static bool try_target(const CpuOptions *options, Diag *diag)
 
 bool llvm_target(const CpuOptions *options, Target *target, Diag *diag)
 {
-    bool chosen = options->triple || options->features || !is_host(options);
-    if (chosen && !try_target(options, diag)) return false;
     LLVMTargetMachineRef machine = llvm_machine(diag->arena, options, diag);
     if (!machine) return false;
     LLVMMemoryBufferRef buffer = probe_assembly(machine);
