@@ -144,9 +144,9 @@ static NodeId apply_shortcut(Builder *b, int index, NodeId y, NodeId a)
     return build_binary(g, OP_ADD, build_binary(g, OP_MUL, a, factor, loc), term, loc);
 }
 
-Graph *build_graph(Arena *arena, const Model *model)
+static Graph *build(Arena *arena, const Model *model, bool masks)
 {
-    Builder b = {graph_new(arena, model->name), model, arena};
+    Builder b = {graph_new(arena, model->name), model, arena, masks};
     const Settings *settings = model->settings;
     int last = model->level_count - 1, features = 0;
     int64_t dim = model->levels[last].dim;
@@ -182,4 +182,14 @@ Graph *build_graph(Arena *arena, const Model *model)
     graph_add_output(b.graph, "logits", "forward", logits);
     RAFTC_ASSERT(features == model->feature_count);
     return b.graph;
+}
+
+Graph *build_graph(Arena *arena, const Model *model)
+{
+    return build(arena, model, false);
+}
+
+Graph *build_dropping_graph(Arena *arena, const Model *model)
+{
+    return build(arena, model, true);
 }

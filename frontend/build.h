@@ -11,6 +11,7 @@ typedef struct Builder {
     Graph *graph;
     const Model *model;
     Arena *arena;
+    bool masks; /* where training drops branches and elements, they are multiplied by an input */
 } Builder;
 
 /* A parameter called `prefix` + `suffix`; its type's axes split the stored shape [rows] or [rows,

@@ -12,8 +12,29 @@ static NodeId normalise(Builder *b, const Level *level, const char *prefix, cons
     return build_layernorm(b->graph, x, scale, shift, over, LAYERNORM_EPS, level->loc);
 }
 
+/* x times the input `mask.NAME`, where the graph has masks: f32[b] or, for dropout, of x's own type. */
+static NodeId mask(Builder *b, double rate, const char *name, const Type *type, NodeId x, Loc loc)
+{
+    if (!b->masks || rate == 0) return x;
+    NodeId factor = build_input(b->graph, BUILD_TEXT(b, MASK_PREFIX "%s", name), type, loc);
+    return build_binary(b->graph, OP_MUL, x, factor, loc);
+}
+
+static NodeId drop_elements(Builder *b, const char *prefix, const char *name, NodeId x, Loc loc)
+{
+    Type type = *graph_type(b->graph, x);
+    return mask(b, b->model->settings->dropout, BUILD_TEXT(b, "%s%s", prefix, name), &type, x, loc);
+}
+
+static NodeId drop_branch(Builder *b, const char *prefix, NodeId x, Loc loc)
+{
+    Type type = type_make(DTYPE_F32, "b");
+    const char *name = BUILD_TEXT(b, "%.*s", (int)strlen(prefix) - 1, prefix);
+    return mask(b, b->model->settings->drop_path_rate, name, &type, x, loc);
+}
+
 /* residual + fc2(gelu(fc1(normal))), contracting the axes `over`, which are `inner` ("raft 2, h
- * 56"; `size` elements) with extents. Parameters: prefix fn.0 and fn.3. */
+ * 56"; `size` elements) with extents. Parameters: prefix fn.0 and fn.3; dropout is fn.2 and fn.4. */
 static NodeId residual_mlp(Builder *b, const Level *level, const char *prefix, const char *over,
                            const char *inner, int64_t size, int64_t expansion, NodeId residual,
                            NodeId normal)
@@ -29,8 +50,10 @@ static NodeId residual_mlp(Builder *b, const Level *level, const char *prefix, c
     NodeId b2 = build_weight(b, prefix, "fn.3.bias", inner, size, 0, level->loc);
     NodeId k = build_linear(g, normal, w1, b1, over, level->loc);
     k = build_unary(g, OP_GELU, k, level->loc);
-    return build_binary(g, OP_ADD, residual, build_linear(g, k, w2, b2, "k", level->loc),
-                        level->loc);
+    k = drop_elements(b, prefix, "fn.2", k, level->loc);
+    k = build_linear(g, k, w2, b2, "k", level->loc);
+    k = drop_elements(b, prefix, "fn.4", k, level->loc);
+    return build_binary(g, OP_ADD, residual, drop_branch(b, prefix, k, level->loc), level->loc);
 }
 
 static NodeId channel_block(Builder *b, const Level *level, const char *prefix, NodeId x)

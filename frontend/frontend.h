@@ -95,6 +95,11 @@ const char *model_identifier(Arena *arena, const char *path);
 
 /* The graph of the paper: every reshape explicit, outputs `logits` and `feature0`.. . */
 Graph *build_graph(Arena *arena, const Model *model);
+/* The same as it is trained: where drop_path_rate is not 0, the branch of each block is multiplied by
+ * an input mask.BLOCK : f32[b], and where dropout is not 0, the elements by mask.BLOCK.fn.2 and .fn.4,
+ * of their own type: by 0, or by 1 / (1 - rate) where they are kept. */
+#define MASK_PREFIX "mask."
+Graph *build_dropping_graph(Arena *arena, const Model *model);
 
 /* ---- optimiser.c ------------------------------------------------------------------------------ */
 

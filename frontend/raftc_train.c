@@ -67,7 +67,7 @@ static Exit take_steps(Trainer *t, Text *metrics)
 static Exit train_filled(Trainer *t)
 {
     const Options *options = t->session->options;
-    Exit exit = trainer_open(t, t->session, options->batch ? options->batch : 1);
+    Exit exit = trainer_open(t, t->session, options->batch ? options->batch : 1, false);
     if (exit == EXIT_DONE) exit = fill_weights(t);
     if (exit != EXIT_DONE) return exit;
     fill_batch(t);

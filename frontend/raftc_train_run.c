@@ -333,6 +333,7 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
 static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
 {
     fill_batch(run, batch, epoch);
+    trainer_drop(&run->trainer, run->step, 0, batch->count);
     Exit exit = trainer_run_backward(&run->trainer, batch->count);
     double lr = raft_schedule_rate(&run->schedule, run->step);
     if (exit == EXIT_DONE) exit = trainer_run_step(&run->trainer, run->step + 1, lr);
@@ -442,11 +443,6 @@ static Exit open_data(Run *run)
 /* What the settings ask for and this build does not do. */
 static void tell_what_lacks(const Run *run)
 {
-    if (run->settings->drop_path_rate > 0)
-        session_note(run->session, "drop_path_rate %g is not applied: no branch is dropped",
-                     run->settings->drop_path_rate);
-    if (run->settings->dropout > 0)
-        session_note(run->session, "dropout %g is not applied", run->settings->dropout);
     if (run->settings->with_amp)
         session_note(run->session, "with_amp is not applied: training computes in f32");
 }
@@ -528,7 +524,7 @@ static Exit do_run(Run *run)
 {
     const Options *options = run->session->options;
     RaftError error;
-    Exit exit = trainer_open(&run->trainer, run->session, options->batch);
+    Exit exit = trainer_open(&run->trainer, run->session, options->batch, true);
     if (exit != EXIT_DONE) return exit;
     run->settings = run->trainer.model.compilation.settings;
     exit = open_data(run);

@@ -1,5 +1,6 @@
 /* raftc_trainer.c: a model that can be trained: compiled, its blocks of floats, and its runs. */
 #include "frontend/raftc_trainer.h"
+#include "runtime/train/train.h"
 
 #include <math.h>
 #include <string.h>
@@ -156,6 +157,27 @@ static void make_batch(Trainer *t)
     set_tensor(&t->model, "weight", t->weight);
 }
 
+/* Rank 1 is a branch of each image, b alone. */
+static void make_masks(Trainer *t)
+{
+    const Settings *settings = t->model.compilation.settings;
+    const Graph *graph = t->model.compilation.graph;
+    t->mask = arena_array(t->session->arena, graph->node_count, sizeof *t->mask);
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op != OP_INPUT ||
+            strncmp(node->attributes.name, MASK_PREFIX, strlen(MASK_PREFIX)))
+            continue;
+        const Type *type = graph_type(graph, id);
+        Mask *mask = &t->mask[t->mask_count++];
+        mask->rate = type->rank == 1 ? settings->drop_path_rate : settings->dropout;
+        mask->elements = type_elements(type, NULL);
+        mask->data =
+            arena_array(t->session->arena, (size_t)(t->batch * mask->elements), sizeof *mask->data);
+        set_tensor(&t->model, node->attributes.name, mask->data);
+    }
+}
+
 static void place_outputs(Trainer *t)
 {
     Machine *model = &t->model;
@@ -267,8 +289,21 @@ Exit trainer_run_backward(Trainer *t, int64_t count)
     return exit == EXIT_DONE ? machine_run(&t->model, "backward", count) : exit;
 }
 
+void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count)
+{
+    RaftDrop drop = {.seed = (uint64_t)t->model.compilation.settings->seed, .step = (uint32_t)step};
+    for (int i = 0; i < t->mask_count; i++) {
+        drop.layer = (uint32_t)i;
+        drop.rate = t->mask[i].rate;
+        drop.elements = t->mask[i].elements;
+        raft_drop_draw(&drop, (uint32_t)first, count, t->mask[i].data);
+    }
+}
+
 Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
 {
+    for (int i = 0; i < t->mask_count; i++)
+        for (int64_t k = 0; k < count * t->mask[i].elements; k++) t->mask[i].data[k] = 1;
     t->model.output[find_output(&t->model, "forward", "logits")] = logits;
     Exit exit = use_weights(t);
     return exit == EXIT_DONE ? machine_run(&t->model, "forward", count) : exit;
@@ -276,7 +311,7 @@ Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
 
 /* ---- all ---------------------------------------------------------------------------------------- */
 
-Exit trainer_open(Trainer *t, Session *session, int64_t batch)
+Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool drops)
 {
     Compilation *model = &t->model.compilation;
     *t = (Trainer){.session = session};
@@ -289,6 +324,7 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch)
         return session_fail(session, EXIT_USAGE,
                             "%s is a graph; training needs the settings of a model", model->path);
     model->train = true;
+    if (drops) model->built = build_dropping_graph(session->arena, model->model);
     t->batch = batch ? batch : model->settings->batch_size;
     if (t->batch == 0)
         return session_fail(session, EXIT_FILES, "%s: batch_size is missing", model->path);
@@ -301,6 +337,7 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch)
     if (exit != EXIT_DONE) return exit;
     make_blocks(t);
     make_batch(t);
+    make_masks(t);
     place_outputs(t);
     return EXIT_DONE;
 }

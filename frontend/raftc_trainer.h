@@ -23,6 +23,13 @@ typedef struct Machine {
     int input_count, tensor_count;
 } Machine;
 
+/* What a model drops in training, as an input of its graph (build_dropping_graph). */
+typedef struct Mask {
+    float *data;
+    int64_t elements; /* for an image */
+    double rate;
+} Mask;
+
 typedef struct Trainer {
     Session *session;
     Machine model, optimiser;
@@ -35,16 +42,22 @@ typedef struct Trainer {
     float *gradients;
     float *image, *target, *weight, *loss; /* of a batch, with room for `batch` images */
     int64_t batch, pixels;                 /* values of an image */
+    Mask *mask;
+    int mask_count;
     RaftWeightsHeader header;
     float number[8]; /* what the optimiser is told for a step */
 } Trainer;
 
 /* Compiles the model that the command line names, and makes room for batches of `batch` images (0:
- * the batch_size of the settings). Weights and moments are 0. Close it in any case. */
-Exit trainer_open(Trainer *t, Session *session, int64_t batch);
+ * the batch_size of the settings). With `drops` it drops what the settings say. Weights and moments
+ * are 0. Close it in any case. */
+Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool drops);
 void trainer_close(Trainer *t);
 /* Parameter i of the present weights. */
 float *trainer_weights(const Trainer *t, int parameter);
+/* Draws what is dropped in step `step` of the first `count` images of the batch; `first` is the place of
+ * the first of them in the global batch. */
+void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count);
 /* The losses and the gradients of the first `count` images of the batch. */
 Exit trainer_run_backward(Trainer *t, int64_t count);
 /* Step number `step`, from 1, of AdamW. */

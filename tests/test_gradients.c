@@ -322,27 +322,30 @@ static void test_every_op_has_a_case(void **state)
 }
 
 /* The tiny models, smaller still. */
-static const Graph *build_tiny(Arena *arena, int index, int64_t height, int64_t width)
+static const Graph *build_tiny(Arena *arena, int index, int64_t height, int64_t width, bool drops)
 {
-    const char *yaml = tiny_models[index].yaml, *size = "pretrained_image_size=12";
+    const char *yaml = tiny_models[index].yaml;
+    const char *const set[] = {"pretrained_image_size=12", "drop_path_rate=0.25", "dropout=0.5"};
     Diag diag = diag_new(arena);
     const Source *source = diag_add_source(&diag, tiny_models[index].name, yaml, strlen(yaml));
-    const Settings *settings = settings_parse(arena, source, &size, 1, &diag);
+    const Settings *settings = settings_parse(arena, source, set, ARRAY_SIZE(set), &diag);
     const Model *model =
         settings ? model_resolve(arena, settings, NULL, height, width, &diag) : NULL;
     if (!model) compile_failed(&diag, tiny_models[index].name);
-    return build_graph(arena, model);
+    return drops ? build_dropping_graph(arena, model) : build_graph(arena, model);
 }
 
-/* Of images whose grid is the model's, and of a size that makes every layer resample. */
+/* Of images whose grid is the model's, and of a size that makes every layer resample; and with masks,
+ * which are inputs like others. */
 static void test_models(void **state)
 {
     (void)state;
     for (int i = 0; i < (int)ARRAY_SIZE(tiny_models); i++)
-        for (int odd = 0; odd < 2; odd++) {
+        for (int k = 0; k < 3; k++) {
             Arena arena = {0};
             Random random = {(uint64_t)i};
-            const Graph *graph = build_tiny(&arena, i, odd ? 7 : 12, odd ? 6 : 12);
+            bool odd = k == 1, drops = k == 2;
+            const Graph *graph = build_tiny(&arena, i, odd ? 7 : 12, odd ? 6 : 12, drops);
             graph = differentiated(&arena, graph);
             int checked = check_gradients(tiny_models[i].name, &arena, graph, false, 1, &random);
             assert_true(checked > 10);

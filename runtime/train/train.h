@@ -36,6 +36,19 @@ bool raft_random_chance(RaftRandom *random, double probability);
 double raft_random_beta(RaftRandom *random, double alpha); /* Beta(alpha, alpha); alpha > 0 */
 void raft_random_permutation(RaftRandom *random, uint32_t count, uint32_t *order);
 
+/* ---- drop.c: drop path and dropout ------------------------------------------------------------ */
+
+typedef struct RaftDrop {
+    uint64_t seed;
+    uint32_t step, layer; /* layers are numbered as one likes, below 2^24 */
+    double rate;
+    int64_t elements; /* of an image: 1 where a whole branch is dropped */
+} RaftDrop;
+
+/* mask[count][elements] for the images of the global batch from `first` on: 0 with the probability
+ * `rate`, else 1 / (1 - rate). */
+void raft_drop_draw(const RaftDrop *drop, uint32_t first, int64_t count, float *mask);
+
 /* ---- colour.c: Pillow's ImageEnhance and ImageOps on RGB, in place --------------------------- */
 
 void raft_colour_brightness(RaftImage *image, double factor);
