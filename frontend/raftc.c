@@ -29,6 +29,8 @@ static Exit run_verb(Session *session)
         return verb_convert(session);
     case VERB_TRAIN:
         return verb_train(session);
+    case VERB_EVAL:
+        return verb_eval(session);
     default:
         RAFTC_BUG("verb %d is not in this build", session->options->verb);
     }

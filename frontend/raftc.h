@@ -290,6 +290,7 @@ Exit verb_bench(Session *session);
 Exit verb_inspect(Session *session);
 Exit verb_convert(Session *session);
 Exit verb_train(Session *session);
+Exit verb_eval(Session *session);
 
 /* ---- raftc_inspect_graph.c ------------------------------------------------------------------ */
 

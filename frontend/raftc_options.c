@@ -12,7 +12,8 @@ enum {
     INSPECT = 1 << VERB_INSPECT,
     CONVERT = 1 << VERB_CONVERT,
     TRAIN = 1 << VERB_TRAIN,
-    MODEL = COMPILE | RUN | BENCH | INSPECT | TRAIN, /* those that take a model */
+    EVAL = 1 << VERB_EVAL,
+    MODEL = COMPILE | RUN | BENCH | INSPECT | TRAIN | EVAL, /* those that take a model */
     ALL = MODEL | CONVERT
 };
 
@@ -41,7 +42,7 @@ static const Row table[] = {
          "height x width of the images; default: by dataset_name"),
     WORDS("--dtype", "f32|bf16", MODEL, read_choice, "f32|bf16", dtype,
           "arithmetic of the products; default f32"),
-    TEXT("--weights", "FILE|@fill", COMPILE | RUN | BENCH | TRAIN, read_text, weights,
+    TEXT("--weights", "FILE|@fill", COMPILE | RUN | BENCH | TRAIN | EVAL, read_text, weights,
          "a weight file, or made-up weights"),
 
     HEADING("Images and answers"),
@@ -50,7 +51,7 @@ static const Row table[] = {
          "a .safetensors with `input` [b, c, h, w], or @fill; repeatable"),
     NUMBER("--batch", "N", RUN | BENCH | TRAIN, 1, 1 << 20, batch,
            "images in one forward or step, and how many @fill makes; default 1"),
-    NUMBER("--threads", "N", RUN | BENCH | TRAIN, 1, RAFT_MAX_THREADS, threads,
+    NUMBER("--threads", "N", RUN | BENCH | TRAIN | EVAL, 1, RAFT_MAX_THREADS, threads,
            "default: OMP_NUM_THREADS, else the processors that raftc may use"),
     NUMBER("--top", "K", RUN, 1, 1 << 24, top, "print the K likeliest classes; default 5"),
     TEXT("--labels", "FILE", RUN, read_text, labels, "names of the classes, one a line"),
@@ -60,9 +61,9 @@ static const Row table[] = {
          "write the preprocessed `input` [b, c, h, w]"),
 
     HEADING("Training"),
-    TEXT("--data", "FOLDER|@fill", TRAIN, read_text, data,
-         "where the data set is, in place of data_path; or one made-up\n"
-         "batch of images and labels, in every step"),
+    TEXT("--data", "FOLDER|@fill", TRAIN | EVAL, read_text, data,
+         "where the data set is, in place of data_path; or, to train on, one\n"
+         "made-up batch of images and labels, in every step"),
     NUMBER("--steps", "N", TRAIN, 1, INT64_MAX, steps, "how many steps to take at most"),
     FLAG("--resume", TRAIN, resume, "go on from the newest checkpoint in the folder of the run"),
     TEXT("--metrics", "FILE.jsonl", TRAIN, read_text, metrics,
@@ -88,7 +89,7 @@ static const Row table[] = {
          "each kernel: time, share of the peak and of the memory's speed"),
     TEXT("--graph", "FILE.svg", INSPECT, read_text, graph,
          "draw the graph after the passes (needs Graphviz)"),
-    FLAG("--json", BENCH | INSPECT, json, "one object on stdout"),
+    FLAG("--json", BENCH | INSPECT | EVAL, json, "one object on stdout"),
 
     HEADING("Code"),
     WORDS("--target", "cpu|cuda|reference", MODEL, read_choice, "cpu|cuda|reference", target,
@@ -135,8 +136,7 @@ static const VerbInfo verbs[VERB_COUNT] = {
     [VERB_TUNE] = {"tune", "MODEL.yaml", "search tiles for this machine", 0, 0,
                    "tiles are chosen by rule, and `raftc bench` tells how well they do"},
     [VERB_TRAIN] = {"train", "SETTINGS.yaml", "train a model", 1, 1, NULL},
-    [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model", 0, 0,
-                   "`raftc run --output FILE` writes the logits of a folder of pictures"},
+    [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model on its data set", 1, 1, NULL},
     [VERB_INSPECT] = {"inspect", "FILE",
                       "what is in a model, graph, weight file or library of raftc", 1, 1, NULL},
     [VERB_CONVERT] = {"convert", "IN OUT", "copy weights, as .safetensors or .pt", 2,
@@ -260,6 +260,8 @@ static bool check_together(const Parser *parser)
     if (options->verb == VERB_RUN && !options->weights)
         good =
             wrong(parser, "run needs weights: --weights FILE, or --weights @fill for made-up ones");
+    if (options->verb == VERB_EVAL && !options->weights)
+        good = wrong(parser, "eval needs weights: --weights FILE");
     if (options->verb == VERB_RUN && options->inputs.count == 0)
         good = wrong(parser, "run needs images: pictures, folders of pictures, a .safetensors with "
                              "`input`, or @fill");

@@ -2,8 +2,8 @@
  *
  * All that is random is a function of the seed and the place in the run, and a checkpoint holds the
  * rest; so a run that was stopped, in whatever way, goes on to the same bits. */
+#include "frontend/raftc_data.h"
 #include "frontend/raftc_trainer.h"
-#include "runtime/train/train.h"
 
 #include <errno.h>
 #include <math.h>
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { AHEAD = 4, KEPT_CHECKPOINTS = 3, MOST_BAD = 1000 };
+enum { KEPT_CHECKPOINTS = 3 };
 
 typedef struct Run {
     Session *session;
@@ -19,9 +19,8 @@ typedef struct Run {
     const char *folder;
     Trainer trainer;
     RaftDataset *train, *val;
-    RaftLoading loading;
+    Data data;
     RaftMixing mixing;
-    RaftPixels pixels;
     RaftSchedule schedule;
     RaftMetrics *metrics;
     int64_t step; /* taken so far */
@@ -215,66 +214,28 @@ static Exit resume(Run *run)
 
 /* ---- validation --------------------------------------------------------------------------------- */
 
-typedef struct Score {
-    double top1, top5, loss, plain; /* sums */
-    int64_t images;
-} Score;
-
-static void score_image(const float *logits, uint32_t label, int64_t classes, double smoothing,
-                        Score *score)
+static Exit forward(void *user, int64_t count)
 {
-    double most = logits[0], sum = 0, mean = 0;
-    int64_t before = 0; /* classes that come before the right one */
-    for (int64_t k = 1; k < classes; k++) most = fmax(most, (double)logits[k]);
-    for (int64_t k = 0; k < classes; k++) {
-        sum += exp((double)logits[k] - most);
-        mean += (double)logits[k] / (double)classes;
-        before += logits[k] > logits[label] || (logits[k] == logits[label] && k < label);
-    }
-    double total = most + log(sum), plain = total - (double)logits[label];
-    score->top1 += before < 1;
-    score->top5 += before < 5;
-    score->plain += plain;
-    score->loss += smoothing * (total - mean) + (1 - smoothing) * plain;
-    score->images++;
-}
-
-static Exit score_all(Run *run, RaftLoader *loader, Score *score)
-{
-    Trainer *t = &run->trainer;
-    RaftBatch batch;
-    RaftError error;
-    for (;;) {
-        RaftStatus status = raft_loader_next(loader, &batch, &error);
-        if (status) return fail(run, status, &error);
-        if (batch.count == 0 || stop_signal) return EXIT_DONE;
-        raft_mix_images(NULL, &run->pixels, batch.bytes, 0, batch.count, t->image);
-        Exit exit = trainer_run_forward(t, batch.count, run->logits);
-        if (exit != EXIT_DONE) return exit;
-        for (int i = 0; i < batch.count; i++)
-            score_image(run->logits + i * run->settings->num_classes, batch.labels[i],
-                        run->settings->num_classes, run->settings->label_smoothing_alpha, score);
-    }
+    Run *run = user;
+    return trainer_run_forward(&run->trainer, count, run->logits);
 }
 
 static Exit validate(Run *run, int64_t epoch)
 {
     static const char *const tags[] = {"validation/loss", "validation/cross-entropy",
                                        "validation/accuracy", "validation/top5-accuracy"};
-    RaftLoading loading = run->loading;
-    RaftLoader *loader;
+    const Scorer scorer = {.images = run->trainer.image,
+                           .logits = run->logits,
+                           .room = run->trainer.batch,
+                           .forward = forward,
+                           .user = run,
+                           .stop = &stop_signal};
+    Score score;
     RaftError error;
-    Score score = {0};
-    loading.training = false;
-    loading.first = 0;
-    RaftStatus status = raft_loader_open(run->val, &loading, &loader, &error);
-    if (status) return fail(run, status, &error);
-    Exit exit = score_all(run, loader, &score);
-    raft_loader_close(loader);
+    Exit exit = data_score(&run->data, run->val, &scorer, &score);
     if (exit != EXIT_DONE || stop_signal) return exit;
-    double n = (double)score.images;
-    const double values[] = {score.loss / n, score.plain / n, score.top1 / n, score.top5 / n};
-    status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
+    const double values[] = {score.loss, score.plain, score.top1, score.top5};
+    RaftStatus status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
     if (status) return fail(run, status, &error);
     printf("epoch %lld  accuracy %.4f  top-5 %.4f  loss %.4f  cross-entropy %.4f\n",
            (long long)epoch + 1, values[2], values[3], values[0], values[1]);
@@ -298,8 +259,8 @@ static void fill_batch(Run *run, const RaftBatch *batch, int64_t epoch)
                                     (uint32_t)batch->index, RAFT_FOR_MIXING);
     RaftMix mix = {
         .count = batch->count, .mixup_order = run->orders[0], .cutmix_order = run->orders[1]};
-    raft_mix_draw(&run->mixing, &random, run->pixels.height, run->pixels.width, &mix);
-    raft_mix_images(&mix, &run->pixels, batch->bytes, 0, batch->count, t->image);
+    raft_mix_draw(&run->mixing, &random, run->data.pixels.height, run->data.pixels.width, &mix);
+    raft_mix_images(&mix, &run->data.pixels, batch->bytes, 0, batch->count, t->image);
     raft_mix_targets(&mix, batch->labels, (int)run->settings->num_classes,
                      run->settings->label_smoothing_alpha, 0, batch->count, t->target);
 }
@@ -359,10 +320,9 @@ static Exit train_epoch(Run *run, int64_t epoch)
     RaftLoader *loader;
     RaftBatch batch;
     RaftError error;
-    run->loading.training = true;
-    run->loading.epoch = (uint32_t)epoch;
-    run->loading.first = run->step - epoch * run->batches;
-    RaftStatus status = raft_loader_open(run->train, &run->loading, &loader, &error);
+    run->data.loading.epoch = (uint32_t)epoch;
+    run->data.loading.first = run->step - epoch * run->batches;
+    RaftStatus status = raft_loader_open(run->train, &run->data.loading, &loader, &error);
     if (status) return fail(run, status, &error);
     Exit exit = EXIT_DONE;
     while (exit == EXIT_DONE && !finished(run)) {
@@ -414,29 +374,16 @@ static int64_t or (int64_t value, int64_t otherwise)
 
 static Exit open_data(Run *run)
 {
-    const Settings *s = run->settings;
-    const Options *options = run->session->options;
-    const char *path = options->data ? options->data : s->data_path;
-    RaftError error;
-    if (!path)
-        return session_fail(run->session, EXIT_FILES,
-                            "%s: data_path is missing: the folder of %s; or --data FOLDER",
-                            options->arguments.item[0], s->dataset_name);
-    if (s->in_channels != 3 && s->in_channels != 1)
-        return session_fail(run->session, EXIT_FILES,
-                            "pictures have 3 channels, or 1 in grey; in_channels is %lld",
-                            (long long)s->in_channels);
-    RaftStatus status =
-        raft_dataset_open(s->dataset_name, path, true, (int)s->num_classes, &run->train, &error);
-    if (!status)
-        status =
-            raft_dataset_open(s->dataset_name, path, false, (int)s->num_classes, &run->val, &error);
-    if (status) return fail(run, status, &error);
-    run->batches = raft_dataset_count(run->train) / run->trainer.batch;
+    Trainer *t = &run->trainer;
+    Exit exit = data_describe(run->session, &t->model.compilation, t->batch, &run->data);
+    if (exit == EXIT_DONE) exit = data_open(&run->data, true, &run->train);
+    if (exit == EXIT_DONE) exit = data_open(&run->data, false, &run->val);
+    if (exit != EXIT_DONE) return exit;
+    run->batches = raft_loader_batches(run->train, &run->data.loading);
     if (run->batches == 0)
         return session_fail(
             run->session, EXIT_FILES, "%s: %lld images to train on are less than a batch of %lld",
-            path, (long long)raft_dataset_count(run->train), (long long)run->trainer.batch);
+            run->data.path, (long long)raft_dataset_count(run->train), (long long)t->batch);
     return EXIT_DONE;
 }
 
@@ -450,7 +397,6 @@ static void tell_what_lacks(const Run *run)
 static void apply_settings(Run *run)
 {
     const Settings *s = run->settings;
-    const Model *model = run->trainer.model.compilation.model;
     Arena *arena = run->session->arena;
     size_t batch = (size_t)run->trainer.batch;
     run->epochs = or (s->num_epochs, 1);
@@ -465,23 +411,6 @@ static void apply_settings(Run *run)
                                .mixup_p = s->mixup_p,
                                .cutmix_alpha = s->cutmix_alpha,
                                .cutmix_p = s->cutmix_p};
-    run->pixels = (RaftPixels){
-        .channels = (int)s->in_channels, .height = (int)model->height, .width = (int)model->width};
-    memcpy(run->pixels.mean, s->mean, sizeof s->mean);
-    memcpy(run->pixels.std, s->std, sizeof s->std);
-    run->loading = (RaftLoading){.channels = (int)s->in_channels,
-                                 .batch = (int)batch,
-                                 .seed = (uint64_t)s->seed,
-                                 .threads = (int) or (s->num_workers, run->session->threads),
-                                 .ahead = AHEAD,
-                                 .most_unreadable = MOST_BAD};
-    if (run->loading.threads > 2 * run->session->threads)
-        run->loading.threads = 2 * run->session->threads;
-    raft_augmentation_of(s->dataset_name, &run->loading.augmentation);
-    run->loading.augmentation.height = run->pixels.height;
-    run->loading.augmentation.width = run->pixels.width;
-    run->loading.augmentation.color_jitter = s->color_jitter;
-    run->loading.augmentation.cutout_p = s->cutout_p;
     for (int i = 0; i < 2; i++) run->orders[i] = arena_array(arena, batch, sizeof *run->orders[i]);
     run->logits = arena_array(arena, batch * (size_t)s->num_classes, sizeof *run->logits);
 }
