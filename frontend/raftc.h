@@ -88,6 +88,7 @@ typedef struct Options {
     bool embed;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
     bool profile, json;
+    bool train; /* with the backward pass and the step of the optimiser */
     /* running */
     Strings inputs;
     int64_t batch, threads, top;

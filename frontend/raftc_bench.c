@@ -1,13 +1,29 @@
-/* raftc_bench.c: raftc bench: how long a forward takes, and what share of the peak that is. */
+/* raftc_bench.c: raftc bench: how long a forward or a step of training takes, and what share of the
+ * peak that is. */
 #include "frontend/raftc_profile.h"
+#include "frontend/raftc_trainer.h"
 #include "runtime/peak.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 
-enum { LEAST_RUNS = 10, PEAK_RUNS = 5 };
+enum { LEAST_RUNS = 10, LEAST_STEPS = 5, PEAK_RUNS = 5 };
 static const double warm_up_seconds = 0.3, least_seconds = 2, peak_seconds = 0.02;
+
+/* What is timed. */
+typedef struct Bench {
+    Session *session;
+    Compilation *compilation; /* of the model */
+    Engine engine;            /* of training no more than what is known without code */
+    int64_t batch;
+    float *input, **output; /* of a forward */
+    Trainer *trainer;       /* NULL: a forward is timed */
+    int64_t steps;          /* of training, so far */
+    Profile profile[2];     /* the second one: of the optimiser */
+    int profile_count;      /* 0: none are wanted */
+} Bench;
 
 typedef struct Times {
     double *seconds;
@@ -17,6 +33,7 @@ typedef struct Times {
 typedef struct Result {
     double min_ms, median_ms, images_per_second, gflops, peak_gflops;
     double peak_gbytes; /* with --profile */
+    int64_t peak_bytes; /* of training: the most memory that the process had */
     uint32_t runs;
     int64_t batch, height, width;
     int threads; /* of the CPU */
@@ -70,24 +87,33 @@ static Exit reserve(Engine *engine, int64_t batch, float **input, float **output
     return exit;
 }
 
-static Exit measure_forward(Engine *engine, int64_t batch, Times *times, Profile *profile)
+/* One forward, or one step of training. */
+static Exit run_once(Bench *bench)
 {
-    Arena *arena = engine->session->arena;
-    float *input, **output = arena_array(arena, engine->graph->output_count, sizeof *output);
-    Exit reserved = reserve(engine, batch, &input, output);
-    if (reserved != EXIT_DONE) return reserved;
+    Trainer *trainer = bench->trainer;
+    if (!trainer)
+        return engine_run(&bench->engine, bench->batch, bench->input, false, bench->output);
+    Exit exit = trainer_run_backward(trainer, bench->batch);
+    if (exit != EXIT_DONE) return exit;
+    return trainer_run_step(trainer, ++bench->steps, bench->compilation->settings->lr);
+}
+
+static Exit measure_runs(Bench *bench, Times *times)
+{
+    Arena *arena = bench->session->arena;
+    uint32_t least = bench->trainer ? LEAST_STEPS : LEAST_RUNS;
     double begin = seconds_now(), measured = 0;
     do {
-        Exit exit = engine_run(engine, batch, input, false, output);
+        Exit exit = run_once(bench);
         if (exit != EXIT_DONE) return exit;
     } while (seconds_now() - begin < warm_up_seconds);
-    while (times->count < LEAST_RUNS || measured < least_seconds) {
+    while (times->count < least || measured < least_seconds) {
         double start = seconds_now();
-        Exit exit = engine_run(engine, batch, input, false, output);
+        Exit exit = run_once(bench);
         if (exit != EXIT_DONE) return exit;
         double taken = seconds_now() - start;
         measured += taken;
-        if (profile) profile_add(profile);
+        for (int i = 0; i < bench->profile_count; i++) profile_add(&bench->profile[i]);
         *ARENA_PUSH(arena, times->seconds, times->count, times->capacity) = taken;
     }
     return EXIT_DONE;
@@ -117,23 +143,32 @@ static const char *machine_name(Arena *arena)
     return name;
 }
 
-static Result summarise(Session *session, const Engine *engine, const Compilation *c, Times *times,
-                        double peak)
+static int64_t peak_bytes(void)
 {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+static Result summarise(const Bench *bench, Times *times, double peak)
+{
+    Session *session = bench->session;
+    const Engine *engine = &bench->engine;
     qsort(times->seconds, times->count, sizeof *times->seconds, by_value);
     const Axis *axis = engine->input->type.axis;
     uint32_t middle = times->count / 2;
     double median = times->seconds[middle];
     if (times->count % 2 == 0) median = (median + times->seconds[middle - 1]) / 2;
-    int64_t batch = session->options->batch ? session->options->batch : 1;
-    double flops = 2 * (double)graph_multiply_adds(c->built, session->arena) * (double)batch;
+    double forwards = (double)bench->batch * (bench->trainer ? 3 : 1); /* a step is worth three */
+    double flops =
+        2 * (double)graph_multiply_adds(bench->compilation->built, session->arena) * forwards;
     return (Result){.min_ms = 1e3 * times->seconds[0],
                     .median_ms = 1e3 * median,
-                    .images_per_second = (double)batch / median,
+                    .images_per_second = (double)bench->batch / median,
                     .gflops = 1e-9 * flops / median,
                     .peak_gflops = peak,
+                    .peak_bytes = bench->trainer ? peak_bytes() : 0,
                     .runs = times->count,
-                    .batch = batch,
+                    .batch = bench->batch,
                     .height = axis[2].extent,
                     .width = axis[3].extent,
                     .threads = engine->on_gpu ? 0 : session->threads,
@@ -149,68 +184,101 @@ static const char *target_name(const Session *session)
     return name[session->options->target];
 }
 
-static void print_json(const Session *session, const Result *result, const Profile *profile)
+static void print_json(const Bench *bench, const Result *result)
 {
-    const char *image = arena_printf(session->arena, "%lldx%lld", (long long)result->height,
-                                     (long long)result->width);
+    Arena *arena = bench->session->arena;
+    const char *image =
+        arena_printf(arena, "%lldx%lld", (long long)result->height, (long long)result->width);
     json_t *object = json_pack(
         "{s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:I, s:s, s:s, s:o}", "min_ms", result->min_ms,
         "median_ms", result->median_ms, "images_per_second", result->images_per_second, "gflops",
         result->gflops, "peak_gflops", result->peak_gflops, "threads", result->threads, "dtype",
-        "f32", "batch", (json_int_t)result->batch, "image", image, "target", target_name(session),
-        "machine", json_text(session->arena, result->machine));
-    if (profile) {
+        "f32", "batch", (json_int_t)result->batch, "image", image, "target",
+        target_name(bench->session), "machine", json_text(arena, result->machine));
+    if (result->peak_bytes)
+        json_object_set_new(object, "peak_bytes", json_integer(result->peak_bytes));
+    if (bench->profile_count) {
         json_object_set_new(object, "peak_gbytes_per_second", json_real(result->peak_gbytes));
-        json_object_set_new(object, "kernels",
-                            profile_json(profile, session->arena, result->batch));
+        json_object_set_new(
+            object, "kernels",
+            profile_json(bench->profile, bench->profile_count, arena, result->batch));
     }
     json_print(object);
 }
 
-static void print_table(const Session *session, const Compilation *c, const Result *result)
+static void print_table(const Bench *bench, const Result *result)
 {
-    printf("%s, f32, batch %lld, %lldx%lld, %s, ", c->built->name, (long long)result->batch,
-           (long long)result->height, (long long)result->width, target_name(session));
+    printf("%s, f32, %sbatch %lld, %lldx%lld, %s, ", bench->compilation->built->name,
+           bench->trainer ? "training, " : "", (long long)result->batch, (long long)result->height,
+           (long long)result->width, target_name(bench->session));
     if (result->threads) printf("%d threads, ", result->threads);
     printf("%s\n", result->machine);
     printf("%10s %10s %10s %10s %8s\n", "min ms", "median ms", "images/s", "GFLOP/s", "of peak");
     printf("%10.3f %10.3f %10.2f %10.2f %6.1f %%\n", result->min_ms, result->median_ms,
            result->images_per_second, result->gflops, 100 * result->gflops / result->peak_gflops);
-    printf("%u forwards; peak %.2f GFLOP/s: multiply-adds on registers alone%s\n", result->runs,
+    printf("%u %s; peak %.2f GFLOP/s: multiply-adds on registers alone%s\n", result->runs,
+           bench->trainer ? "steps, each counted as three forwards" : "forwards",
            result->peak_gflops, result->threads ? ", on the same threads" : "");
+    if (result->peak_bytes)
+        printf("peak memory of the process %.1f MB\n", 1e-6 * (double)result->peak_bytes);
+    if (bench->profile_count)
+        profile_print(bench->profile, bench->profile_count, bench->session->arena, result->batch,
+                      result->peak_gflops, result->peak_gbytes);
 }
 
 /* ---- the verb -------------------------------------------------------------------------------- */
 
-static Exit bench(Session *session, Compilation *c, Engine *engine)
+static Exit open_forward(Bench *bench)
 {
+    Session *session = bench->session;
     const Options *options = session->options;
+    Compilation *c = bench->compilation;
+    Engine *engine = &bench->engine;
     Exit exit = compilation_load(session, options->arguments.item[0], c);
     if (exit == EXIT_DONE) exit = engine_check(session, c, engine);
     if (exit == EXIT_DONE)
         exit = engine_open(engine, c, options->weights ? options->weights : "@fill");
     if (exit != EXIT_DONE) return exit;
+    bench->output = arena_array(session->arena, engine->graph->output_count, sizeof *bench->output);
+    if (options->profile)
+        profile_begin(&bench->profile[bench->profile_count++], session->arena, c, engine->shell,
+                      engine->on_gpu ? 1 : session->threads);
+    return reserve(engine, bench->batch, &bench->input, bench->output);
+}
+
+static Exit open_training(Bench *bench, Trainer *trainer)
+{
+    Session *session = bench->session;
+    Exit exit = trainer_open(trainer, session, bench->batch, false);
+    if (exit == EXIT_DONE) exit = engine_check(session, bench->compilation, &bench->engine);
+    if (exit == EXIT_DONE) exit = trainer_fill(trainer);
+    if (exit != EXIT_DONE) return exit;
+    bench->trainer = trainer;
+    Machine *const machines[] = {&trainer->model, &trainer->optimiser};
+    for (size_t i = 0; i < ARRAY_SIZE(machines) && session->options->profile; i++)
+        profile_begin(&bench->profile[bench->profile_count++], session->arena,
+                      &machines[i]->compilation, machines[i]->shell, session->threads);
+    return EXIT_DONE;
+}
+
+static Exit measure(Bench *bench)
+{
     Times times = {0};
     double peak = 0;
-    Profile kernels, *profile = options->profile ? &kernels : NULL;
-    if (profile) profile_begin(profile, engine, c);
-    exit = measure_peak(engine, &peak);
-    if (exit == EXIT_DONE)
-        exit = measure_forward(engine, options->batch ? options->batch : 1, &times, profile);
-    if (exit == EXIT_DONE) exit = measure_peak(engine, &peak);
+    Exit exit = measure_peak(&bench->engine, &peak);
+    if (exit == EXIT_DONE) exit = measure_runs(bench, &times);
+    if (exit == EXIT_DONE) exit = measure_peak(&bench->engine, &peak);
     if (exit != EXIT_DONE) return exit;
-    Result result = summarise(session, engine, c, &times, peak);
-    if (profile) exit = measure_bandwidth(engine, &result.peak_gbytes);
+    Result result = summarise(bench, &times, peak);
+    if (bench->profile_count) exit = measure_bandwidth(&bench->engine, &result.peak_gbytes);
     if (exit != EXIT_DONE) return exit;
-    if (options->json)
-        print_json(session, &result, profile);
+    if (bench->session->options->json)
+        print_json(bench, &result);
     else
-        print_table(session, c, &result);
-    if (profile && !options->json)
-        profile_print(profile, session->arena, result.batch, peak, result.peak_gbytes);
-    exit = report_print(session, c);
+        print_table(bench, &result);
+    exit = report_print(bench->session, bench->compilation);
     if (exit == EXIT_DONE && result.gflops > result.peak_gflops)
-        return session_fail(session, EXIT_MISSED,
+        return session_fail(bench->session, EXIT_MISSED,
                             "%.2f GFLOP/s is over 100 %% of the peak: one of the two is not "
                             "measured rightly; is the machine busy?",
                             result.gflops);
@@ -219,10 +287,15 @@ static Exit bench(Session *session, Compilation *c, Engine *engine)
 
 Exit verb_bench(Session *session)
 {
+    const Options *options = session->options;
     Compilation compilation = {0};
-    Engine engine = {0};
-    Exit exit = bench(session, &compilation, &engine);
-    engine_close(&engine);
+    Trainer trainer = {0};
+    Bench bench = {.session = session, .batch = options->batch ? options->batch : 1};
+    bench.compilation = options->train ? &trainer.model.compilation : &compilation;
+    Exit exit = options->train ? open_training(&bench, &trainer) : open_forward(&bench);
+    if (exit == EXIT_DONE) exit = measure(&bench);
+    engine_close(&bench.engine);
     compilation_close(&compilation);
+    trainer_close(&trainer);
     return exit;
 }

@@ -8,12 +8,10 @@
 #include <float.h>
 #include <string.h>
 
-void profile_begin(Profile *profile, const Engine *engine, const Compilation *c)
+void profile_begin(Profile *profile, Arena *arena, const Compilation *c, RaftShell *shell,
+                   int threads)
 {
-    Arena *arena = engine->session->arena;
-    *profile = (Profile){.shell = engine->shell,
-                         .plan = c->plan,
-                         .threads = engine->on_gpu ? 1 : engine->session->threads};
+    *profile = (Profile){.shell = shell, .plan = c->plan, .threads = threads};
     profile->code = c->made->steps;
     profile->step = arena_array(arena, (size_t)c->plan->step_count, sizeof *profile->step);
     for (int s = 0; s < c->plan->step_count; s++)
@@ -45,6 +43,7 @@ void profile_add(Profile *profile)
 /* ---- rows ------------------------------------------------------------------------------------ */
 
 typedef struct Row {
+    const Profile *profile;
     int first, steps; /* the step of the plan that came first, and how many share its code */
     double seconds, work, flops, bytes;
 } Row;
@@ -57,19 +56,18 @@ static Row *find_row(Row *rows, int count, const Profile *profile, int step)
     return NULL;
 }
 
-/* One row for each kernel that ran; *count of them. */
-static Row *collect_rows(const Profile *profile, Arena *arena, int64_t batch, int *count)
+/* Adds one row for each kernel that ran; returns how many. */
+static int add_rows(const Profile *profile, int64_t batch, Row *rows)
 {
-    Row *rows = arena_array(arena, (size_t)profile->step_count, sizeof *rows);
-    *count = 0;
+    int count = 0;
     for (int s = 0; s < profile->step_count; s++) {
         if (profile->least[s] <= 0) continue; /* of another entry */
         int at = profile->step[s];
         const Step *step = &profile->plan->steps[at];
-        Row *row = find_row(rows, *count, profile, at);
+        Row *row = find_row(rows, count, profile, at);
         if (!row) {
-            row = &rows[(*count)++];
-            row->first = at;
+            row = &rows[count++];
+            *row = (Row){.profile = profile, .first = at};
         }
         row->steps++;
         row->seconds += profile->least[s];
@@ -78,13 +76,25 @@ static Row *collect_rows(const Profile *profile, Arena *arena, int64_t batch, in
         row->bytes += (double)step_bytes(profile->plan, step, true) * (double)batch +
                       (double)step_bytes(profile->plan, step, false);
     }
-    return rows;
+    return count;
 }
 
-static const char *row_text(const Profile *profile, const Row *row, Arena *arena)
+/* The rows of all profiles; *count of them in the end. */
+static Row *collect_rows(const Profile *profile, Arena *arena, int64_t batch, int *count)
 {
-    const Graph *graph = profile->plan->graph;
-    int at = profile->plan->steps[row->first].kernel;
+    int steps = 0, rows = 0;
+    for (int i = 0; i < *count; i++) steps += profile[i].step_count;
+    Row *row = arena_array(arena, (size_t)steps, sizeof *row);
+    for (int i = 0; i < *count; i++) rows += add_rows(&profile[i], batch, row + rows);
+    *count = rows;
+    return row;
+}
+
+static const char *row_text(const Row *row, Arena *arena)
+{
+    const Plan *plan = row->profile->plan;
+    const Graph *graph = plan->graph;
+    int at = plan->steps[row->first].kernel;
     const Kernel *kernel = &graph->kernels[at];
     Text text = text_new(arena);
     text_printf(&text, "%s (", kernel_name(graph, at, arena));
@@ -105,10 +115,9 @@ static double share(double part, double whole)
     return whole > 0 ? part / whole : 0;
 }
 
-void profile_print(const Profile *profile, Arena *arena, int64_t batch, double peak_gflops,
-                   double peak_gbytes)
+void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
+                   double peak_gflops, double peak_gbytes)
 {
-    int count;
     const Row *rows = collect_rows(profile, arena, batch, &count);
     double seconds = 0;
     for (int i = 0; i < count; i++) seconds += rows[i].seconds;
@@ -119,17 +128,16 @@ void profile_print(const Profile *profile, Arena *arena, int64_t batch, double p
         double gflops = 1e-9 * row->flops / row->seconds, gbytes = 1e-9 * row->bytes / row->seconds;
         printf("%4d %5d %9.3f %4.1f %% %6.1f %% %9.2f %5.1f %% %9.3f %8.2f %7.1f %%  %s\n",
                row->first, row->steps, 1e3 * row->seconds, 100 * row->seconds / seconds,
-               100 * row->work / row->seconds / profile->threads, gflops,
+               100 * row->work / row->seconds / row->profile->threads, gflops,
                100 * share(gflops, peak_gflops), 1e-6 * row->bytes, gbytes,
-               100 * share(gbytes, peak_gbytes), row_text(profile, row, arena));
+               100 * share(gbytes, peak_gbytes), row_text(row, arena));
     }
     printf("%10s %9.3f ms in kernels, each at its best; memory %.2f GB/s\n", "", 1e3 * seconds,
            peak_gbytes);
 }
 
-json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch)
+json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch)
 {
-    int count;
     const Row *rows = collect_rows(profile, arena, batch, &count);
     json_t *list = json_array();
     for (int i = 0; i < count; i++) {
@@ -137,10 +145,10 @@ json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch)
         json_array_append_new(
             list, json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s}", "step", row->first, "times",
                             row->steps, "ms", 1e3 * row->seconds, "balance",
-                            row->work / row->seconds / profile->threads, "gflops",
+                            row->work / row->seconds / row->profile->threads, "gflops",
                             1e-9 * row->flops / row->seconds, "mbytes", 1e-6 * row->bytes,
                             "gbytes_per_second", 1e-9 * row->bytes / row->seconds, "kernel",
-                            row_text(profile, row, arena)));
+                            row_text(row, arena)));
     }
     return list;
 }

@@ -15,11 +15,14 @@ typedef struct Profile {
     double *least, *work; /* of each step: its time in the best run, and that of all threads */
 } Profile;
 
-/* From now on every run is measured: profile_add after each that counts. */
-void profile_begin(Profile *profile, const Engine *engine, const Compilation *compilation);
+/* From now on every run of the shell, on so many threads, is measured: profile_add after each that
+ * counts. */
+void profile_begin(Profile *profile, Arena *arena, const Compilation *compilation, RaftShell *shell,
+                   int threads);
 void profile_add(Profile *profile);
-void profile_print(const Profile *profile, Arena *arena, int64_t batch, double peak_gflops,
-                   double peak_gbytes);
-json_t *profile_json(const Profile *profile, Arena *arena, int64_t batch);
+/* Of `count` profiles, as one table. */
+void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
+                   double peak_gflops, double peak_gbytes);
+json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch);
 
 #endif

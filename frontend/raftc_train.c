@@ -6,7 +6,8 @@
 static Exit fill_weights(Trainer *t)
 {
     const float **data;
-    Exit exit = parameters_read(t->session, t->session->arena, t->session->options->weights,
+    const char *weights = t->session->options->weights;
+    Exit exit = parameters_read(t->session, t->session->arena, weights ? weights : "@fill",
                                 t->parameters, t->parameter_count, &data);
     for (int i = 0; exit == EXIT_DONE && i < t->parameter_count; i++)
         memcpy(trainer_weights(t, i), data[i], (size_t)t->parameters[i].elements * sizeof(float));
@@ -64,13 +65,19 @@ static Exit take_steps(Trainer *t, Text *metrics)
     return exit;
 }
 
+Exit trainer_fill(Trainer *t)
+{
+    Exit exit = fill_weights(t);
+    if (exit == EXIT_DONE) fill_batch(t);
+    return exit;
+}
+
 static Exit train_filled(Trainer *t)
 {
     const Options *options = t->session->options;
     Exit exit = trainer_open(t, t->session, options->batch ? options->batch : 1, false);
-    if (exit == EXIT_DONE) exit = fill_weights(t);
+    if (exit == EXIT_DONE) exit = trainer_fill(t);
     if (exit != EXIT_DONE) return exit;
-    fill_batch(t);
     Text metrics = text_new(t->session->arena);
     exit = take_steps(t, &metrics);
     if (exit == EXIT_DONE && options->metrics)

@@ -67,6 +67,11 @@ Exit trainer_run_forward(Trainer *t, int64_t count, float *logits);
 /* The tensors of a block: the present weights, NULL, or another that is laid out alike. */
 RaftTensor *trainer_tensors(const Trainer *t, const float *block);
 
+/* ---- raftc_train.c ------------------------------------------------------------------------------ */
+
+/* The weights of the options, or made-up ones, and one made-up batch of images and labels. */
+Exit trainer_fill(Trainer *t);
+
 /* ---- raftc_train_run.c: the published recipe on real data -------------------------------------- */
 
 Exit train_run(Session *session);
