@@ -43,6 +43,10 @@ typedef struct Settings {
     double lr, end_lr, weight_decay, label_smoothing_alpha, mixup_alpha, mixup_p, cutmix_alpha,
         cutmix_p, cutout_p, color_jitter;
     bool with_amp, with_clearml;
+    /* Not of the published recipe. */
+    bool sgd, decay_biases_and_norms;
+    double momentum, max_grad_norm, ema_decay;
+    int64_t accumulation_steps;
     /* What dataset_name gives. */
     int64_t default_height, default_width;
     double mean[3], std[3];
@@ -103,13 +107,32 @@ Graph *build_dropping_graph(Arena *arena, const Model *model);
 
 /* ---- optimiser.c ------------------------------------------------------------------------------ */
 
-/* One step of AdamW over all parameters. Inputs f32[b, n elements], b being 1: `w`, their gradients
- * `g`, the moments `m` and `v`; outputs of the entry `step`: w, m and v after it. Parameters, f32[]:
- *     beta1, rest1 = 1 - beta1, beta2, rest2 = 1 - beta2, eps
- *     keep = 1 - learning rate * weight decay
- *     rate = - learning rate / (1 - beta1^t)
- *     correction = 1 / sqrt(1 - beta2^t)         of step t, from 1
- */
-Graph *build_adamw(Arena *arena, int64_t elements);
+typedef enum { OPTIMISER_ADAMW, OPTIMISER_SGD } OptimiserKind;
+
+typedef struct Optimiser {
+    OptimiserKind kind;
+    double weight_decay, momentum; /* momentum: of SGD */
+    double most_norm;              /* of the gradients; 0: they are taken as they are */
+    double average;                /* the average of the weights keeps so much of itself; 0: none */
+    bool exempts;                  /* some weights do not decay */
+} Optimiser;
+
+Optimiser optimiser_of(const Settings *settings);
+
+/* One step over all parameters. Inputs f32[b, n elements], b being 1: the weights `w`, their gradients
+ * `g`, `m` and, of AdamW, `v`; where wanted the average `e`, and `decays`, 1 where weights decay and
+ * else 0. Outputs of the entry `step`: w, m, v and e after it. Parameters, f32[]: the numbers that
+ * optimiser_numbers gives. As PyTorch: AdamW's weight decay is decoupled, SGD's is added to the gradient. */
+Graph *build_optimiser(Arena *arena, const Optimiser *optimiser, int64_t elements);
+
+enum { OPTIMISER_MOST_NUMBERS = 12 };
+typedef struct OptimiserNumber {
+    const char *name;
+    double value;
+} OptimiserNumber;
+
+/* The numbers of step `step`, from 1; `norm` is that of all gradients. Returns how many. */
+int optimiser_numbers(const Optimiser *optimiser, int64_t step, double learning_rate, double norm,
+                      OptimiserNumber numbers[static OPTIMISER_MOST_NUMBERS]);
 
 #endif

@@ -55,7 +55,7 @@ static Exit take_steps(Trainer *t, Text *metrics)
     double lr = t->model.compilation.settings->lr;
     Exit exit = EXIT_DONE;
     for (int64_t step = 1; step <= options->steps && exit == EXIT_DONE; step++) {
-        exit = trainer_run_backward(t, t->batch);
+        exit = trainer_run_backward(t, t->batch, t->batch, false);
         if (exit != EXIT_DONE) break;
         add_metrics(t, step, metrics);
         if (step == 1 && options->dump_gradients)

@@ -2,8 +2,7 @@
  *
  * All that is random is a function of the seed and the place in the run, and a checkpoint holds the
  * rest; so a run that was stopped, in whatever way, goes on to the same bits. */
-#include "frontend/raftc_data.h"
-#include "frontend/raftc_trainer.h"
+#include "frontend/raftc_train_run.h"
 
 #include <errno.h>
 #include <math.h>
@@ -11,205 +10,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { KEPT_CHECKPOINTS = 3 };
-
-typedef struct Run {
-    Session *session;
-    const Settings *settings;
-    const char *folder;
-    Trainer trainer;
-    RaftDataset *train, *val;
-    Data data;
-    RaftMixing mixing;
-    RaftSchedule schedule;
-    RaftMetrics *metrics;
-    int64_t step; /* taken so far */
-    bool due;     /* they end an epoch that is still to be validated */
-    int64_t epochs, batches, validate_every, checkpoint_every, log_every;
-    double started, waited;
-    int64_t seen; /* images since then */
-    uint32_t *orders[2];
-    float *logits;
-} Run;
-
 static volatile sig_atomic_t stop_signal;
 
 static void on_stop(int signal)
 {
     stop_signal = signal;
-}
-
-static Exit fail(const Run *run, RaftStatus status, const RaftError *error)
-{
-    return session_fail_file(run->session, status, error);
-}
-
-/* ---- the start ---------------------------------------------------------------------------------- */
-
-/* The index of the parameter, or -1. */
-static int find_parameter(const Trainer *t, const char *name)
-{
-    for (int i = 0; i < t->parameter_count; i++)
-        if (strcmp(t->parameters[i].name, name) == 0) return i;
-    return -1;
-}
-
-/* PyTorch's: Linear weights and biases uniform within 1 / sqrt(inputs), LayerNorm 1 and 0. */
-static void draw_weights(Run *run)
-{
-    Trainer *t = &run->trainer;
-    for (int i = 0; i < t->parameter_count; i++) {
-        const RaftTensorInfo *info = &t->parameters[i];
-        const char *dot = strrchr(info->name, '.');
-        bool bias = dot && strcmp(dot, ".bias") == 0;
-        int weight = i;
-        if (bias)
-            weight = find_parameter(t, arena_printf(run->session->arena, "%.*s.weight",
-                                                    (int)(dot - info->name), info->name));
-        bool linear = weight >= 0 && t->parameters[weight].rank == 2;
-        double bound = linear ? 1 / sqrt((double)t->parameters[weight].shape[1]) : 0;
-        RaftRandom random =
-            raft_random((uint64_t)run->settings->seed, 0, (uint32_t)i, RAFT_FOR_WEIGHTS);
-        float *data = trainer_weights(t, i);
-        for (int64_t k = 0; k < info->elements; k++)
-            data[k] = linear ? (float)raft_random_uniform(&random, -bound, bound) : !bias;
-    }
-}
-
-static bool same_shape(const RaftTensor *tensor, const RaftTensorInfo *info)
-{
-    return tensor->rank == info->rank &&
-           !memcmp(tensor->shape, info->shape, (size_t)info->rank * sizeof info->shape[0]);
-}
-
-/* Takes what fits of a weight file, but for the classifier, and names what does not. */
-static Exit take_pretrained(Run *run, const char *path)
-{
-    Trainer *t = &run->trainer;
-    RaftWeights *weights;
-    RaftError error;
-    RaftStatus status = raft_weights_open(path, &weights, &error);
-    if (status) return fail(run, status, &error);
-    for (int i = 0; !status && i < t->parameter_count; i++) {
-        const RaftTensorInfo *info = &t->parameters[i];
-        if (strncmp(info->name, "classifier.", 11) == 0) continue;
-        const RaftTensor *tensor = raft_weights_find(weights, info->name);
-        if (tensor && same_shape(tensor, info))
-            status = raft_tensor_read_f32(tensor, trainer_weights(t, i), &error);
-        else
-            session_note(run->session, "%s: '%s' %s; it starts anew", path, info->name,
-                         tensor ? "is of another shape" : "is missing");
-    }
-    raft_weights_close(weights);
-    return status ? fail(run, status, &error) : EXIT_DONE;
-}
-
-static Exit start_weights(Run *run)
-{
-    const Options *options = run->session->options;
-    Trainer *t = &run->trainer;
-    const float **data;
-    draw_weights(run);
-    if (run->settings->pretrained_from) return take_pretrained(run, run->settings->pretrained_from);
-    if (!options->weights) return EXIT_DONE;
-    Exit exit = parameters_read(run->session, run->session->arena, options->weights, t->parameters,
-                                t->parameter_count, &data);
-    for (int i = 0; exit == EXIT_DONE && i < t->parameter_count; i++)
-        memcpy(trainer_weights(t, i), data[i], (size_t)t->parameters[i].elements * sizeof(float));
-    return exit;
-}
-
-/* ---- checkpoints -------------------------------------------------------------------------------- */
-
-/* The weights, then the moments as one tensor each; *count of them. */
-static RaftTensor *state_tensors(Run *run, int *count)
-{
-    Trainer *t = &run->trainer;
-    RaftTensor *all = arena_array(run->session->arena, (size_t)t->parameter_count + 2, sizeof *all);
-    memcpy(all, trainer_tensors(t, NULL), (size_t)t->parameter_count * sizeof *all);
-    for (int k = 0; k < 2; k++)
-        all[t->parameter_count + k] = (RaftTensor){.name = k ? "optimiser.v" : "optimiser.m",
-                                                   .dtype = RAFT_F32,
-                                                   .rank = 1,
-                                                   .shape = {t->floats},
-                                                   .elements = t->floats,
-                                                   .data = k ? t->v[0] : t->m[0]};
-    *count = t->parameter_count + 2;
-    return all;
-}
-
-/* What a resumed run must have in common with the one before, as key, value, ..., NULL. */
-static const char **identity(const Run *run, const char *step)
-{
-    Arena *arena = run->session->arena;
-    const char **pairs = arena_array(arena, 13, sizeof *pairs);
-    const struct {
-        const char *key;
-        int64_t value;
-    } numbers[] = {{"seed", run->settings->seed},
-                   {"batch_size", run->trainer.batch},
-                   {"images", raft_dataset_count(run->train)},
-                   {"num_epochs", run->epochs}};
-    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
-        pairs[2 * i] = numbers[i].key;
-        pairs[2 * i + 1] = arena_printf(arena, "%lld", (long long)numbers[i].value);
-    }
-    pairs[8] = "step";
-    pairs[9] = step;
-    pairs[10] = "validation";
-    pairs[11] = run->due ? "due" : "done";
-    return pairs;
-}
-
-static Exit save_checkpoint(Run *run)
-{
-    int count;
-    RaftError error;
-    const RaftTensor *tensors = state_tensors(run, &count);
-    const char *step = arena_printf(run->session->arena, "%lld", (long long)run->step);
-    signals_hold();
-    RaftStatus status = raft_checkpoint_save(run->folder, run->step, KEPT_CHECKPOINTS, tensors,
-                                             count, identity(run, step), &error);
-    signals_release();
-    return status ? fail(run, status, &error) : EXIT_DONE;
-}
-
-static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
-{
-    int count;
-    const char *key, *value;
-    const RaftTensor *tensors = state_tensors(run, &count);
-    const char **wanted = identity(run, NULL);
-    for (int i = 0; raft_weights_metadata(checkpoint, i, &key, &value); i++) {
-        if (strcmp(key, "validation") == 0) run->due = strcmp(value, "due") == 0;
-        for (int k = 0; k < 8; k += 2)
-            if (strcmp(key, wanted[k]) == 0 && strcmp(value, wanted[k + 1]) != 0)
-                return session_fail(run->session, EXIT_FILES,
-                                    "%s: the run there has %s %s, this one %s; it cannot go on so",
-                                    run->folder, key, value, wanted[k + 1]);
-    }
-    for (int i = 0; i < count; i++) {
-        const RaftTensor *tensor = raft_weights_find(checkpoint, tensors[i].name);
-        if (!tensor || tensor->dtype != RAFT_F32 || tensor->elements != tensors[i].elements)
-            return session_fail(run->session, EXIT_FILES,
-                                "%s: its checkpoint is of another model: '%s' differs", run->folder,
-                                tensors[i].name);
-        memcpy((float *)tensors[i].data, tensor->data, (size_t)tensor->elements * sizeof(float));
-    }
-    return EXIT_DONE;
-}
-
-static Exit resume(Run *run)
-{
-    RaftWeights *checkpoint;
-    RaftError error, refused;
-    RaftStatus status =
-        raft_checkpoint_newest(run->folder, &checkpoint, &run->step, &refused, &error);
-    if (refused.message[0]) session_note(run->session, "passed over: %s", refused.message);
-    if (status) return fail(run, status, &error);
-    Exit exit = take_checkpoint(run, checkpoint);
-    raft_weights_close(checkpoint);
-    return exit;
 }
 
 /* ---- validation --------------------------------------------------------------------------------- */
@@ -226,7 +31,7 @@ static Exit validate(Run *run, int64_t epoch)
                                        "validation/accuracy", "validation/top5-accuracy"};
     const Scorer scorer = {.images = run->trainer.image,
                            .logits = run->logits,
-                           .room = run->trainer.batch,
+                           .room = run->trainer.room,
                            .forward = forward,
                            .user = run,
                            .stop = &stop_signal};
@@ -236,7 +41,7 @@ static Exit validate(Run *run, int64_t epoch)
     if (exit != EXIT_DONE || stop_signal) return exit;
     const double values[] = {score.loss, score.plain, score.top1, score.top5};
     RaftStatus status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
-    if (status) return fail(run, status, &error);
+    if (status) return run_fail(run, status, &error);
     printf("epoch %lld  accuracy %.4f  top-5 %.4f  loss %.4f  cross-entropy %.4f\n",
            (long long)epoch + 1, values[2], values[3], values[0], values[1]);
     fflush(stdout);
@@ -244,36 +49,47 @@ static Exit validate(Run *run, int64_t epoch)
     const char *const no_metadata[] = {NULL};
     signals_hold();
     status = raft_checkpoint_save_best(run->folder, values[2], epoch + 1,
-                                       trainer_tensors(&run->trainer, NULL),
+                                       trainer_tensors(&run->trainer, trainer_best(&run->trainer)),
                                        run->trainer.parameter_count, no_metadata, &error);
     signals_release();
-    return status ? fail(run, status, &error) : EXIT_DONE;
+    return status ? run_fail(run, status, &error) : EXIT_DONE;
 }
 
 /* ---- steps -------------------------------------------------------------------------------------- */
 
-static void fill_batch(Run *run, const RaftBatch *batch, int64_t epoch)
+static RaftMix draw_mix(Run *run, const RaftBatch *batch, int64_t epoch)
 {
-    Trainer *t = &run->trainer;
     RaftRandom random = raft_random((uint64_t)run->settings->seed, (uint32_t)epoch,
                                     (uint32_t)batch->index, RAFT_FOR_MIXING);
     RaftMix mix = {
         .count = batch->count, .mixup_order = run->orders[0], .cutmix_order = run->orders[1]};
     raft_mix_draw(&run->mixing, &random, run->data.pixels.height, run->data.pixels.width, &mix);
-    raft_mix_images(&mix, &run->data.pixels, batch->bytes, 0, batch->count, t->image);
-    raft_mix_targets(&mix, batch->labels, (int)run->settings->num_classes,
-                     run->settings->label_smoothing_alpha, 0, batch->count, t->target);
+    return mix;
+}
+
+/* One part of the batch: its losses and gradients are added to those of the parts before it. */
+static Exit run_part(Run *run, const RaftBatch *batch, const RaftMix *mix, int64_t part)
+{
+    Trainer *t = &run->trainer;
+    int64_t first = batch->count * part / t->parts;
+    int64_t count = batch->count * (part + 1) / t->parts - first;
+    raft_mix_images(mix, &run->data.pixels, batch->bytes, (int)first, (int)count, t->image);
+    raft_mix_targets(mix, batch->labels, (int)run->settings->num_classes,
+                     run->settings->label_smoothing_alpha, (int)first, (int)count, t->target);
+    trainer_drop(t, run->step, first, count);
+    Exit exit = trainer_run_backward(t, count, batch->count, part > 0);
+    for (int64_t i = 0; i < count; i++) run->loss += (double)t->loss[i] / batch->count;
+    return exit;
 }
 
 static Exit tell(Run *run, int64_t epoch, int count, double lr)
 {
     static const char *const tags[] = {"training/loss", "lr"};
     RaftError error;
-    double loss = 0, now = seconds_now(), elapsed = now - run->started;
-    for (int i = 0; i < count; i++) loss += (double)run->trainer.loss[i] / count;
+    double now = seconds_now(), elapsed = now - run->started;
     RaftStatus status =
-        raft_metrics_add(run->metrics, run->step, 2, tags, (double[]){loss, lr}, &error);
-    if (status) return fail(run, status, &error);
+        raft_metrics_add(run->metrics, run->step, 2, tags, (double[]){run->loss, lr}, &error);
+    if (status) return run_fail(run, status, &error);
     if (!run->session->options->quiet) {
         double left =
             elapsed / (double)run->seen * count * (double)(run->schedule.iterations - run->step);
@@ -281,7 +97,7 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
             "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s  waited %.0f %%  "
             "%.0f min left\n",
             (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
-            (long long)run->schedule.iterations, loss, lr, (double)run->seen / elapsed,
+            (long long)run->schedule.iterations, run->loss, lr, (double)run->seen / elapsed,
             100 * run->waited / elapsed, left / 60);
         fflush(stdout);
     }
@@ -293,9 +109,11 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
 
 static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
 {
-    fill_batch(run, batch, epoch);
-    trainer_drop(&run->trainer, run->step, 0, batch->count);
-    Exit exit = trainer_run_backward(&run->trainer, batch->count);
+    RaftMix mix = draw_mix(run, batch, epoch);
+    Exit exit = EXIT_DONE;
+    run->loss = 0;
+    for (int64_t part = 0; part < run->trainer.parts && exit == EXIT_DONE; part++)
+        exit = run_part(run, batch, &mix, part);
     double lr = raft_schedule_rate(&run->schedule, run->step);
     if (exit == EXIT_DONE) exit = trainer_run_step(&run->trainer, run->step + 1, lr);
     run->step++;
@@ -304,7 +122,7 @@ static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
     if (exit == EXIT_DONE && run->step % run->log_every == 0)
         exit = tell(run, epoch, batch->count, lr);
     if (exit == EXIT_DONE && run->step % run->checkpoint_every == 0 && !run->due)
-        exit = save_checkpoint(run);
+        exit = run_save(run);
     return exit;
 }
 
@@ -323,13 +141,13 @@ static Exit train_epoch(Run *run, int64_t epoch)
     run->data.loading.epoch = (uint32_t)epoch;
     run->data.loading.first = run->step - epoch * run->batches;
     RaftStatus status = raft_loader_open(run->train, &run->data.loading, &loader, &error);
-    if (status) return fail(run, status, &error);
+    if (status) return run_fail(run, status, &error);
     Exit exit = EXIT_DONE;
     while (exit == EXIT_DONE && !finished(run)) {
         double start = seconds_now();
         status = raft_loader_next(loader, &batch, &error);
         run->waited += seconds_now() - start;
-        if (status) exit = fail(run, status, &error);
+        if (status) exit = run_fail(run, status, &error);
         if (status || batch.count == 0) break;
         exit = take_step(run, &batch, epoch);
     }
@@ -347,7 +165,7 @@ static Exit end_epoch(Run *run)
     Exit exit = validate(run, run->step / run->batches - 1);
     if (exit != EXIT_DONE || stop_signal) return exit;
     run->due = false;
-    return run->step % run->checkpoint_every == 0 ? save_checkpoint(run) : EXIT_DONE;
+    return run->step % run->checkpoint_every == 0 ? run_save(run) : EXIT_DONE;
 }
 
 static Exit train_epochs(Run *run)
@@ -412,7 +230,8 @@ static void apply_settings(Run *run)
                                .cutmix_alpha = s->cutmix_alpha,
                                .cutmix_p = s->cutmix_p};
     for (int i = 0; i < 2; i++) run->orders[i] = arena_array(arena, batch, sizeof *run->orders[i]);
-    run->logits = arena_array(arena, batch * (size_t)s->num_classes, sizeof *run->logits);
+    run->logits =
+        arena_array(arena, (size_t)run->trainer.room * (size_t)s->num_classes, sizeof *run->logits);
 }
 
 static Exit make_folder(Run *run)
@@ -439,14 +258,15 @@ static Exit finish(Run *run)
     RaftError error;
     const char *const no_metadata[] = {NULL};
     const char *last = arena_printf(run->session->arena, "%s/last.safetensors", run->folder);
-    Exit exit = save_checkpoint(run);
+    Exit exit = run_save(run);
     if (exit != EXIT_DONE) return exit;
     signals_hold();
-    RaftStatus status = raft_weights_write(last, trainer_tensors(&run->trainer, NULL),
-                                           run->trainer.parameter_count, no_metadata, &error);
+    RaftStatus status =
+        raft_weights_write(last, trainer_tensors(&run->trainer, trainer_best(&run->trainer)),
+                           run->trainer.parameter_count, no_metadata, &error);
     if (!status) status = raft_metrics_page(run->folder, run->folder, &error);
     signals_release();
-    return status ? fail(run, status, &error) : EXIT_DONE;
+    return status ? run_fail(run, status, &error) : EXIT_DONE;
 }
 
 static Exit do_run(Run *run)
@@ -461,16 +281,16 @@ static Exit do_run(Run *run)
     apply_settings(run);
     tell_what_lacks(run);
     exit = make_folder(run);
-    if (exit == EXIT_DONE) exit = options->resume ? resume(run) : start_weights(run);
+    if (exit == EXIT_DONE) exit = run_begin(run);
     if (exit != EXIT_DONE) return exit;
     RaftStatus status =
         raft_metrics_open(run->folder, run->step ? run->step + 1 : 0, &run->metrics, &error);
-    if (status) return fail(run, status, &error);
+    if (status) return run_fail(run, status, &error);
     session_flush(run->session);
     exit = train_epochs(run);
     if (exit != EXIT_DONE) return exit;
     if (!stop_signal) return finish(run);
-    exit = save_checkpoint(run);
+    exit = run_save(run);
     session_note(run->session, "stopped at step %lld; the same command with --resume goes on",
                  (long long)run->step);
     return exit;

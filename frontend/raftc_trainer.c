@@ -5,8 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { HEADER_FLOATS = sizeof(RaftWeightsHeader) / sizeof(float) };
-static const double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+enum { HEADER_FLOATS = sizeof(RaftWeightsHeader) / sizeof(float), CHUNK = 1 << 14 };
 
 /* ---- machines --------------------------------------------------------------------------------- */
 
@@ -127,31 +126,53 @@ static void lay_out(Trainer *t)
     t->header = raft_weights_header(&program);
 }
 
+/* Every block but the first has room for a header that it lacks, so that it can be run with, too. */
+static void add_state(Trainer *t, const char *name)
+{
+    State *state = &t->state[t->state_count++];
+    state->name = name;
+    for (int k = 0; k < 2; k++) {
+        float *block = new_block(t, t->floats + HEADER_FLOATS);
+        memcpy(block, &t->header, sizeof t->header);
+        state->block[k] = block + HEADER_FLOATS;
+    }
+}
+
 static void make_blocks(Trainer *t)
 {
-    for (int k = 0; k < 2; k++) {
-        t->blob[k] = new_block(t, t->floats + HEADER_FLOATS);
-        memcpy(t->blob[k], &t->header, sizeof t->header);
-        t->m[k] = new_block(t, t->floats);
-        t->v[k] = new_block(t, t->floats);
-    }
+    add_state(t, "w");
+    add_state(t, "m");
+    if (t->rule.kind == OPTIMISER_ADAMW) add_state(t, "v");
+    if (t->rule.average > 0) add_state(t, "e");
     t->gradients = new_block(t, t->floats);
+    t->part = t->parts > 1 ? new_block(t, t->floats) : NULL;
+}
+
+/* Where weights decay, if not all do: those of rank 2. */
+static void make_decays(Trainer *t)
+{
+    if (!t->rule.exempts) return;
+    float *decays = new_block(t, t->floats);
+    for (int i = 0; i < t->parameter_count; i++)
+        for (int64_t k = 0; t->parameters[i].rank == 2 && k < t->parameters[i].elements; k++)
+            decays[t->offset[i] + k] = 1;
+    set_tensor(&t->optimiser, "decays", decays);
 }
 
 static void make_batch(Trainer *t)
 {
     Arena *arena = t->session->arena;
     const Graph *graph = t->model.compilation.graph;
-    size_t batch = (size_t)t->batch;
+    size_t room = (size_t)t->room;
     for (NodeId id = 0; id < graph->node_count; id++)
         if (graph_node(graph, id)->op == OP_INPUT &&
             strcmp(graph_node(graph, id)->attributes.name, "input") == 0)
             t->pixels = type_elements(graph_type(graph, id), NULL);
-    t->image = arena_array(arena, batch * (size_t)t->pixels, sizeof(float));
-    t->target = arena_array(arena, batch * (size_t)t->model.compilation.settings->num_classes,
+    t->image = arena_array(arena, room * (size_t)t->pixels, sizeof(float));
+    t->target = arena_array(arena, room * (size_t)t->model.compilation.settings->num_classes,
                             sizeof(float));
-    t->weight = arena_array(arena, batch, sizeof(float));
-    t->loss = arena_array(arena, batch, sizeof(float));
+    t->weight = arena_array(arena, room, sizeof(float));
+    t->loss = arena_array(arena, room, sizeof(float));
     set_tensor(&t->model, "input", t->image);
     set_tensor(&t->model, "target", t->target);
     set_tensor(&t->model, "weight", t->weight);
@@ -173,32 +194,57 @@ static void make_masks(Trainer *t)
         mask->rate = type->rank == 1 ? settings->drop_path_rate : settings->dropout;
         mask->elements = type_elements(type, NULL);
         mask->data =
-            arena_array(t->session->arena, (size_t)(t->batch * mask->elements), sizeof *mask->data);
+            arena_array(t->session->arena, (size_t)(t->room * mask->elements), sizeof *mask->data);
         set_tensor(&t->model, node->attributes.name, mask->data);
     }
 }
 
-static void place_outputs(Trainer *t)
+static void find_gradients(Trainer *t)
 {
-    Machine *model = &t->model;
-    model->output[find_output(model, "backward", "loss")] = t->loss;
+    t->gradient = arena_array(t->session->arena, (size_t)t->parameter_count, sizeof *t->gradient);
     for (int i = 0; i < t->parameter_count; i++) {
         const char *name = arena_printf(t->session->arena, "grad.%s", t->parameters[i].name);
-        int output = find_output(model, "backward", name);
-        if (output >= 0) model->output[output] = t->gradients + t->offset[i];
+        t->gradient[i] = find_output(&t->model, "backward", name);
+    }
+    t->model.output[find_output(&t->model, "backward", "loss")] = t->loss;
+}
+
+static void place_gradients(Trainer *t, float *block)
+{
+    Machine *model = &t->model;
+    for (int i = 0; i < t->parameter_count; i++) {
+        int output = t->gradient[i];
+        if (output >= 0) model->output[output] = block + t->offset[i];
     }
 }
 
 float *trainer_weights(const Trainer *t, int parameter)
 {
-    return t->blob[0] + HEADER_FLOATS + t->offset[parameter];
+    return t->state[0].block[0] + t->offset[parameter];
+}
+
+static const State *average_of(const Trainer *t)
+{
+    return t->rule.average > 0 ? &t->state[t->state_count - 1] : NULL;
+}
+
+void trainer_begin_average(Trainer *t)
+{
+    const State *average = average_of(t);
+    if (average) memcpy(average->block[0], t->state[0].block[0], (size_t)t->floats * sizeof(float));
+}
+
+const float *trainer_best(const Trainer *t)
+{
+    const State *average = average_of(t);
+    return average ? average->block[0] : t->state[0].block[0];
 }
 
 RaftTensor *trainer_tensors(const Trainer *t, const float *block)
 {
     RaftTensor *tensors =
         arena_array(t->session->arena, (size_t)t->parameter_count, sizeof *tensors);
-    if (!block) block = t->blob[0] + HEADER_FLOATS;
+    if (!block) block = t->state[0].block[0];
     for (int i = 0; i < t->parameter_count; i++) {
         const RaftTensorInfo *info = &t->parameters[i];
         tensors[i] = (RaftTensor){.name = info->name,
@@ -213,12 +259,13 @@ RaftTensor *trainer_tensors(const Trainer *t, const float *block)
 
 /* ---- runs ------------------------------------------------------------------------------------- */
 
-static Exit use_weights(Trainer *t)
+static Exit use_weights(Trainer *t, const float *block)
 {
     for (int i = 0; i < t->parameter_count; i++)
-        set_tensor(&t->model, t->parameters[i].name, t->blob[0] + HEADER_FLOATS + t->offset[i]);
+        set_tensor(&t->model, t->parameters[i].name, block + t->offset[i]);
     if (!t->model.shell) return EXIT_DONE;
-    RaftStatus status = raft_shell_use_weights(t->model.shell, t->blob[0], t->header.size);
+    RaftStatus status =
+        raft_shell_use_weights(t->model.shell, block - HEADER_FLOATS, t->header.size);
     return status == RAFT_OK ? EXIT_DONE : fail_shell(&t->model);
 }
 
@@ -231,29 +278,39 @@ static Exit set_number(Trainer *t, const char *name, float *number)
     return status == RAFT_OK ? EXIT_DONE : fail_shell(&t->optimiser);
 }
 
-/* What frontend.h says of build_adamw. */
-static Exit set_numbers(Trainer *t, int64_t step, double lr)
+static Exit set_numbers(Trainer *t, int64_t step, double lr, double norm)
 {
-    const Settings *settings = t->model.compilation.settings;
-    const struct {
-        const char *name;
-        double value;
-    } numbers[] = {
-        {"beta1", beta1},
-        {"rest1", 1 - beta1},
-        {"beta2", beta2},
-        {"rest2", 1 - beta2},
-        {"eps", eps},
-        {"keep", 1 - lr * settings->weight_decay},
-        {"rate", -lr / (1 - pow(beta1, (double)step))},
-        {"correction", 1 / sqrt(1 - pow(beta2, (double)step))},
-    };
+    OptimiserNumber numbers[OPTIMISER_MOST_NUMBERS];
+    int count = optimiser_numbers(&t->rule, step, lr, norm, numbers);
     Exit exit = EXIT_DONE;
-    for (size_t i = 0; i < ARRAY_SIZE(numbers) && exit == EXIT_DONE; i++) {
+    for (int i = 0; i < count && exit == EXIT_DONE; i++) {
         t->number[i] = (float)numbers[i].value;
         exit = set_number(t, numbers[i].name, &t->number[i]);
     }
     return exit;
+}
+
+static double square_sum(const float *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+/* The same bits for any number of threads: sums of chunks, added in their order. */
+static double norm_of_gradients(const Trainer *t)
+{
+    Arena arena = {.out_of_memory = t->session->arena->out_of_memory};
+    int64_t chunks = (t->floats + CHUNK - 1) / CHUNK;
+    double *sums = arena_array(&arena, (size_t)chunks, sizeof *sums), sum = 0;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t rest = t->floats - i * CHUNK;
+        sums[i] = square_sum(t->gradients + i * CHUNK, rest < CHUNK ? rest : CHUNK);
+    }
+    for (int64_t i = 0; i < chunks; i++) sum += sums[i];
+    arena_free(&arena);
+    return sqrt(sum);
 }
 
 static void swap(float *pair[2])
@@ -266,27 +323,30 @@ static void swap(float *pair[2])
 Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate)
 {
     Machine *optimiser = &t->optimiser;
-    Exit exit = set_numbers(t, step, learning_rate);
+    double norm = t->rule.most_norm > 0 ? norm_of_gradients(t) : 0;
+    Exit exit = set_numbers(t, step, learning_rate, norm);
     if (exit != EXIT_DONE) return exit;
-    set_tensor(optimiser, "w", t->blob[0] + HEADER_FLOATS);
     set_tensor(optimiser, "g", t->gradients);
-    set_tensor(optimiser, "m", t->m[0]);
-    set_tensor(optimiser, "v", t->v[0]);
-    optimiser->output[find_output(optimiser, "step", "w")] = t->blob[1] + HEADER_FLOATS;
-    optimiser->output[find_output(optimiser, "step", "m")] = t->m[1];
-    optimiser->output[find_output(optimiser, "step", "v")] = t->v[1];
+    for (int i = 0; i < t->state_count; i++) {
+        State *state = &t->state[i];
+        set_tensor(optimiser, state->name, state->block[0]);
+        optimiser->output[find_output(optimiser, "step", state->name)] = state->block[1];
+    }
     exit = machine_run(optimiser, "step", 1);
-    swap(t->blob);
-    swap(t->m);
-    swap(t->v);
+    for (int i = 0; i < t->state_count; i++) swap(t->state[i].block);
     return exit;
 }
 
-Exit trainer_run_backward(Trainer *t, int64_t count)
+Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, bool add)
 {
-    for (int64_t i = 0; i < count; i++) t->weight[i] = (float)(1.0 / (double)count);
-    Exit exit = use_weights(t);
-    return exit == EXIT_DONE ? machine_run(&t->model, "backward", count) : exit;
+    for (int64_t i = 0; i < count; i++) t->weight[i] = (float)(1.0 / (double)batch);
+    place_gradients(t, add ? t->part : t->gradients);
+    Exit exit = use_weights(t, t->state[0].block[0]);
+    if (exit == EXIT_DONE) exit = machine_run(&t->model, "backward", count);
+    if (exit != EXIT_DONE || !add) return exit;
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < t->floats; i++) t->gradients[i] += t->part[i];
+    return EXIT_DONE;
 }
 
 void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count)
@@ -305,13 +365,22 @@ Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
     for (int i = 0; i < t->mask_count; i++)
         for (int64_t k = 0; k < count * t->mask[i].elements; k++) t->mask[i].data[k] = 1;
     t->model.output[find_output(&t->model, "forward", "logits")] = logits;
-    Exit exit = use_weights(t);
+    Exit exit = use_weights(t, trainer_best(t));
     return exit == EXIT_DONE ? machine_run(&t->model, "forward", count) : exit;
 }
 
 /* ---- all ---------------------------------------------------------------------------------------- */
 
-Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool drops)
+static Exit open_optimiser(Trainer *t)
+{
+    const Compilation *model = &t->model.compilation;
+    t->rule = optimiser_of(model->settings);
+    t->optimiser.compilation = (Compilation){.path = "optimiser", .source = model->source};
+    t->optimiser.compilation.built = build_optimiser(t->session->arena, &t->rule, t->floats);
+    return machine_open(&t->optimiser, t->session);
+}
+
+Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool recipe)
 {
     Compilation *model = &t->model.compilation;
     *t = (Trainer){.session = session};
@@ -324,21 +393,28 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool drops)
         return session_fail(session, EXIT_USAGE,
                             "%s is a graph; training needs the settings of a model", model->path);
     model->train = true;
-    if (drops) model->built = build_dropping_graph(session->arena, model->model);
+    if (recipe) model->built = build_dropping_graph(session->arena, model->model);
     t->batch = batch ? batch : model->settings->batch_size;
     if (t->batch == 0)
         return session_fail(session, EXIT_FILES, "%s: batch_size is missing", model->path);
+    int64_t parts = model->settings->accumulation_steps;
+    t->parts = recipe && parts > 0 ? parts : 1;
+    if (t->parts > t->batch)
+        return session_fail(session, EXIT_FILES,
+                            "%s: a batch of %lld images cannot be run in %lld parts "
+                            "(accumulation_steps)",
+                            model->path, (long long)t->batch, (long long)t->parts);
+    t->room = (t->batch + t->parts - 1) / t->parts;
     exit = machine_open(&t->model, session);
     if (exit != EXIT_DONE) return exit;
     lay_out(t);
-    t->optimiser.compilation = (Compilation){.path = "adamw", .source = model->source};
-    t->optimiser.compilation.built = build_adamw(session->arena, t->floats);
-    exit = machine_open(&t->optimiser, session);
+    exit = open_optimiser(t);
     if (exit != EXIT_DONE) return exit;
     make_blocks(t);
+    make_decays(t);
     make_batch(t);
     make_masks(t);
-    place_outputs(t);
+    find_gradients(t);
     return EXIT_DONE;
 }
 

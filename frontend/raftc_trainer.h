@@ -4,8 +4,9 @@
  *   Trainer   both, and the blocks of floats that they share
  *
  * All parameters stand in one block, laid out as in a weights blob (runtime/shell.h), and so do their
- * gradients and the optimiser's moments: one kernel then goes over all of them at once. The optimiser
- * writes into a second set of blocks, and the two sets change places.
+ * gradients and the optimiser's state: one kernel then goes over all of them at once. The optimiser
+ * writes into a second set of blocks, and the two sets change places. A batch may be run in parts, one
+ * after the other, whose gradients are added up.
  */
 #ifndef RAFTC_TRAINER_H
 #define RAFTC_TRAINER_H
@@ -30,41 +31,55 @@ typedef struct Mask {
     double rate;
 } Mask;
 
+enum { TRAINER_STATES = 4 };
+typedef struct State { /* what a step reads, and what it makes of that */
+    const char *name;  /* as input and output of the optimiser: w, m, v, e */
+    float *block[2];   /* the present one, and room for the next */
+} State;
+
 typedef struct Trainer {
     Session *session;
     Machine model, optimiser;
+    Optimiser rule;
     RaftTensorInfo *parameters;
     int parameter_count;
-    int64_t *offset;    /* of each parameter, in floats from the start of a block */
-    int64_t floats;     /* in a block; that of the weights has a header before it */
-    float *blob[2];     /* weights with header: the present ones, and room for the next */
-    float *m[2], *v[2]; /* likewise */
-    float *gradients;
-    float *image, *target, *weight, *loss; /* of a batch, with room for `batch` images */
-    int64_t batch, pixels;                 /* values of an image */
+    int *gradient;               /* the output of the model that it is; -1: none */
+    int64_t *offset;             /* of each parameter, in floats from the start of a block */
+    int64_t floats;              /* in a block; that of the weights has a header before it */
+    State state[TRAINER_STATES]; /* the weights first */
+    int state_count;
+    float *gradients, *part;               /* of a step; of a part of its batch */
+    float *image, *target, *weight, *loss; /* of a part, with room for `room` images */
+    int64_t batch, parts;                  /* images in a step; of it */
+    int64_t room, pixels;                  /* images in a part, at most; values of an image */
     Mask *mask;
     int mask_count;
     RaftWeightsHeader header;
-    float number[8]; /* what the optimiser is told for a step */
+    float number[OPTIMISER_MOST_NUMBERS]; /* what the optimiser is told for a step */
 } Trainer;
 
-/* Compiles the model that the command line names, and makes room for batches of `batch` images (0:
- * the batch_size of the settings). With `drops` it drops what the settings say. Weights and moments
- * are 0. Close it in any case. */
-Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool drops);
+/* Compiles the model that the command line names, to train in batches of `batch` images, or of
+ * batch_size where that is 0. With the `recipe` they are run in accumulation_steps parts, and the graph
+ * has masks (trainer_drop). Weights and states are 0. Close it in any case. */
+Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool recipe);
 void trainer_close(Trainer *t);
 /* Parameter i of the present weights. */
 float *trainer_weights(const Trainer *t, int parameter);
-/* Draws what is dropped in step `step` of the first `count` images of the batch; `first` is the place of
- * the first of them in the global batch. */
+/* The average of the weights begins with them. */
+void trainer_begin_average(Trainer *t);
+/* The weights that a run is for: their average, where there is one. */
+const float *trainer_best(const Trainer *t);
+/* Draws what is dropped in step `step` of the first `count` images; `first` is the place of the first of
+ * them in the global batch. */
 void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count);
-/* The losses and the gradients of the first `count` images of the batch. */
-Exit trainer_run_backward(Trainer *t, int64_t count);
-/* Step number `step`, from 1, of AdamW. */
+/* The losses of the first `count` images of a part; their gradients, each image's share being 1 / batch,
+ * replace or, with `add`, are added to those of the step. */
+Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, bool add);
+/* Step number `step`, from 1, of the optimiser. */
 Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate);
-/* logits[count][classes] of the images of the batch. */
+/* logits[count][classes] of the first `count` images, with weights as trainer_best gives. */
 Exit trainer_run_forward(Trainer *t, int64_t count, float *logits);
-/* The tensors of a block: the present weights, NULL, or another that is laid out alike. */
+/* The tensors of a block, or of the present weights (NULL). */
 RaftTensor *trainer_tensors(const Trainer *t, const float *block);
 
 /* ---- raftc_train.c ------------------------------------------------------------------------------ */

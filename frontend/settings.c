@@ -31,7 +31,7 @@ struct Key {
 };
 
 static ReadFunction read_integer, read_real, read_rate, read_bool, read_text, read_token_mixing,
-    read_embedding, read_data_set, read_layers, read_kernels;
+    read_embedding, read_data_set, read_optimizer, read_layers, read_kernels;
 
 enum { MAX_LAYERS = 64, MAX_SIDE = 16384 };
 
@@ -92,6 +92,13 @@ static const Key settings_keys[] = {
     KEY(color_jitter,          read_real,    NONE, 0, 1000),
     KEY(with_amp,              read_bool,    NONE, 0, 0),
     KEY(with_clearml,          read_bool,    NONE, 0, 0),
+    /* not of the published recipe */
+    KEY(decay_biases_and_norms, read_bool,   "true", 0, 0),
+    KEY(momentum,              read_rate,    "0.9", 0, 0),
+    KEY(max_grad_norm,         read_real,    NONE, 0, 1000000),
+    KEY(ema_decay,             read_rate,    NONE, 0, 0),
+    KEY(accumulation_steps,    read_integer, NONE, 1, 1 << 24),
+    OTHER(optimizer,           read_optimizer, "adamw", NO_PLACE),
 };
 #undef KEY
 #undef PLACED
@@ -305,6 +312,15 @@ static bool read_data_set(const Reader *reader, const Key *key, const Yaml *valu
     size_t choice = 0;
     if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
     ((Settings *)record)->dataset_name = names[choice];
+    return true;
+}
+
+static bool read_optimizer(const Reader *reader, const Key *key, const Yaml *value, void *record)
+{
+    static const char *const names[] = {"adamw", "sgd"};
+    size_t choice = 0;
+    if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
+    ((Settings *)record)->sgd = choice == 1;
     return true;
 }
 

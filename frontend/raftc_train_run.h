@@ -1,0 +1,38 @@
+/* raftc_train_run.h: a run of the published recipe: what raftc_train_run.c, the loop, and
+ * raftc_train_state.c, its beginning and its checkpoints, share. */
+#ifndef RAFTC_TRAIN_RUN_H
+#define RAFTC_TRAIN_RUN_H
+
+#include "frontend/raftc_data.h"
+#include "frontend/raftc_trainer.h"
+
+typedef struct Run {
+    Session *session;
+    const Settings *settings;
+    const char *folder;
+    Trainer trainer;
+    Data data;
+    RaftDataset *train, *val;
+    RaftMixing mixing;
+    RaftSchedule schedule;
+    RaftMetrics *metrics;
+    int64_t step; /* taken so far */
+    bool due;     /* they end an epoch that is still to be validated */
+    double loss;  /* of the last one */
+    int64_t epochs, batches, validate_every, checkpoint_every, log_every;
+    double started, waited;
+    int64_t seen; /* images since then */
+    uint32_t *orders[2];
+    float *logits;
+} Run;
+
+static inline Exit run_fail(const Run *run, RaftStatus status, const RaftError *error)
+{
+    return session_fail_file(run->session, status, error);
+}
+
+/* From the weights that settings and options name, or where a checkpoint was saved. */
+Exit run_begin(Run *run);
+Exit run_save(Run *run);
+
+#endif

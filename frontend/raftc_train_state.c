@@ -1,0 +1,185 @@
+/* raftc_train_state.c: how a run begins, and its checkpoints. */
+#include "frontend/raftc_train_run.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { KEPT_CHECKPOINTS = 3 };
+
+/* ---- the start ---------------------------------------------------------------------------------- */
+
+/* The index of the parameter, or -1. */
+static int find_parameter(const Trainer *t, const char *name)
+{
+    for (int i = 0; i < t->parameter_count; i++)
+        if (strcmp(t->parameters[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* PyTorch's: Linear weights and biases uniform within 1 / sqrt(inputs), LayerNorm 1 and 0. */
+static void draw_weights(Run *run)
+{
+    Trainer *t = &run->trainer;
+    for (int i = 0; i < t->parameter_count; i++) {
+        const RaftTensorInfo *info = &t->parameters[i];
+        const char *dot = strrchr(info->name, '.');
+        bool bias = dot && strcmp(dot, ".bias") == 0;
+        int weight = i;
+        if (bias)
+            weight = find_parameter(t, arena_printf(run->session->arena, "%.*s.weight",
+                                                    (int)(dot - info->name), info->name));
+        bool linear = weight >= 0 && t->parameters[weight].rank == 2;
+        double bound = linear ? 1 / sqrt((double)t->parameters[weight].shape[1]) : 0;
+        RaftRandom random =
+            raft_random((uint64_t)run->settings->seed, 0, (uint32_t)i, RAFT_FOR_WEIGHTS);
+        float *data = trainer_weights(t, i);
+        for (int64_t k = 0; k < info->elements; k++)
+            data[k] = linear ? (float)raft_random_uniform(&random, -bound, bound) : !bias;
+    }
+}
+
+static bool same_shape(const RaftTensor *tensor, const RaftTensorInfo *info)
+{
+    return tensor->rank == info->rank &&
+           !memcmp(tensor->shape, info->shape, (size_t)info->rank * sizeof info->shape[0]);
+}
+
+/* Takes what fits of a weight file, but for the classifier, and names what does not. */
+static Exit take_pretrained(Run *run, const char *path)
+{
+    Trainer *t = &run->trainer;
+    RaftWeights *weights;
+    RaftError error;
+    RaftStatus status = raft_weights_open(path, &weights, &error);
+    if (status) return run_fail(run, status, &error);
+    for (int i = 0; !status && i < t->parameter_count; i++) {
+        const RaftTensorInfo *info = &t->parameters[i];
+        if (strncmp(info->name, "classifier.", 11) == 0) continue;
+        const RaftTensor *tensor = raft_weights_find(weights, info->name);
+        if (tensor && same_shape(tensor, info))
+            status = raft_tensor_read_f32(tensor, trainer_weights(t, i), &error);
+        else
+            session_note(run->session, "%s: '%s' %s; it starts anew", path, info->name,
+                         tensor ? "is of another shape" : "is missing");
+    }
+    raft_weights_close(weights);
+    return status ? run_fail(run, status, &error) : EXIT_DONE;
+}
+
+static Exit start_weights(Run *run)
+{
+    const Options *options = run->session->options;
+    Trainer *t = &run->trainer;
+    const float **data;
+    draw_weights(run);
+    if (run->settings->pretrained_from) return take_pretrained(run, run->settings->pretrained_from);
+    if (!options->weights) return EXIT_DONE;
+    Exit exit = parameters_read(run->session, run->session->arena, options->weights, t->parameters,
+                                t->parameter_count, &data);
+    for (int i = 0; exit == EXIT_DONE && i < t->parameter_count; i++)
+        memcpy(trainer_weights(t, i), data[i], (size_t)t->parameters[i].elements * sizeof(float));
+    return exit;
+}
+
+/* ---- checkpoints -------------------------------------------------------------------------------- */
+
+/* The weights, then each other state as one tensor; *count of them. */
+static RaftTensor *state_tensors(Run *run, int *count)
+{
+    Trainer *t = &run->trainer;
+    Arena *arena = run->session->arena;
+    *count = t->parameter_count + t->state_count - 1;
+    RaftTensor *all = arena_array(arena, (size_t)*count, sizeof *all);
+    memcpy(all, trainer_tensors(t, NULL), (size_t)t->parameter_count * sizeof *all);
+    for (int k = 1; k < t->state_count; k++)
+        all[t->parameter_count + k - 1] =
+            (RaftTensor){.name = arena_printf(arena, "optimiser.%s", t->state[k].name),
+                         .dtype = RAFT_F32,
+                         .rank = 1,
+                         .shape = {t->floats},
+                         .elements = t->floats,
+                         .data = t->state[k].block[0]};
+    return all;
+}
+
+/* What a resumed run must have in common with the one before, as key, value, ..., NULL. */
+static const char **identity(const Run *run, const char *step)
+{
+    Arena *arena = run->session->arena;
+    const char **pairs = arena_array(arena, 13, sizeof *pairs);
+    const struct {
+        const char *key;
+        int64_t value;
+    } numbers[] = {{"seed", run->settings->seed},
+                   {"batch_size", run->trainer.batch},
+                   {"images", raft_dataset_count(run->train)},
+                   {"num_epochs", run->epochs}};
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+        pairs[2 * i] = numbers[i].key;
+        pairs[2 * i + 1] = arena_printf(arena, "%lld", (long long)numbers[i].value);
+    }
+    pairs[8] = "step";
+    pairs[9] = step;
+    pairs[10] = "validation";
+    pairs[11] = run->due ? "due" : "done";
+    return pairs;
+}
+
+Exit run_save(Run *run)
+{
+    int count;
+    RaftError error;
+    const RaftTensor *tensors = state_tensors(run, &count);
+    const char *step = arena_printf(run->session->arena, "%lld", (long long)run->step);
+    signals_hold();
+    RaftStatus status = raft_checkpoint_save(run->folder, run->step, KEPT_CHECKPOINTS, tensors,
+                                             count, identity(run, step), &error);
+    signals_release();
+    return status ? run_fail(run, status, &error) : EXIT_DONE;
+}
+
+static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
+{
+    int count;
+    const char *key, *value;
+    const RaftTensor *tensors = state_tensors(run, &count);
+    const char **wanted = identity(run, NULL);
+    for (int i = 0; raft_weights_metadata(checkpoint, i, &key, &value); i++) {
+        if (strcmp(key, "validation") == 0) run->due = strcmp(value, "due") == 0;
+        for (int k = 0; k < 8; k += 2)
+            if (strcmp(key, wanted[k]) == 0 && strcmp(value, wanted[k + 1]) != 0)
+                return session_fail(run->session, EXIT_FILES,
+                                    "%s: the run there has %s %s, this one %s; it cannot go on so",
+                                    run->folder, key, value, wanted[k + 1]);
+    }
+    for (int i = 0; i < count; i++) {
+        const RaftTensor *tensor = raft_weights_find(checkpoint, tensors[i].name);
+        if (!tensor || tensor->dtype != RAFT_F32 || tensor->elements != tensors[i].elements)
+            return session_fail(run->session, EXIT_FILES,
+                                "%s: its checkpoint is of another model: '%s' differs", run->folder,
+                                tensors[i].name);
+        memcpy((float *)tensors[i].data, tensor->data, (size_t)tensor->elements * sizeof(float));
+    }
+    return EXIT_DONE;
+}
+
+static Exit resume_newest(Run *run)
+{
+    RaftWeights *checkpoint;
+    RaftError error, refused;
+    RaftStatus status =
+        raft_checkpoint_newest(run->folder, &checkpoint, &run->step, &refused, &error);
+    if (refused.message[0]) session_note(run->session, "passed over: %s", refused.message);
+    if (status) return run_fail(run, status, &error);
+    Exit exit = take_checkpoint(run, checkpoint);
+    raft_weights_close(checkpoint);
+    return exit;
+}
+
+Exit run_begin(Run *run)
+{
+    if (run->session->options->resume) return resume_newest(run);
+    Exit exit = start_weights(run);
+    trainer_begin_average(&run->trainer);
+    return exit;
+}
