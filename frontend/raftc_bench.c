@@ -93,7 +93,7 @@ static Exit run_once(Bench *bench)
     Trainer *trainer = bench->trainer;
     if (!trainer)
         return engine_run(&bench->engine, bench->batch, bench->input, false, bench->output);
-    Exit exit = trainer_run_backward(trainer, bench->batch);
+    Exit exit = trainer_run_backward(trainer, bench->batch, bench->batch, false);
     if (exit != EXIT_DONE) return exit;
     return trainer_run_step(trainer, ++bench->steps, bench->compilation->settings->lr);
 }
