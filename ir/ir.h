@@ -87,6 +87,7 @@ enum {
     ATTR_MAP = 64,     /* map */
     ATTR_EPS = 128,    /* eps */
     ATTR_FACTOR = 256, /* factor */
+    ATTR_TILE = 512,   /* tile_rows, tile_vectors */
 };
 
 typedef struct Attributes {
@@ -100,8 +101,9 @@ typedef struct Attributes {
     AxisNames over;  /* the axes contracted, normalised, averaged, resampled or joined */
     int64_t offset;  /* slice: first index */
     double eps;
-    double factor; /* of a scale: not 0 */
-    Map map;       /* read: of the result's axes, one Index per operand axis;
+    double factor;                   /* of a scale: not 0 */
+    int64_t tile_rows, tile_vectors; /* the register tile of a linear; 0: by rule */
+    Map map;                         /* read: of the result's axes, one Index per operand axis;
                 write: of the operand's axes, one Index per result axis */
 } Attributes;
 
@@ -129,7 +131,7 @@ extern const OpInfo op_info[OP_COUNT];
 typedef uint32_t NodeId; /* also the number of the value that the node makes */
 #define NO_NODE UINT32_MAX
 
-enum { NO_KERNEL = -1 };
+enum { NO_KERNEL = -1, MOST_SUMS = 64 /* of a register tile */ };
 
 typedef struct Node {
     Op op;
@@ -150,6 +152,8 @@ typedef struct Kernel {
     int rank;
     Axis axis[MAX_AXES];
     int64_t tile[MAX_AXES];
+    int64_t block; /* units that run side by side; 0: by rule, here and below */
+    int64_t part;  /* lanes that each of two products takes in its turn */
 } Kernel;
 
 typedef struct Output {

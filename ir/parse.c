@@ -275,6 +275,10 @@ static bool parse_attributes(Parser *p, unsigned has, Attributes *attributes)
     if (has & ATTR_EPS &&
         !(lex_expect_word(&p->lexer, "eps") && lex_double(&p->lexer, &attributes->eps)))
         return false;
+    if (has & ATTR_TILE && lex_accept_word(&p->lexer, "tile") &&
+        !(lex_integer(&p->lexer, &attributes->tile_rows) && lex_expect_word(&p->lexer, "by") &&
+          lex_integer(&p->lexer, &attributes->tile_vectors)))
+        return false;
     return !(has & ATTR_FACTOR) || parse_factor(p, &attributes->factor);
 }
 
@@ -420,6 +424,8 @@ static bool parse_kernel(Parser *p)
     NodeId first = graph->node_count;
     if (!lex_expect_word(&p->lexer, "for") ||
         !parse_list(p, "'('", "')'", parse_kernel_axis, &kernel) ||
+        (lex_accept_word(&p->lexer, "block") && !lex_integer(&p->lexer, &kernel.block)) ||
+        (lex_accept_word(&p->lexer, "part") && !lex_integer(&p->lexer, &kernel.part)) ||
         !lex_expect(&p->lexer, '{', "'{'"))
         return false;
     p->kernel = (int)graph->kernel_count;

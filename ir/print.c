@@ -167,6 +167,9 @@ static void print_attributes(const Graph *graph, const Node *node, Text *out)
         text_put(out, " by ");
         print_double(attributes->factor, out);
     }
+    if (has & ATTR_TILE && attributes->tile_rows)
+        text_printf(out, " tile %" PRId64 " by %" PRId64, attributes->tile_rows,
+                    attributes->tile_vectors);
 }
 
 /* ---- nodes and graphs ------------------------------------------------------------------------ */
@@ -234,7 +237,10 @@ static void open_kernel(const Graph *graph, NodeId first, Text *out)
         print_axis(&kernel->axis[i], out);
         if (kernel->tile[i] != 1) text_printf(out, " by %" PRId64, kernel->tile[i]);
     }
-    text_printf(out, ") {  # %s\n", kernel_name_from(graph, first, out->arena));
+    text_put(out, ")");
+    if (kernel->block) text_printf(out, " block %" PRId64, kernel->block);
+    if (kernel->part) text_printf(out, " part %" PRId64, kernel->part);
+    text_printf(out, " {  # %s\n", kernel_name_from(graph, first, out->arena));
     out->indent++;
 }
 

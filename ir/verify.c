@@ -171,6 +171,18 @@ static bool verify_over(Diag *diag, const Node *node)
     return true;
 }
 
+/* Rows and vectors of a register tile, or neither. */
+static bool verify_tile(Diag *diag, const Node *node)
+{
+    int64_t rows = node->attributes.tile_rows, vectors = node->attributes.tile_vectors;
+    bool legal = rows == 0 ? vectors == 0
+                           : rows > 0 && vectors > 0 && rows <= MOST_SUMS && vectors <= MOST_SUMS &&
+                                 rows * vectors <= MOST_SUMS;
+    return legal ||
+           node_error(diag, node, "a register tile has 1 to %d sums, not %" PRId64 " by %" PRId64,
+                      MOST_SUMS, rows, vectors);
+}
+
 static bool verify_attributes(Diag *diag, const Node *node)
 {
     unsigned has = op_info[node->op].attributes;
@@ -187,6 +199,7 @@ static bool verify_attributes(Diag *diag, const Node *node)
         return node_error(diag, node, "eps must be finite and greater than 0");
     if (has & ATTR_FACTOR && !(isfinite(attributes->factor) && attributes->factor != 0))
         return node_error(diag, node, "the factor must be finite and not 0");
+    if (has & ATTR_TILE && !verify_tile(diag, node)) return false;
     if (has & ATTR_MAP && (attributes->map.rank < 0 || attributes->map.rank > MAX_AXES))
         return node_error(diag, node, "a map cannot have %d indices", attributes->map.rank);
     return true;
@@ -311,6 +324,9 @@ static void verify_kernel(const Graph *graph, NodeId first, NodeId end, Diag *di
             diag_error(diag, node->loc, "the kernel's axis '%s' cannot have tile %" PRId64,
                        axis->name, kernel->tile[i]);
     }
+    if (!in_range(kernel->block, 0) || !in_range(kernel->part, 0))
+        diag_error(diag, node->loc, "a kernel cannot have block %" PRId64 " and part %" PRId64,
+                   kernel->block, kernel->part);
     bool writes = false;
     for (NodeId id = first; id < end; id++) {
         node = &graph->nodes[id];

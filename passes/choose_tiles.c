@@ -6,11 +6,13 @@
  *
  *   before  kernel for (b, h 56, w 56) {          after  kernel for (b, h 56, w 56 by 14) {
  *
+ * Where a source has a better choice for a kernel, what was tuned for one, that is taken instead.
+ *
  * needs: every op in a kernel.  keeps: everything else.  breaks: nothing. Units never change how a
  * sum is taken.
  */
+#include "passes/choices.h"
 #include "passes/kernels.h"
-#include "passes/products.h"
 
 #include <string.h>
 
@@ -116,6 +118,18 @@ static void tile_elements(Kernel *kernel, const char *lane, int64_t elements)
     }
 }
 
+/* In place of the choice by rule, which `to` has. */
+static void ask_source(const PassContext *context, const Graph *graph, Graph *to, int k)
+{
+    Choice choice;
+    const ChoiceSource *source = &context->choices;
+    if (!source->find || !choice_read(graph, to, k, &choice) ||
+        !source->find(source->user, graph, k, &choice))
+        return;
+    to->kernels[k] = graph->kernels[k];
+    choice_write(to, k, &choice);
+}
+
 Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
 {
     Rewriter r = rewriter_new(graph, context->arena);
@@ -134,6 +148,7 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
                           context->target->stages_operands
                               ? elements_at_point(&graph->kernels[k], graph_type(graph, end - 1))
                               : 1);
+        ask_source(context, graph, r.to, (int)k);
     }
     return rewriter_finish(&r);
 }

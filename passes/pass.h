@@ -10,9 +10,18 @@
 #include "ir/ir.h"
 #include "ir/target.h"
 
+/* Where choices for kernels (choices.h) come from beside the rules: what was tuned, or a draw. The
+ * kernel is as formed, *choice that by rule. False: there is no better one; *choice does not count. */
+struct Choice;
+typedef struct ChoiceSource {
+    bool (*find)(void *user, const Graph *graph, int kernel, struct Choice *choice);
+    void *user;
+} ChoiceSource;
+
 typedef struct PassContext {
     Arena *arena;
     const Target *target;
+    ChoiceSource choices;  /* find NULL: the rules alone */
     Diag *diag;            /* remarks: `missed: ...` where a rewrite was near and did not happen */
     int64_t rewrites;      /* rewrites made so far in the compilation */
     int64_t rewrite_limit; /* no rewrite past this many; INT64_MAX: no limit */
@@ -47,6 +56,7 @@ typedef struct PipelineOptions {
     const char *const *disabled; /* pass names */
     int disabled_count;
     bool train;            /* with a backward pass */
+    ChoiceSource choices;  /* for choose_tiles */
     int64_t rewrite_limit; /* INT64_MAX: none */
     const char *dump;      /* pass name, "all", or NULL */
     const char *dump_dir;  /* NULL: dumps go to `dump_file` */
@@ -112,9 +122,10 @@ typedef struct Plan {
 Plan *plan_memory(Arena *arena, const Graph *graph);
 void plan_print(const Plan *plan, Text *out);
 
-/* ---- step_key.c -------------------------------------------------------------------------------- */
+/* ---- kernel_key.c ------------------------------------------------------------------------------ */
 
-/* Steps with equal keys compute the same function of their arguments. */
-const char *step_key(Arena *arena, const Plan *plan, const Step *step);
+/* Kernels with equal keys compute the same function of their arguments; with `choices`, by the same
+ * code. */
+const char *kernel_key(Arena *arena, const Graph *graph, int kernel, bool choices);
 
 #endif

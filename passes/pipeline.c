@@ -92,8 +92,11 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
     if (!select_passes(arena, options, selected, diag)) return NULL;
     bool dump_all = options->dump && strcmp(options->dump, "all") == 0;
     if (dump_all && !dump(arena, graph, 0, "frontend", options)) return NULL;
-    PassContext context = {
-        .arena = arena, .target = target, .diag = diag, .rewrite_limit = options->rewrite_limit};
+    PassContext context = {.arena = arena,
+                           .target = target,
+                           .choices = options->choices,
+                           .diag = diag,
+                           .rewrite_limit = options->rewrite_limit};
     for (int i = 0; i < pass_count; i++) {
         if (!selected[i]) continue;
         int64_t rewrites = context.rewrites;

@@ -129,6 +129,23 @@ static Product threads_tile(Product p, const Type *result, const Type *rows, con
 
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
 {
+    const Attributes *attributes = &graph_node(graph, linear)->attributes;
+    return product_of_tile(graph, linear, lane, target, attributes->tile_rows,
+                           attributes->tile_vectors);
+}
+
+int64_t product_cost(const Graph *graph, NodeId linear, const Product *p, const Target *target)
+{
+    const Type *result = graph_type(graph, linear);
+    int64_t width = 1;
+    if (p->lane)
+        width = ceil_divide(result->axis[type_find(result, p->lane)].extent, target->vector_floats);
+    return p->row_count ? tiles_cost(p, result, width) : INT64_MAX;
+}
+
+Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target,
+                        int64_t chosen_rows, int64_t chosen_vectors)
+{
     enum { MOST_VECTORS = 4 };
     const Node *node = graph_node(graph, linear);
     const Type *x = graph_type(graph, node->operands[0]), *w = graph_type(graph, node->operands[1]);
@@ -143,6 +160,11 @@ Product product_tile(const Graph *graph, NodeId linear, const char *lane, const 
     p.rows_in_w = !p.lane_in_w;
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
     if (target->stages_operands) return threads_tile(p, &node->type, rows, vectors, width, target);
+    if (chosen_rows) {
+        p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
+        choose_rows(&p, &node->type, rows, vectors, chosen_rows);
+        return p;
+    }
     for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
         choose_rows(&p, &node->type, rows, vectors, most_rows(target, p.vectors));
         /* Without rows to hide the latency of an addition behind, more vectors do. */

@@ -25,8 +25,14 @@ typedef struct Product {
  * the node less that of the first in the kernel. */
 const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena);
 
-/* The tile of a linear whose result has the lane axis `lane`. */
+/* The tile of a linear whose result has the lane axis `lane`: the node's own, or by rule. */
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target);
+/* Likewise with at most so many rows of so many vectors, whatever the node has; 0: by rule. */
+Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target,
+                        int64_t rows, int64_t vectors);
+/* What the rule minimises: an estimate of the time. INT64_MAX: the tile has no rows. */
+int64_t product_cost(const Graph *graph, NodeId linear, const Product *product,
+                     const Target *target);
 
 /* Lanes of a full tile. */
 static inline int64_t product_width(const Product *product, const Target *target)

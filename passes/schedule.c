@@ -257,6 +257,12 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     return true;
 }
 
+int64_t schedule_most_units(const Schedule *s)
+{
+    const int64_t most_floats = 4 << 20;
+    return most_floats / (s->unit_floats + 1);
+}
+
 /* As many units as make BLOCK_ROWS rows share a panel of weights, if their scratch stays in half of
  * the L2 cache. */
 static void choose_block(Schedule *s)
@@ -273,6 +279,11 @@ static void choose_block(Schedule *s)
         if (units > s->block) s->block = units;
     }
     int64_t most = s->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));
+    int64_t chosen = s->graph->kernels[s->kernel].block;
+    if (chosen) {
+        s->block = chosen;
+        most = schedule_most_units(s);
+    }
     if (s->block > most) s->block = most > 1 ? most : 1;
 }
 

@@ -89,6 +89,8 @@ static inline bool schedule_holds(const Schedule *s, NodeId id)
  * Symbolic axes have one index in a unit. False where an axis has a symbol and is not split. */
 bool schedule_slot(Schedule *schedule, Slot *slot, const Type *type, const AxisNames *without,
                    const char *lane);
+/* So many units may run side by side at most, whatever is chosen: their scratch is memory. */
+int64_t schedule_most_units(const Schedule *s);
 /* Index into the kernel's axes, or -1. */
 int schedule_axis(const Schedule *s, const char *name);
 

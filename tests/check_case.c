@@ -8,6 +8,7 @@
 #include "tests/check_case.h"
 
 #include "backends/reference/reference.h"
+#include "passes/choices.h"
 #include "runtime/shell.h"
 #include "tests/random.h"
 
@@ -244,12 +245,33 @@ static const Graph *print_and_parse(Check *check, const Graph *graph)
     return graph_parse(&check->arena, source, &check->diag);
 }
 
-static const Graph *run_passes(Check *check, const Target *target)
+/* Any choice that can be reached from that by rule in some steps. */
+typedef struct Draw {
+    const Target *target;
+    Random random;
+    Arena *arena;
+} Draw;
+
+static bool draw_choice(void *user, const Graph *graph, int kernel, Choice *choice)
+{
+    Draw *draw = user;
+    for (int64_t steps = random_from(&draw->random, 0, 8); steps > 0; steps--) {
+        int count;
+        Choice *list =
+            choice_neighbours(draw->arena, graph, kernel, draw->target, choice, false, &count);
+        if (count > 0) *choice = list[random_from(&draw->random, 0, count - 1)];
+    }
+    return true;
+}
+
+/* `draw` NULL: with the choices by rule. */
+static const Graph *run_passes(Check *check, const Target *target, Draw *draw)
 {
     const Case *c = check->c;
     PassStatistics statistics[MAX_PASSES] = {0};
     PipelineOptions options = {.disabled = c->disabled,
                                .disabled_count = c->disabled_count,
+                               .choices = {draw ? draw_choice : NULL, draw},
                                .rewrite_limit = c->rewrite_limit};
     const Graph *graph = c->graph;
     if (c->stop > 0) {
@@ -334,7 +356,8 @@ static bool check_shared(Check *check, const RaftProgram *program, float **expec
     return good;
 }
 
-static bool check_program(Check *check, const RaftProgram *program)
+/* *expected: bits that the results must have; NULL: they become it. */
+static bool check_program(Check *check, const RaftProgram *program, float ***expected)
 {
     RaftShellOptions options = {.size = sizeof options, .threads = 1};
     RaftShell *shell;
@@ -345,6 +368,8 @@ static bool check_program(Check *check, const RaftProgram *program)
     bool good = set_parameters(check, shell, program) &&
                 run_entries(check, shell, program, -1, together) &&
                 compare(check, "cpu", together) && check_shared(check, program, together);
+    if (good && *expected) good = same_bits(check, "other choices", *expected, together, -1);
+    *expected = together;
     for (int64_t image = 0; good && check->c->batch > 1 && image < check->c->batch; image++) {
         float **alone = new_results(check);
         good = run_entries(check, shell, program, image, alone) &&
@@ -354,14 +379,15 @@ static bool check_program(Check *check, const RaftProgram *program)
     return good;
 }
 
-static bool check_cpu(Check *check, const Graph *graph, const CpuOptions *options)
+static bool check_cpu(Check *check, const Graph *graph, const CpuOptions *options,
+                      float ***expected)
 {
     const Plan *plan = plan_memory(&check->arena, graph);
     if (!program_check(plan, &check->diag))
         return failed_with_messages(check, "the graph cannot be a program");
     CpuCode *code = llvm_compile(&check->arena, plan, options, &check->diag);
     const RaftProgram *program = code ? llvm_load(code, &check->diag) : NULL;
-    bool good = program ? check_program(check, program)
+    bool good = program ? check_program(check, program, expected)
                         : failed_with_messages(check, "the LLVM backend refuses the graph");
     llvm_free(code);
     return good;
@@ -378,10 +404,17 @@ static bool check_all(Check *check)
     if (!find_expected(check)) return false;
     if (llvm_available() && !llvm_target(&options, &target, &check->diag))
         return failed_with_messages(check, "no target");
-    const Graph *graph = run_passes(check, &target);
+    const Graph *graph = run_passes(check, &target, NULL);
     if (!graph) return failed_with_messages(check, "passes");
-    return check_reference(check, graph) &&
-           (!llvm_available() || check_cpu(check, graph, &options));
+    if (!check_reference(check, graph)) return false;
+    if (!llvm_available()) return true;
+    float **expected = NULL;
+    if (!check_cpu(check, graph, &options, &expected)) return false;
+    if (!check->c->choices) return true;
+    Draw draw = {&target, {check->c->choices}, &check->arena};
+    graph = run_passes(check, &target, &draw);
+    if (!graph) return failed_with_messages(check, "passes with other choices");
+    return check_cpu(check, graph, &options, &expected);
 }
 
 void check_case(const Case *c, Outcome *outcome)

@@ -14,6 +14,7 @@ typedef struct Case {
     int64_t rewrite_limit;
     const char *disabled[MAX_DISABLED]; /* passes */
     int disabled_count;
+    uint64_t choices; /* not 0: the seed of choices for kernels, which must give the same bits */
     int stop; /* so many passes run first; their graph is printed, parsed, and goes through all */
 } Case;
 

@@ -140,6 +140,7 @@ static Case draw_case(const Options *options, uint64_t seed)
     c.cpu = cpus[random_from(&random, 0, cpu_count - 1)];
     if (random_chance(&random, 15)) c.rewrite_limit = random_from(&random, 0, 60);
     if (random_chance(&random, 15)) c.stop = (int)random_from(&random, 1, pass_count);
+    if (random_chance(&random, 50)) c.choices = seed + 1;
     memcpy(c.disabled, options->disabled, sizeof c.disabled);
     c.disabled_count = options->disabled_count;
     return c;

@@ -281,7 +281,7 @@ CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag)
     source->kernel_count = plan->step_count;
     const char **key = arena_array(arena, (size_t)plan->step_count, sizeof *key);
     for (int s = 0; s < plan->step_count; s++) {
-        key[s] = step_key(arena, plan, &plan->steps[s]);
+        key[s] = kernel_key(arena, plan->graph, plan->steps[s].kernel, true);
         int same = 0;
         while (same < s && strcmp(key[same], key[s]) != 0) same++;
         if (same < s)

@@ -40,6 +40,11 @@ static int64_t choose_part(const Emitter *e, const Chain *chain, int64_t extent)
     int64_t bytes_of_index = 4 * product_width(&chain->second->product, e->target);
     int64_t most = e->target->l1_bytes * 3 / 4 / bytes_of_index / panel;
     int64_t panels = (extent + panel - 1) / panel;
+    int64_t chosen = e->graph->kernels[e->schedule.kernel].part;
+    if (chosen > 0) {
+        int64_t part = chosen < extent ? (chosen + panel - 1) / panel * panel : extent;
+        return part < extent ? part : 0;
+    }
     if (most < 1 || panels <= most) return 0;
     int64_t parts = (panels + most - 1) / most;
     return (panels + parts - 1) / parts * panel;
@@ -86,6 +91,10 @@ static int64_t choose_block(const Emitter *e, const Stage *stage)
         if (axis >= 0) rows *= kernel->tile[axis];
     }
     int64_t units = rows < BLOCK_ROWS ? BLOCK_ROWS / rows : 1;
+    if (kernel->block) {
+        units = kernel->block;
+        most = schedule_most_units(&e->schedule);
+    }
     return units < most ? units : most > 1 ? most : 1;
 }
 

@@ -19,7 +19,7 @@ static bool emit_kernels(Emitter *e, CpuCode *code)
     const Plan *plan = code->plan;
     const char **key = arena_array(e->arena, (size_t)plan->step_count, sizeof *key);
     for (int s = 0; s < plan->step_count; s++) {
-        key[s] = step_key(e->arena, plan, &plan->steps[s]);
+        key[s] = kernel_key(e->arena, plan->graph, plan->steps[s].kernel, true);
         int same = 0;
         while (same < s && strcmp(key[same], key[s]) != 0) same++;
         if (same < s) {
