@@ -18,7 +18,7 @@
 
 /* Elements of a unit of a kernel that only moves or maps, and units an image below which lanes are
  * shared out too. */
-enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8 };
+enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8, UNIT_ROWS = 64, UNIT_LANES = 64 };
 
 /* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take
  * whole rows. */
@@ -68,10 +68,30 @@ static void move_to_front(Kernel *kernel, int at)
     kernel->tile[0] = tile;
 }
 
+/* Many whole tiles, so that what is brought to scratch memory serves often. */
+static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
+{
+    int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, width = product_width(p, target);
+    int64_t outer = UNIT_ROWS / (inner * p->row_tile[0]) * p->row_tile[0];
+    for (int i = 0; i < kernel->rank; i++) {
+        const char *name = kernel->axis[i].name;
+        int64_t tile = 1, extent = kernel->axis[i].extent;
+        if (p->row_count > 1 && strcmp(name, p->row[1]) == 0) tile = inner;
+        if (strcmp(name, p->row[0]) == 0) tile = outer > p->row_tile[0] ? outer : p->row_tile[0];
+        if (p->lane && strcmp(name, p->lane) == 0)
+            tile = width < UNIT_LANES ? UNIT_LANES / width * width : width;
+        kernel->tile[i] = tile < extent || kernel->axis[i].symbol[0] ? tile : extent;
+    }
+}
+
 static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,
                          NodeId linear, const char *lane, const Target *target)
 {
     Product p = product_tile(graph, linear, lane, target);
+    if (p.in_parts) {
+        tile_parts(kernel, &p, target);
+        return;
+    }
     bool whole_rows = !target->stages_operands && reads_windows(graph, first, end);
     for (int i = 0; i < kernel->rank; i++)
         for (int k = 0; k < p.row_count; k++)

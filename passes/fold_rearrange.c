@@ -2,7 +2,8 @@
  *
  * Turns the ops that only move elements into access maps: what splits, renames, windows or cuts
  * becomes a `read`, which costs nothing and joins each kernel that uses it; what merges becomes a
- * `write`, the way in which its producer stores its result. A read of a read becomes one read.
+ * `write`, the way in which its producer stores its result, and so does what only reorders the axes of a
+ * result for the caller. A read of a read becomes one read.
  *
  *   before  %1 = rearrange %0 c -> (raft, group)    : f32[b, h 56, w 56, raft 2, group 32]
  *           %9 = rearrange %8 (raft, group) -> c    : f32[b, h 56, w 56, c 64]
@@ -27,14 +28,44 @@ static NodeId compose_reads(Graph *to, NodeId id)
     return build_read(to, inner->operands[0], &map, &type, outer->loc);
 }
 
+static bool is_output(const Graph *graph, NodeId id)
+{
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        if (graph->outputs[i].value == id) return true;
+    return false;
+}
+
+/* Does the node put the axes of a result that has no other use in the order in which the caller wants
+ * them? */
+static bool reorders_result(const Graph *graph, const uint32_t *uses, NodeId id)
+{
+    const Node *node = graph_node(graph, id);
+    if (node->op != OP_REARRANGE || node->attributes.group_count > 0 || uses[id] > 1 ||
+        !is_output(graph, id))
+        return false;
+    const Node *result = graph_node(graph, node->operands[0]);
+    return uses[node->operands[0]] == 1 && !is_movement(result->op) && result->op != OP_INPUT &&
+           result->op != OP_PARAM && result->op != OP_READ && result->op != OP_WRITE &&
+           result->kernel == NO_KERNEL;
+}
+
+static NodeId write_in_order(Graph *to, const Node *node, NodeId x)
+{
+    Map map = map_identity(&node->type, graph_type(to, x));
+    return build_write(to, x, &map, &node->type, node->loc);
+}
+
 Graph *pass_fold_rearrange(PassContext *context, const Graph *graph)
 {
     Rewriter r = rewriter_new(graph, context->arena);
+    const uint32_t *uses = graph_uses(graph, context->arena);
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
         if (is_movement(node->op) && node->kernel == NO_KERNEL && pass_may_rewrite(context)) {
             NodeId x = rewriter_value(&r, node->operands[0]);
-            r.renamed[id] = compose_reads(r.to, lower_movement(r.to, node, x));
+            r.renamed[id] = reorders_result(graph, uses, id)
+                                ? write_in_order(r.to, node, x)
+                                : compose_reads(r.to, lower_movement(r.to, node, x));
         } else {
             rewriter_copy(&r, id);
         }

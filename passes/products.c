@@ -127,7 +127,49 @@ static Product threads_tile(Product p, const Type *result, const Type *rows, con
     return p;
 }
 
-Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
+/* Is the operand read for this product alone? */
+static bool is_own_read(const Graph *graph, NodeId linear, NodeId operand)
+{
+    if (graph_node(graph, operand)->op != OP_READ) return false;
+    int uses = 0, kernel = graph_node(graph, linear)->kernel;
+    for (NodeId id = operand + 1; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->kernel != kernel) break;
+        for (uint32_t i = 0; i < node->operand_count; i++) uses += node->operands[i] == operand;
+    }
+    return uses == 1;
+}
+
+/* The greatest divisor of the extent that is `most` or less. */
+static int64_t divisor_below(int64_t extent, int64_t most)
+{
+    int64_t divisor = extent < most ? extent : most;
+    while (extent % divisor != 0) divisor--;
+    return divisor;
+}
+
+/* A sum over the batch is long. The inner axes are taken whole as far as a part has room. */
+static void find_parts(Product *p, const Graph *graph, NodeId linear, const Target *target)
+{
+    enum { PART = 128 };
+    const Node *node = graph_node(graph, linear);
+    const Type *x = graph_type(graph, node->operands[0]);
+    const AxisNames *over = &node->attributes.over;
+    int64_t room = PART, inside = 1;
+    bool batch = false;
+    for (int i = over->count; i-- > 0;) {
+        const Axis *axis = &x->axis[type_find(x, over->name[i])];
+        batch |= axis->symbol[0] != 0;
+        p->part[i] = axis->symbol[0] ? 1 : divisor_below(axis->extent, room);
+        room = p->part[i] == axis->extent ? room / axis->extent : 1;
+        inside *= p->part[i];
+    }
+    p->in_parts = batch && inside > 1 && p->row_count > 0 && !target->stages_operands &&
+                  is_own_read(graph, linear, node->operands[0]) &&
+                  is_own_read(graph, linear, node->operands[1]);
+}
+
+static Product best_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
 {
     const Attributes *attributes = &graph_node(graph, linear)->attributes;
     return product_of_tile(graph, linear, lane, target, attributes->tile_rows,
@@ -178,4 +220,11 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
         best = p;
     }
     return best;
+}
+
+Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
+{
+    Product p = best_tile(graph, linear, lane, target);
+    find_parts(&p, graph, linear, target);
+    return p;
 }

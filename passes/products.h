@@ -19,6 +19,10 @@ typedef struct Product {
     const char *row[2];
     int64_t row_tile[2]; /* so many consecutive indices of each */
     bool rows_in_w;      /* are the rows axes of operand 1, or of operand 0? */
+    /* A long sum is taken part by part: both operands of a part are brought to scratch memory in the
+     * order in which they are read, and all tiles of a unit take it in before the next. */
+    bool in_parts;
+    int64_t part[MAX_AXES]; /* indices in a part along each axis that is summed over */
 } Product;
 
 /* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of

@@ -211,6 +211,36 @@ static bool symbols_are_split(const Schedule *s, const Node *user, const Type *t
     return true;
 }
 
+/* Room for a part of one operand of a product; the innermost axis is the one that tiles read along. */
+static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p)
+{
+    const Node *node = node_at(s, linear);
+    const AxisNames *over = &node->attributes.over;
+    NodeId id = node->operands[operand];
+    const Type *type = graph_type(s->graph, id);
+    Slot *slot = &schedule_place(s, id)->value;
+    bool rows = p->rows_in_w == (operand == 1);
+    const char *last = rows ? p->row[p->row_count - 1] : p->lane;
+    Type *dims = arena_alloc(s->graph->arena, sizeof *dims); /* the slot refers to its names */
+    for (int i = 0; i < over->count; i++) {
+        Axis axis = axis_constant(over->name[i], p->part[i]);
+        if (p->part[i] > 1) type_append(dims, &axis);
+    }
+    for (int i = 0; i < type->rank; i++)
+        if (!names_contain(over, type->axis[i].name)) type_append(dims, &type->axis[i]);
+    return schedule_slot(s, slot, dims, NULL, last);
+}
+
+/* The slots of a product whose sum is taken in parts. */
+static bool place_parts(Schedule *s, NodeId linear)
+{
+    const Product p = product_tile(s->graph, linear, schedule_lane(s, linear), s->target);
+    if (!p.in_parts) return true;
+    return place_part(s, linear, 0, &p) && place_part(s, linear, 1, &p) &&
+           schedule_slot(s, &schedule_place(s, linear)->sums, &node_at(s, linear)->type, NULL,
+                         p.lane);
+}
+
 /* The stage and the slots of what a normalisation or a loss takes of whole groups. */
 static bool place_statistics(Schedule *s, NodeId id)
 {
@@ -244,6 +274,7 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
         if (place->window.elements) add_stage(s, STAGE_WINDOW, id, id);
     }
     if (!place_statistics(s, id)) return false;
+    if (node->op == OP_LINEAR && !place_parts(s, id)) return false;
     NodeId root = root_of[id - s->first];
     if (place->fused && root == NO_NODE) return true; /* inside an epilogue */
     bool kept = is_kept(s, id);
@@ -270,7 +301,7 @@ static void choose_block(Schedule *s)
     s->block = 1;
     for (int i = 0; i < s->stage_count; i++) {
         const Product *p = &s->stages[i].product;
-        if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w) continue;
+        if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w || p->in_parts) continue;
         int64_t rows = 1;
         for (int k = 0; k < p->row_count; k++)
             if (schedule_axis(s, p->row[k]) >= 0)

@@ -70,7 +70,7 @@ static int64_t cut_slot(Emitter *e, Slot *slot, int64_t part)
     int64_t saved = before - (slot->elements + unit - 1) / unit * unit;
     for (NodeId id = e->schedule.first; id < e->schedule.end; id++) {
         Place *place = schedule_place(&e->schedule, id);
-        Slot *slots[] = {&place->value, &place->mean, &place->rstd, &place->window};
+        Slot *slots[] = {&place->value, &place->mean, &place->rstd, &place->window, &place->sums};
         for (size_t i = 0; i < ARRAY_SIZE(slots); i++) move_slot(slots[i], slot->offset, saved);
     }
     e->schedule.unit_floats -= saved;

@@ -73,7 +73,10 @@ typedef struct Emitter {
     LLVMValueRef batch;
     Chain chain;
     SumsStep step_of_sums;
-    LLVMValueRef gelu_room; /* of gelu.c; NULL: not needed yet */
+    const Slot *sums;            /* where sums are kept between the steps */
+    const Stage *parted;         /* a product whose sum is being taken in parts, or NULL, and */
+    Affine part_start[MAX_AXES]; /* where the present part starts along each axis of the sum */
+    LLVMValueRef gelu_room;      /* of gelu.c; NULL: not needed yet */
 
     /* the unit being emitted */
     LLVMValueRef scratch;     /* of the unit */
@@ -195,6 +198,8 @@ void emit_reduction(Emitter *e, const Stage *stage);
 void emit_stage(Emitter *e, const Stage *stage); /* for the present unit and variant */
 void emit_product(Emitter *e, const Stage *stage,
                   const Dim *lanes); /* lanes: the tile of lanes to do, or NULL: all */
+void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes); /* its present step */
+void emit_parts(Emitter *e, const Stage *stage); /* parts.c: one whose sum is taken in parts */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);
 

@@ -105,7 +105,8 @@ static void panel_leaf(Nest *nest)
 static bool has_panels(const Emitter *e, const Stage *stage)
 {
     const Product *p = &stage->product;
-    if (stage->kind != STAGE_PRODUCT || !p->lane || p->lane_in_x || e->schedule.block == 1)
+    if (stage->kind != STAGE_PRODUCT || !p->lane || p->lane_in_x || p->in_parts ||
+        e->schedule.block == 1)
         return false;
     int axis = schedule_axis(&e->schedule, p->lane);
     const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
@@ -149,6 +150,7 @@ static void emit_chain(Emitter *e, const Block *block)
     PanelNest parts = {.nest = {.e = e, .leaf = chain_leaf, .count = 1}, .block = block};
     parts.nest.dim[0] =
         (Dim){chain->axis, affine_constant(0), lane_extent(e, chain->first), chain->part, {0}, 0};
+    e->sums = &chain->sums;
     e->step_of_sums = SUMS_START;
     emit_units(e, block, chain->second, NULL, stage_body);
     e->step_of_sums = SUMS_WHOLE;
@@ -225,6 +227,7 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *unit
     e->step = step;
     e->coordinate_count = 0;
     e->gelu_room = NULL;
+    e->parted = NULL;
     if (!schedule_kernel(&e->schedule, e->arena, e->graph, step->kernel, e->target, e->diag))
         return false;
     find_chain(e);

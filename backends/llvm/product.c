@@ -85,7 +85,7 @@ static void move_sums(Tile *tile, bool store)
         at_row(tile, i / tile->vectors);
         at_vector(tile, i % tile->vectors);
         Lanes lanes = vector_lanes(tile, i % tile->vectors);
-        Affine at = slot_offset(e, &e->chain.sums);
+        Affine at = slot_offset(e, e->sums);
         if (store) {
             LLVMValueRef sum = LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[i], "");
             store_lanes(e, sum, e->scratch, &at, &lanes, true);
@@ -149,7 +149,10 @@ static void contract(Tile *tile, const Node *linear, int axis)
     const Axis *along = &x->axis[type_find(x, over->name[axis])];
     int64_t extent = along->extent; /* 0: a symbol, the batch */
     Affine start = affine_constant(0);
-    if (e->step_of_sums == SUMS_ADD) {
+    if (e->parted) {
+        extent = e->parted->product.part[axis];
+        start = e->part_start[axis];
+    } else if (e->step_of_sums == SUMS_ADD) {
         extent = e->chain.count;
         start = e->chain.start;
     }
@@ -250,7 +253,7 @@ static void tile_leaf(Nest *nest)
         move_sums(tile, true);
 }
 
-void emit_product(Emitter *e, const Stage *stage, const Dim *lanes)
+void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes)
 {
     Tile tile = {
         .nest = {.e = e, .stage = stage, .leaf = tile_leaf}, .row_dim = {-1, -1}, .lane_dim = -1};
@@ -270,4 +273,12 @@ void emit_product(Emitter *e, const Stage *stage, const Dim *lanes)
         tile.nest.dim[tile.nest.count++] = unit_dim(e, axis, row_tile_of(p, axis->name));
     }
     emit_nest(&tile.nest, 0);
+}
+
+void emit_product(Emitter *e, const Stage *stage, const Dim *lanes)
+{
+    if (stage->product.in_parts)
+        emit_parts(e, stage);
+    else
+        emit_tiles(e, stage, lanes);
 }

@@ -189,13 +189,17 @@ static LLVMValueRef emit_read(Emitter *e, NodeId id, Lanes lanes)
 
 /* ---- scratch -------------------------------------------------------------------------------- */
 
-/* Index along an axis, from the first of the unit, or of the present part of a chain. */
+/* Index along an axis, from the first of the unit, or of the present part of a chain or sum. */
 static Affine local_index(Emitter *e, const char *axis)
 {
     Affine at = *coordinate_of(e, axis);
     int k = schedule_axis(&e->schedule, axis);
     if (e->chain.count && strcmp(axis, e->chain.axis) == 0)
         return affine_add(e, at, &e->chain.start, -1);
+    const AxisNames *over =
+        e->parted ? &graph_node(e->graph, e->parted->root)->attributes.over : NULL;
+    for (int i = 0; over && i < over->count; i++)
+        if (strcmp(over->name[i], axis) == 0) return affine_add(e, at, &e->part_start[i], -1);
     return k < 0 ? at : affine_add(e, at, &e->base[k], -1);
 }
 
