@@ -61,6 +61,9 @@ typedef struct Settings {
 Settings *settings_parse(Arena *arena, const Source *source, const char *const *overrides,
                          int override_count, Diag *diag);
 
+/* The same as YAML, defaults filled in: parsed again it gives the same settings. */
+void settings_print(const Settings *settings, Text *out);
+
 /* ---- model.c -------------------------------------------------------------------------------- */
 
 typedef struct Level {

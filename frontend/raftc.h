@@ -96,7 +96,7 @@ typedef struct Options {
     bool with_features;
     /* training */
     const char *data, *metrics, *dump_gradients, *save;
-    bool resume;
+    const char *resume; /* a file, or "" */
     int64_t steps;
 } Options;
 

@@ -65,7 +65,8 @@ static const Row table[] = {
          "where the data set is, in place of data_path; or, to train on, one\n"
          "made-up batch of images and labels, in every step"),
     NUMBER("--steps", "N", TRAIN, 1, INT64_MAX, steps, "how many steps to take at most"),
-    FLAG("--resume", TRAIN, resume, "go on from the newest checkpoint in the folder of the run"),
+    TEXT("--resume", "[=FILE]", TRAIN, read_text, resume,
+         "go on from a checkpoint; default: the newest in the folder of the run"),
     TEXT("--metrics", "FILE.jsonl", TRAIN, read_text, metrics,
          "write one object a step: `step` and `loss`"),
     TEXT("--dump-gradients", "FILE", TRAIN, read_text, dump_gradients,
@@ -175,6 +176,11 @@ static bool read_option(Parser *parser)
     if (!row) return false;
     parser->given[row - table] = true;
     if (!row->argument && value) return wrong(parser, "%s takes no value: %s", row->name, word);
+    bool optional = row->argument && row->argument[0] == '[';
+    if (optional && !value) {
+        *(const char **)((char *)parser->options + row->member) = "";
+        return true;
+    }
     if (row->argument && !value) {
         const char *next = parser->next < parser->argc ? parser->argv[parser->next] : "--";
         if (strncmp(next, "--", 2) == 0)
@@ -391,7 +397,8 @@ static void print_usage(FILE *file)
 static void print_row(const Row *row, FILE *file)
 {
     char usage[80];
-    snprintf(usage, sizeof usage, "%s%s%s", row->name, row->argument ? " " : "",
+    snprintf(usage, sizeof usage, "%s%s%s", row->name,
+             row->argument && row->argument[0] != '[' ? " " : "",
              row->argument ? row->argument : "");
     for (const char *line = row->help; line;) {
         const char *end = strchr(line, '\n');

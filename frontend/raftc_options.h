@@ -21,7 +21,7 @@ typedef bool ReadFunction(const Parser *parser, const Row *row, const char *valu
 
 struct Row {
     const char *name;     /* NULL: a heading */
-    const char *argument; /* as --help shows it; NULL: a flag */
+    const char *argument; /* as --help shows it; NULL: a flag; [=X]: it may be left out */
     unsigned verbs;
     ReadFunction *read;
     const char *words;   /* of a choice or a list: "f32|bf16" */

@@ -2,6 +2,7 @@
  *
  * All that is random is a function of the seed and the place in the run, and a checkpoint holds the
  * rest; so a run that was stopped, in whatever way, goes on to the same bits. */
+#define _GNU_SOURCE /* strchrnul */
 #include "frontend/raftc_train_run.h"
 
 #include <errno.h>
@@ -41,7 +42,7 @@ static Exit validate(Run *run, int64_t epoch)
     if (exit != EXIT_DONE || stop_signal) return exit;
     const double values[] = {score.loss, score.plain, score.top1, score.top5};
     RaftStatus status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
-    if (status) return run_fail(run, status, &error);
+    if (status) return run_fail_write(run, &error);
     printf("epoch %lld  accuracy %.4f  top-5 %.4f  loss %.4f  cross-entropy %.4f\n",
            (long long)epoch + 1, values[2], values[3], values[0], values[1]);
     fflush(stdout);
@@ -52,7 +53,7 @@ static Exit validate(Run *run, int64_t epoch)
                                        trainer_tensors(&run->trainer, trainer_best(&run->trainer)),
                                        run->trainer.parameter_count, no_metadata, &error);
     signals_release();
-    return status ? run_fail(run, status, &error) : EXIT_DONE;
+    return status ? run_fail_write(run, &error) : EXIT_DONE;
 }
 
 /* ---- steps -------------------------------------------------------------------------------------- */
@@ -89,7 +90,7 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
     double now = seconds_now(), elapsed = now - run->started;
     RaftStatus status =
         raft_metrics_add(run->metrics, run->step, 2, tags, (double[]){run->loss, lr}, &error);
-    if (status) return run_fail(run, status, &error);
+    if (status) return run_fail_write(run, &error);
     if (!run->session->options->quiet) {
         double left =
             elapsed / (double)run->seen * count * (double)(run->schedule.iterations - run->step);
@@ -242,11 +243,20 @@ static Exit make_folder(Run *run)
     if (mkdir(run->folder, 0777) && errno != EEXIST)
         return session_fail(run->session, EXIT_UNDONE, "%s: cannot be made: %s", run->folder,
                             strerror(errno));
-    const Source *source = run->settings->source;
+    Settings resolved = *run->settings;
+    resolved.data_path = run->data.path;
+    resolved.batch_size = run->trainer.batch;
+    resolved.num_epochs = run->epochs;
+    resolved.validate_every = run->validate_every;
+    resolved.checkpoint_every = run->checkpoint_every;
+    resolved.log_every_iters = run->log_every;
     Text text = text_new(run->session->arena);
-    for (uint32_t i = 0; i < options->set.count; i++)
-        text_printf(&text, "# --set %s\n", options->set.item[i]);
-    text_printf(&text, "%.*s", (int)source->size, source->text);
+    const char *made_by = session_made_by(run->session, run->settings->source);
+    for (const char *end; *made_by; made_by = end + (*end == '\n')) {
+        end = strchrnul(made_by, '\n');
+        text_printf(&text, "# %.*s\n", (int)(end - made_by), made_by);
+    }
+    settings_print(&resolved, &text);
     return session_write(run->session,
                          arena_printf(run->session->arena, "%s/settings.yaml", run->folder),
                          text.data, text.length);
@@ -266,7 +276,7 @@ static Exit finish(Run *run)
                            run->trainer.parameter_count, no_metadata, &error);
     if (!status) status = raft_metrics_page(run->folder, run->folder, &error);
     signals_release();
-    return status ? run_fail(run, status, &error) : EXIT_DONE;
+    return status ? run_fail_write(run, &error) : EXIT_DONE;
 }
 
 static Exit do_run(Run *run)
@@ -285,7 +295,7 @@ static Exit do_run(Run *run)
     if (exit != EXIT_DONE) return exit;
     RaftStatus status =
         raft_metrics_open(run->folder, run->step ? run->step + 1 : 0, &run->metrics, &error);
-    if (status) return run_fail(run, status, &error);
+    if (status) return run_fail_write(run, &error);
     session_flush(run->session);
     exit = train_epochs(run);
     if (exit != EXIT_DONE) return exit;

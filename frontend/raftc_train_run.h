@@ -31,6 +31,12 @@ static inline Exit run_fail(const Run *run, RaftStatus status, const RaftError *
     return session_fail_file(run->session, status, error);
 }
 
+/* A result that cannot be written is not the fault of the given files. */
+static inline Exit run_fail_write(const Run *run, const RaftError *error)
+{
+    return session_fail(run->session, EXIT_UNDONE, "%s", error->message);
+}
+
 /* From the weights that settings and options name, or where a checkpoint was saved. */
 Exit run_begin(Run *run);
 Exit run_save(Run *run);

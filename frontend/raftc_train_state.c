@@ -2,6 +2,7 @@
 #include "frontend/raftc_train_run.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { KEPT_CHECKPOINTS = 3 };
@@ -135,7 +136,7 @@ Exit run_save(Run *run)
     RaftStatus status = raft_checkpoint_save(run->folder, run->step, KEPT_CHECKPOINTS, tensors,
                                              count, identity(run, step), &error);
     signals_release();
-    return status ? run_fail(run, status, &error) : EXIT_DONE;
+    return status ? run_fail_write(run, &error) : EXIT_DONE;
 }
 
 static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
@@ -145,6 +146,7 @@ static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
     const RaftTensor *tensors = state_tensors(run, &count);
     const char **wanted = identity(run, NULL);
     for (int i = 0; raft_weights_metadata(checkpoint, i, &key, &value); i++) {
+        if (strcmp(key, "step") == 0) run->step = strtoll(value, NULL, 10);
         if (strcmp(key, "validation") == 0) run->due = strcmp(value, "due") == 0;
         for (int k = 0; k < 8; k += 2)
             if (strcmp(key, wanted[k]) == 0 && strcmp(value, wanted[k + 1]) != 0)
@@ -176,9 +178,22 @@ static Exit resume_newest(Run *run)
     return exit;
 }
 
+static Exit resume_file(Run *run, const char *path)
+{
+    RaftWeights *checkpoint;
+    RaftError error;
+    RaftStatus status = raft_checkpoint_open(path, &checkpoint, &error);
+    if (status) return run_fail(run, status, &error);
+    Exit exit = take_checkpoint(run, checkpoint);
+    raft_weights_close(checkpoint);
+    return exit;
+}
+
 Exit run_begin(Run *run)
 {
-    if (run->session->options->resume) return resume_newest(run);
+    const char *path = run->session->options->resume;
+    if (!path) path = run->settings->resume_from;
+    if (path) return *path ? resume_file(run, path) : resume_newest(run);
     Exit exit = start_weights(run);
     trainer_begin_average(&run->trainer);
     return exit;

@@ -286,21 +286,25 @@ static bool read_choice(const Reader *reader, const Key *key, const Yaml *value,
     return false;
 }
 
+static const char *const mixing_names[] = {[TOKEN_RAFT] = "ser_pm", [TOKEN_MIXER] = "original_tm"};
+static const char *const embedding_names[] = {
+    [EMBED_CROSS] = "emb_cross_mlp", [EMBED_PATCH] = "emb_mixer"};
+static const char *const optimizer_names[] = {"adamw", "sgd"};
+
 static bool read_token_mixing(const Reader *reader, const Key *key, const Yaml *value, void *record)
 {
-    static const char *const names[] = {[TOKEN_RAFT] = "ser_pm", [TOKEN_MIXER] = "original_tm"};
     size_t choice = 0;
-    if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
+    if (!read_choice(reader, key, value, mixing_names, ARRAY_SIZE(mixing_names), &choice))
+        return false;
     ((Settings *)record)->token_mixing = (TokenMixing)choice;
     return true;
 }
 
 static bool read_embedding(const Reader *reader, const Key *key, const Yaml *value, void *record)
 {
-    static const char *const names[] = {
-        [EMBED_CROSS] = "emb_cross_mlp", [EMBED_PATCH] = "emb_mixer"};
     size_t choice = 0;
-    if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
+    if (!read_choice(reader, key, value, embedding_names, ARRAY_SIZE(embedding_names), &choice))
+        return false;
     ((Settings *)record)->embedding = (EmbeddingType)choice;
     return true;
 }
@@ -317,9 +321,9 @@ static bool read_data_set(const Reader *reader, const Key *key, const Yaml *valu
 
 static bool read_optimizer(const Reader *reader, const Key *key, const Yaml *value, void *record)
 {
-    static const char *const names[] = {"adamw", "sgd"};
     size_t choice = 0;
-    if (!read_choice(reader, key, value, names, ARRAY_SIZE(names), &choice)) return false;
+    if (!read_choice(reader, key, value, optimizer_names, ARRAY_SIZE(optimizer_names), &choice))
+        return false;
     ((Settings *)record)->sgd = choice == 1;
     return true;
 }
@@ -465,4 +469,63 @@ Settings *settings_parse(Arena *arena, const Source *source, const char *const *
     if (!good || !check_layer_keys(settings, diag)) return NULL;
     apply_data_set(settings);
     return settings;
+}
+
+/* ---- printing ------------------------------------------------------------------------------ */
+
+static void print_text(const char *text, Text *out)
+{
+    text_printf(out, "\"");
+    for (const char *c = text; *c; c++) {
+        bool plain = (unsigned char)*c >= ' ' && *c != 0x7f && *c != '"' && *c != '\\';
+        text_printf(out, plain ? "%c" : "\\x%02x", *c);
+    }
+    text_printf(out, "\"\n");
+}
+
+/* The value of one key; nothing where it is that of a key left out. */
+static void print_key(const Key *key, const Settings *s, Text *out)
+{
+    const void *member = (const char *)s + key->member;
+    bool always = key->otherwise != NONE; /* else 0 is as good as left out */
+    if (key->read == read_integer && (always || *(const int64_t *)member))
+        text_printf(out, "%s: %lld\n", key->name, *(const long long *)member);
+    bool real = key->read == read_real || key->read == read_rate;
+    if (real && (always || *(const double *)member != 0)) {
+        text_printf(out, "%s: ", key->name);
+        double_print(*(const double *)member, out);
+        text_printf(out, "\n");
+    }
+    if (key->read == read_bool)
+        text_printf(out, "%s: %s\n", key->name, *(const bool *)member ? "True" : "False");
+    if (key->read == read_text && *(const char *const *)member) {
+        text_printf(out, "%s: ", key->name);
+        print_text(*(const char *const *)member, out);
+    }
+    if (key->read == read_data_set) text_printf(out, "%s: %s\n", key->name, s->dataset_name);
+    if (key->read == read_token_mixing)
+        text_printf(out, "%s: %s\n", key->name, mixing_names[s->token_mixing]);
+    if (key->read == read_embedding)
+        text_printf(out, "%s: %s\n", key->name, embedding_names[s->embedding]);
+    if (key->read == read_optimizer)
+        text_printf(out, "%s: %s\n", key->name, optimizer_names[s->sgd]);
+}
+
+static void print_layer(const LayerSettings *layer, Text *out)
+{
+    text_printf(out, "- {depth: %lld, dim: %lld, patch_size: %lld", (long long)layer->depth,
+                (long long)layer->dim, (long long)layer->patch_size);
+    if (layer->raft_size) text_printf(out, ", raft_size: %lld", (long long)layer->raft_size);
+    for (int i = 0; i < layer->kernel_count; i++)
+        text_printf(out, "%s%lld", i ? ", " : ", embedding_kernels: [",
+                    (long long)layer->kernels[i]);
+    text_printf(out, layer->kernel_count ? "]}\n" : "}\n");
+}
+
+void settings_print(const Settings *settings, Text *out)
+{
+    text_printf(out, "layers:\n");
+    for (int i = 0; i < settings->layer_count; i++) print_layer(&settings->layers[i], out);
+    for (size_t i = 0; i < ARRAY_SIZE(settings_keys); i++)
+        print_key(&settings_keys[i], settings, out);
 }

@@ -289,6 +289,7 @@ Graph *graph_without_dead(const Graph *graph, Arena *arena);
 /* ---- print.c, parse.c, verify.c, check.c ---------------------------------------------------- */
 
 void graph_print(const Graph *graph, Text *out);
+void double_print(double value, Text *out); /* the shortest that reads back as the same */
 void type_print(const Type *type, Text *out);
 void map_print(const Map *map, const Type *space, Text *out); /* [b, h, w, raft*32 + group] */
 void node_print(const Graph *graph, NodeId id, Text *out);    /* one line, without the newline */

@@ -101,8 +101,7 @@ static void print_group_side(const AxisNames *names, Text *out)
         print_names(names, out);
 }
 
-/* The shortest decimal that reads back as the same double. */
-static void print_double(double value, Text *out)
+void double_print(double value, Text *out)
 {
     char digits[32];
     for (int precision = 1; precision <= 17; precision++) {
@@ -161,11 +160,11 @@ static void print_attributes(const Graph *graph, const Node *node, Text *out)
     if (has & ATTR_OFFSET) text_printf(out, " from %" PRId64, attributes->offset);
     if (has & ATTR_EPS) {
         text_put(out, " eps ");
-        print_double(attributes->eps, out);
+        double_print(attributes->eps, out);
     }
     if (has & ATTR_FACTOR) {
         text_put(out, " by ");
-        print_double(attributes->factor, out);
+        double_print(attributes->factor, out);
     }
     if (has & ATTR_TILE && attributes->tile_rows)
         text_printf(out, " tile %" PRId64 " by %" PRId64, attributes->tile_rows,

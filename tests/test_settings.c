@@ -239,6 +239,34 @@ static void test_scalars(void **state)
     arena_free(&f.arena);
 }
 
+/* What is printed gives, parsed again, the same. */
+static void expect_printed(Fixture *f, const Settings *s)
+{
+    Text first = text_new(&f->arena), second = text_new(&f->arena);
+    settings_print(s, &first);
+    const Settings *again = parse_text(f, first.data, NULL, 0);
+    settings_print(again, &second);
+    assert_string_equal(second.data, first.data);
+    assert_true(again->seed == s->seed && again->lr == s->lr && again->momentum == s->momentum);
+    assert_int_equal(again->layers[0].kernel_count, s->layers[0].kernel_count);
+    assert_int_equal(again->num_classes, s->num_classes);
+    if (s->data_path) assert_string_equal(again->data_path, s->data_path);
+}
+
+static void test_printed(void **state)
+{
+    (void)state;
+    Fixture f;
+    begin(&f);
+    expect_printed(&f,
+                   parse_text(&f,
+                              TINY "lr: 0.1\nseed: 0\nmomentum: 0\noptimizer: sgd\n"
+                                   "decay_biases_and_norms: no\nmax_grad_norm: 1e-3\n"
+                                   "data_path: \"a \\\"b\\\" \\\\ \\x07: # é\"\nshortcut: yes\n",
+                              NULL, 0));
+    arena_free(&f.arena);
+}
+
 static void test_data_sets(void **state)
 {
     static const struct {
@@ -433,17 +461,12 @@ static void test_identifiers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wrong_inputs),
-        cmocka_unit_test(test_parameter_counts),
-        cmocka_unit_test(test_published_files),
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_scalars),
-        cmocka_unit_test(test_data_sets),
-        cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_levels),
-        cmocka_unit_test(test_grid_ignores_image),
-        cmocka_unit_test(test_feature_counts),
-        cmocka_unit_test(test_unused_keys),
+        cmocka_unit_test(test_wrong_inputs),    cmocka_unit_test(test_parameter_counts),
+        cmocka_unit_test(test_published_files), cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_scalars),         cmocka_unit_test(test_printed),
+        cmocka_unit_test(test_data_sets),       cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_levels),          cmocka_unit_test(test_grid_ignores_image),
+        cmocka_unit_test(test_feature_counts),  cmocka_unit_test(test_unused_keys),
         cmocka_unit_test(test_identifiers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
