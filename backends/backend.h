@@ -44,6 +44,8 @@ bool llvm_available(void);
 bool llvm_check(const CpuOptions *options, Diag *diag);
 /* Describes the machine of `options`. */
 bool llvm_target(const CpuOptions *options, Target *target, Diag *diag);
+/* The CPU and its features as LLVM names them: the code that the options give depends on no more. */
+const char *llvm_describe(Arena *arena, const CpuOptions *options, Diag *diag);
 /* Emits and optimises the kernels of a plan. NULL with messages. */
 CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag);
 void llvm_free(CpuCode *code);

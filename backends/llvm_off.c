@@ -24,6 +24,13 @@ bool llvm_target(const CpuOptions *options, Target *target, Diag *diag)
     return absent(diag);
 }
 
+const char *llvm_describe(Arena *arena, const CpuOptions *options, Diag *diag)
+{
+    (void)arena, (void)options;
+    absent(diag);
+    return NULL;
+}
+
 CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag)
 {
     (void)arena, (void)plan, (void)options;

@@ -23,6 +23,8 @@ static Exit run_verb(Session *session)
         return verb_run(session);
     case VERB_BENCH:
         return verb_bench(session);
+    case VERB_TUNE:
+        return verb_tune(session);
     case VERB_INSPECT:
         return verb_inspect(session);
     case VERB_CONVERT:

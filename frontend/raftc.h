@@ -88,6 +88,8 @@ typedef struct Options {
     bool embed;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
     bool profile, json;
+    int64_t budget; /* of tuning, in milliseconds */
+    const char *tune_database;
     bool train; /* with the backward pass and the step of the optimiser */
     /* running */
     Strings inputs;
@@ -154,6 +156,10 @@ void print_clean(const char *text, FILE *file);
 int64_t saturating_add(int64_t a, int64_t b);
 /* 9868768 as "9,868,768". */
 const char *grouped(Arena *arena, int64_t number);
+/* FNV-1a, 64 bits. */
+uint64_t bytes_hash(const char *bytes, size_t size);
+/* The name of the processor, as Linux gives it. */
+const char *machine_name(Arena *arena);
 /* "raftc 0.1.0 with LLVM 19.1.7" */
 const char *raftc_version(void);
 /* How something was made: version, command line and hash of the model, a line each. It begins with
@@ -184,7 +190,9 @@ typedef struct Compilation {
 
 /* From settings or a graph (.ir) to the unfused graph. */
 Exit compilation_load(Session *session, const char *path, Compilation *compilation);
-/* Then the passes, */
+/* What the options say of the machine, and what passes may know of it; */
+Exit compilation_target(Session *session, Compilation *compilation);
+/* that, and the passes; */
 Exit compilation_optimise(Session *session, Compilation *compilation);
 /* the memory plan, */
 Exit compilation_plan(Session *session, Compilation *compilation);
@@ -288,6 +296,7 @@ Exit item_load(Session *session, const Compilation *compilation, const Item *ite
 Exit verb_compile(Session *session);
 Exit verb_run(Session *session);
 Exit verb_bench(Session *session);
+Exit verb_tune(Session *session);
 Exit verb_inspect(Session *session);
 Exit verb_convert(Session *session);
 Exit verb_train(Session *session);

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/utsname.h>
 
 enum { LEAST_RUNS = 10, LEAST_STEPS = 5, PEAK_RUNS = 5 };
 static const double warm_up_seconds = 0.3, least_seconds = 2, peak_seconds = 0.02;
@@ -123,24 +122,6 @@ static int by_value(const void *left, const void *right)
 {
     double a = *(const double *)left, b = *(const double *)right;
     return (a > b) - (a < b);
-}
-
-/* The name of the processor, as Linux gives it. */
-static const char *machine_name(Arena *arena)
-{
-    char line[512];
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    const char *name = NULL;
-    while (file && !name && fgets(line, sizeof line, file)) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        line[strcspn(line, "\n")] = '\0';
-        name = arena_strdup(arena, colon + 1 + strspn(colon + 1, " "));
-    }
-    if (file) fclose(file);
-    struct utsname system;
-    if (!name) name = uname(&system) == 0 ? arena_strdup(arena, system.machine) : "unknown";
-    return name;
 }
 
 static int64_t peak_bytes(void)

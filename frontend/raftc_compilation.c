@@ -1,5 +1,5 @@
 /* raftc_compilation.c: from a file that the user names to code for the target, stage by stage. */
-#include "frontend/raftc.h"
+#include "frontend/raftc_tuned.h"
 
 #include <errno.h>
 #include <string.h>
@@ -62,7 +62,7 @@ Exit compilation_load(Session *session, const char *path, Compilation *c)
 
 /* ---- passes ---------------------------------------------------------------------------------- */
 
-static Exit choose_target(Session *session, Compilation *c)
+Exit compilation_target(Session *session, Compilation *c)
 {
     const Options *options = session->options;
     c->cpu = (CpuOptions){options->triple, options->cpu, options->features, options->sanitize != 0};
@@ -101,14 +101,18 @@ static bool write_dump(void *user, const char *path, const char *text, size_t le
 Exit compilation_optimise(Session *session, Compilation *c)
 {
     const Options *options = session->options;
-    Exit exit = choose_target(session, c);
+    Exit exit = compilation_target(session, c);
     if (exit == EXIT_DONE) exit = make_folder(session, options->dump_dir);
+    if (exit != EXIT_DONE) return exit;
+    Tuned *tuned = NULL;
+    if (options->target == TARGET_CPU && llvm_available()) exit = tuned_open(session, c, &tuned);
     if (exit != EXIT_DONE) return exit;
     double start = seconds_now();
     const PipelineOptions pipeline = {.only = options->passes,
                                       .disabled = options->disabled_passes.item,
                                       .disabled_count = (int)options->disabled_passes.count,
                                       .train = c->train,
+                                      .choices = tuned_source(tuned),
                                       .rewrite_limit = options->rewrite_limit,
                                       .dump = options->dump_ir,
                                       .dump_dir = options->dump_dir,
@@ -118,6 +122,7 @@ Exit compilation_optimise(Session *session, Compilation *c)
     c->statistics = arena_array(session->arena, (size_t)pass_count, sizeof *c->statistics);
     c->graph =
         pipeline_run(session->arena, c->built, &c->target, &pipeline, session->diag, c->statistics);
+    tuned_close(tuned);
     session_stage(session, "passes", start);
     if (c->graph) return EXIT_DONE;
     if (c->train) return EXIT_FILES; /* there is nothing to train in it */

@@ -13,7 +13,8 @@ enum {
     CONVERT = 1 << VERB_CONVERT,
     TRAIN = 1 << VERB_TRAIN,
     EVAL = 1 << VERB_EVAL,
-    MODEL = COMPILE | RUN | BENCH | INSPECT | TRAIN | EVAL, /* those that take a model */
+    TUNE = 1 << VERB_TUNE,
+    MODEL = COMPILE | RUN | BENCH | TUNE | INSPECT | TRAIN | EVAL, /* those that take a model */
     ALL = MODEL | CONVERT
 };
 
@@ -49,9 +50,9 @@ static const Row table[] = {
     TEXT("--input", "X", RUN, read_strings, inputs,
          "the same as a bare argument: a picture, a folder of pictures,\n"
          "a .safetensors with `input` [b, c, h, w], or @fill; repeatable"),
-    NUMBER("--batch", "N", RUN | BENCH | TRAIN, 1, 1 << 20, batch,
+    NUMBER("--batch", "N", RUN | BENCH | TUNE | TRAIN, 1, 1 << 20, batch,
            "images in one forward or step, and how many @fill makes; default 1"),
-    NUMBER("--threads", "N", RUN | BENCH | TRAIN | EVAL, 1, RAFT_MAX_THREADS, threads,
+    NUMBER("--threads", "N", RUN | BENCH | TUNE | TRAIN | EVAL, 1, RAFT_MAX_THREADS, threads,
            "default: OMP_NUM_THREADS, else the processors that raftc may use"),
     NUMBER("--top", "K", RUN, 1, 1 << 24, top, "print the K likeliest classes; default 5"),
     TEXT("--labels", "FILE", RUN, read_text, labels, "names of the classes, one a line"),
@@ -89,6 +90,9 @@ static const Row table[] = {
     FLAG("--train", BENCH, train, "time whole steps of training, not a forward"),
     FLAG("--profile", BENCH, profile,
          "each kernel: time, share of the peak and of the memory's speed"),
+    TEXT("--budget", "TIME", TUNE, read_time, budget, "how long to search, as in 60s or 5m; default 60s"),
+    TEXT("--tune-db", "FILE", MODEL, read_text, tune_database,
+         "what `raftc tune` found (SQLite); default: in the user's cache"),
     TEXT("--graph", "FILE.svg", INSPECT, read_text, graph,
          "draw the graph after the passes (needs Graphviz)"),
     FLAG("--json", BENCH | INSPECT | EVAL, json, "one object on stdout"),
@@ -126,23 +130,20 @@ typedef struct VerbInfo {
     const char *name; /* NULL: the verb that needs none */
     const char *arguments, *summary;
     uint32_t least, most; /* arguments */
-    const char *instead;  /* where this build lacks the verb: what to do; NULL: it is there */
 } VerbInfo;
 
 /* clang-format off */
 static const VerbInfo verbs[VERB_COUNT] = {
-    [VERB_COMPILE] = {NULL, "MODEL.yaml", "compile; by default to a library: .so, .a, .h", 1, 1,
-                      NULL},
-    [VERB_RUN] = {"run", "MODEL.yaml IMAGE...", "classify pictures", 1, UINT32_MAX, NULL},
-    [VERB_BENCH] = {"bench", "MODEL.yaml", "time a forward, or a step of training", 1, 1, NULL},
-    [VERB_TUNE] = {"tune", "MODEL.yaml", "search tiles for this machine", 0, 0,
-                   "tiles are chosen by rule, and `raftc bench` tells how well they do"},
-    [VERB_TRAIN] = {"train", "SETTINGS.yaml", "train a model", 1, 1, NULL},
-    [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model on its data set", 1, 1, NULL},
+    [VERB_COMPILE] = {NULL, "MODEL.yaml", "compile; by default to a library: .so, .a, .h", 1, 1},
+    [VERB_RUN] = {"run", "MODEL.yaml IMAGE...", "classify pictures", 1, UINT32_MAX},
+    [VERB_BENCH] = {"bench", "MODEL.yaml", "time a forward, or a step of training", 1, 1},
+    [VERB_TUNE] = {"tune", "MODEL.yaml", "search tiles for this machine", 1, 1},
+    [VERB_TRAIN] = {"train", "SETTINGS.yaml", "train a model", 1, 1},
+    [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model on its data set", 1, 1},
     [VERB_INSPECT] = {"inspect", "FILE",
-                      "what is in a model, graph, weight file or library of raftc", 1, 1, NULL},
-    [VERB_CONVERT] = {"convert", "IN OUT", "copy weights, as .safetensors or .pt", 2,
-                      2, NULL},
+                      "what is in a model, graph, weight file or library of raftc", 1, 1},
+    [VERB_CONVERT] = {"convert", "IN OUT", "copy weights, as .safetensors or .pt", 2
+                      , 2},
 };
 /* clang-format on */
 
@@ -294,6 +295,8 @@ static bool check_together(const Parser *parser)
     if (options->json && (options->report || (options->dump_ir && !options->dump_dir)))
         good = wrong(parser, "--json prints one object and nothing else: %s",
                      options->report ? "leave --report out" : "give --dump-ir a --dump-dir");
+    if (options->verb == VERB_TUNE && options->target != TARGET_CPU)
+        good = wrong(parser, "tune searches kernels of --target cpu alone");
     if (options->profile && options->target == TARGET_REFERENCE)
         good = wrong(parser, "--profile is of kernels, and --target reference runs none");
     return good;
@@ -342,7 +345,6 @@ static bool read_all(Parser *parser)
             continue;
         }
         options->verb = (Verb)verb;
-        if (verbs[verb].instead) break; /* its options are unknown here */
     }
     return good;
 }
@@ -363,11 +365,6 @@ Exit options_parse(Arena *arena, int argc, char **argv, Options *options, Diag *
     parser.next = 1;
     parser.given = arena_array(arena, ARRAY_SIZE(table), sizeof *parser.given);
     bool good = read_all(&parser);
-    const VerbInfo *verb = &verbs[options->verb];
-    if (verb->instead && good) {
-        wrong(&parser, "`raftc %s` is not in this build; %s", verb->name, verb->instead);
-        return EXIT_LACKING;
-    }
     if (!good || !check_unknown_verb(&parser)) return EXIT_USAGE;
     if (!check_verb_of_options(&parser)) return EXIT_USAGE;
     if (options->help || options->version) return EXIT_DONE;
@@ -385,7 +382,6 @@ static void print_usage(FILE *file)
     fputs("raftc compiles RaftMLP vision models to machine code.\n\n", file);
     for (int i = 0; i < VERB_COUNT; i++) {
         char usage[80];
-        if (verbs[i].instead) continue;
         snprintf(usage, sizeof usage, "raftc %s%s%s", verbs[i].name ? verbs[i].name : "",
                  verbs[i].name ? " " : "", verbs[i].arguments);
         fprintf(file, "  %-*s %s\n", HELP_COLUMN - NAME_COLUMN, usage, verbs[i].summary);

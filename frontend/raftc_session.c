@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <time.h>
 
 /* ---- messages -------------------------------------------------------------------------------- */
@@ -161,8 +162,7 @@ static void put_argument(Text *text, const char *argument)
     text_put(text, quoted ? "'" : "");
 }
 
-/* FNV-1a, 64 bits. */
-static uint64_t hash(const char *bytes, size_t size)
+uint64_t bytes_hash(const char *bytes, size_t size)
 {
     uint64_t value = 14695981039346656037u;
     for (size_t i = 0; i < size; i++) value = (value ^ (unsigned char)bytes[i]) * 1099511628211u;
@@ -175,6 +175,23 @@ const char *session_made_by(Session *session, const Source *source)
     text_printf(&text, "made by %s\ncommand: raftc", raftc_version());
     for (int i = 1; i < session->argc; i++) put_argument(&text, session->argv[i]);
     text_printf(&text, "\nmodel: %zu bytes, FNV-1a hash %016llx", source->size,
-                (unsigned long long)hash(source->text, source->size));
+                (unsigned long long)bytes_hash(source->text, source->size));
     return text.data;
+}
+
+const char *machine_name(Arena *arena)
+{
+    char line[512];
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    const char *name = NULL;
+    while (file && !name && fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = '\0';
+        name = arena_strdup(arena, colon + 1 + strspn(colon + 1, " "));
+    }
+    if (file) fclose(file);
+    struct utsname system;
+    if (!name) name = uname(&system) == 0 ? arena_strdup(arena, system.machine) : "unknown";
+    return name;
 }

@@ -49,6 +49,18 @@ bool read_number(const Parser *parser, const Row *row, const char *value, void *
                  (long long)row->least, (long long)row->most, value);
 }
 
+bool read_time(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    const int64_t most = 24 * 60 * 60;
+    size_t digits = strspn(value, "0123456789");
+    int64_t number, second = strcmp(value + digits, "m") == 0 ? 60 : 1;
+    bool unit = strcmp(value + digits, "s") == 0 || second == 60;
+    if (!unit || !parse_number(value, digits, 1, most / second, &number))
+        return wrong(parser, "%s must be a time, as in 60s or 5m, not '%s'", row->name, value);
+    *(int64_t *)member = 1000 * number * second;
+    return true;
+}
+
 /* The words of "f32|bf16". */
 static Strings split(Arena *arena, const char *words, const char *separator)
 {

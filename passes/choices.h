@@ -41,4 +41,9 @@ bool choice_parse(const Graph *graph, int kernel, const Target *target, const ch
 Choice *choice_neighbours(Arena *arena, const Graph *graph, int kernel, const Target *target,
                           const Choice *from, bool pruned, int *count);
 
+/* ---- isolate.c ------------------------------------------------------------------------------- */
+
+/* A graph of this kernel alone, of number 0 there, to be run by itself. */
+Graph *kernel_isolate(Arena *arena, const Graph *graph, int kernel);
+
 #endif

@@ -60,6 +60,20 @@ LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag 
     return machine;
 }
 
+const char *llvm_describe(Arena *arena, const CpuOptions *options, Diag *diag)
+{
+    LLVMTargetMachineRef machine = llvm_machine(arena, options, diag);
+    if (!machine) return NULL;
+    char *triple = LLVMGetTargetMachineTriple(machine), *cpu = LLVMGetTargetMachineCPU(machine);
+    char *features = LLVMGetTargetMachineFeatureString(machine);
+    const char *text = arena_printf(arena, "%s %s %s", triple, cpu, features);
+    LLVMDisposeMessage(triple);
+    LLVMDisposeMessage(cpu);
+    LLVMDisposeMessage(features);
+    LLVMDisposeTargetMachine(machine);
+    return text;
+}
+
 /* Assembly of a function that multiplies and adds vectors of 16 floats: the registers it uses tell
  * what the machine has, whatever its name and features are called. */
 static LLVMMemoryBufferRef probe_assembly(LLVMTargetMachineRef machine)
