@@ -230,7 +230,7 @@ static Exit open_forward(Bench *bench)
 static Exit open_training(Bench *bench, Trainer *trainer)
 {
     Session *session = bench->session;
-    Exit exit = trainer_open(trainer, session, bench->batch, false);
+    Exit exit = trainer_open(trainer, session, bench->batch, NULL);
     if (exit == EXIT_DONE) exit = engine_check(session, bench->compilation, &bench->engine);
     if (exit == EXIT_DONE) exit = trainer_fill(trainer);
     if (exit != EXIT_DONE) return exit;

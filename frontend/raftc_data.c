@@ -81,8 +81,11 @@ static void score_image(const float *logits, uint32_t label, int64_t classes, do
 static Exit score_batch(const Data *data, const RaftBatch *batch, const Scorer *scorer, Score *sum)
 {
     int64_t classes = data->settings->num_classes;
-    for (int64_t first = 0; first < batch->count; first += scorer->room) {
-        int64_t rest = batch->count - first, count = rest < scorer->room ? rest : scorer->room;
+    int64_t rank = scorer->comm ? scorer->comm->rank : 0,
+            size = scorer->comm ? scorer->comm->size : 1;
+    int64_t end = batch->count * (rank + 1) / size;
+    for (int64_t first = batch->count * rank / size; first < end; first += scorer->room) {
+        int64_t rest = end - first, count = rest < scorer->room ? rest : scorer->room;
         raft_mix_images(NULL, &data->pixels, batch->bytes, (int)first, (int)count, scorer->images);
         Exit exit = scorer->forward(scorer->user, count);
         if (exit != EXIT_DONE) return exit;
@@ -102,10 +105,31 @@ static Exit score_all(const Data *data, RaftLoader *loader, const Scorer *scorer
         RaftError error;
         RaftStatus status = raft_loader_next(loader, &batch, &error);
         if (status) return session_fail_file(data->session, status, &error);
-        if (batch.count == 0 || (scorer->stop && *scorer->stop)) return EXIT_DONE;
+        sum->stopped = scorer->stop && *scorer->stop;
+        if (batch.count == 0 || sum->stopped) return EXIT_DONE;
         Exit exit = score_batch(data, &batch, scorer, sum);
         if (exit != EXIT_DONE) return exit;
     }
+}
+
+/* From the sums of each process to the means over all. */
+static Exit gather(const Data *data, const Scorer *scorer, Score *score)
+{
+    double sums[] = {score->top1,  score->top5,           score->loss,
+                     score->plain, (double)score->images, score->stopped};
+    RaftError error;
+    RaftStatus status = scorer->comm
+                            ? raft_comm_sum_doubles(scorer->comm, sums, ARRAY_SIZE(sums), &error)
+                            : RAFT_OK;
+    if (status) return session_fail_file(data->session, status, &error);
+    double images = sums[4] > 0 ? sums[4] : 1;
+    score->top1 = sums[0] / images;
+    score->top5 = sums[1] / images;
+    score->loss = sums[2] / images;
+    score->plain = sums[3] / images;
+    score->images = (int64_t)sums[4];
+    score->stopped = sums[5] > 0;
+    return EXIT_DONE;
 }
 
 Exit data_score(const Data *data, const RaftDataset *dataset, const Scorer *scorer, Score *score)
@@ -123,10 +147,5 @@ Exit data_score(const Data *data, const RaftDataset *dataset, const Scorer *scor
     if (status) return session_fail_file(data->session, status, &error);
     Exit exit = score_all(data, loader, scorer, score);
     raft_loader_close(loader);
-    double images = (double)(score->images ? score->images : 1);
-    score->top1 /= images;
-    score->top5 /= images;
-    score->loss /= images;
-    score->plain /= images;
-    return exit;
+    return exit == EXIT_DONE ? gather(data, scorer, score) : exit;
 }

@@ -3,6 +3,7 @@
 #define RAFTC_DATA_H
 
 #include "frontend/raftc.h"
+#include "runtime/train/comm.h"
 #include "runtime/train/train.h"
 
 #include <signal.h>
@@ -26,6 +27,7 @@ typedef struct Score {
     double top1, top5, loss,
         plain; /* means: shares of the images, losses with and without smoothing */
     int64_t images, truncated, unreadable;
+    bool stopped; /* some process left off */
 } Score;
 
 /* What computes the logits[count][classes] of the first `count` images of `images`, at most `room`. */
@@ -34,6 +36,7 @@ typedef struct Scorer {
     int64_t room;
     Exit (*forward)(void *user, int64_t count);
     void *user;
+    const RaftComm *comm;              /* each process scores its share of a batch; NULL: alone */
     const volatile sig_atomic_t *stop; /* not 0: leave off; may be NULL */
 } Scorer;
 

@@ -75,7 +75,7 @@ Exit trainer_fill(Trainer *t)
 static Exit train_filled(Trainer *t)
 {
     const Options *options = t->session->options;
-    Exit exit = trainer_open(t, t->session, options->batch ? options->batch : 1, false);
+    Exit exit = trainer_open(t, t->session, options->batch ? options->batch : 1, NULL);
     if (exit == EXIT_DONE) exit = trainer_fill(t);
     if (exit != EXIT_DONE) return exit;
     Text metrics = text_new(t->session->arena);

@@ -35,11 +35,13 @@ static Exit validate(Run *run, int64_t epoch)
                            .room = run->trainer.room,
                            .forward = forward,
                            .user = run,
+                           .comm = &run->comm,
                            .stop = &stop_signal};
     Score score;
     RaftError error;
     Exit exit = data_score(&run->data, run->val, &scorer, &score);
-    if (exit != EXIT_DONE || stop_signal) return exit;
+    run->stopped |= score.stopped;
+    if (exit != EXIT_DONE || run->stopped || run->comm.rank > 0) return exit;
     const double values[] = {score.loss, score.plain, score.top1, score.top5};
     RaftStatus status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
     if (status) return run_fail_write(run, &error);
@@ -68,12 +70,14 @@ static RaftMix draw_mix(Run *run, const RaftBatch *batch, int64_t epoch)
     return mix;
 }
 
-/* One part of the batch: its losses and gradients are added to those of the parts before it. */
+/* One part of this process's share of the batch: its losses and gradients are added to those of the parts
+ * before it. */
 static Exit run_part(Run *run, const RaftBatch *batch, const RaftMix *mix, int64_t part)
 {
     Trainer *t = &run->trainer;
-    int64_t first = batch->count * part / t->parts;
-    int64_t count = batch->count * (part + 1) / t->parts - first;
+    int64_t place = run->comm.rank * t->parts + part, places = run->comm.size * t->parts;
+    int64_t first = batch->count * place / places;
+    int64_t count = batch->count * (place + 1) / places - first;
     raft_mix_images(mix, &run->data.pixels, batch->bytes, (int)first, (int)count, t->image);
     raft_mix_targets(mix, batch->labels, (int)run->settings->num_classes,
                      run->settings->label_smoothing_alpha, (int)first, (int)count, t->target);
@@ -81,6 +85,20 @@ static Exit run_part(Run *run, const RaftBatch *batch, const RaftMix *mix, int64
     Exit exit = trainer_run_backward(t, count, batch->count, part > 0);
     for (int64_t i = 0; i < count; i++) run->loss += (double)t->loss[i] / batch->count;
     return exit;
+}
+
+/* Adds up what the processes have computed, and learns whether one of them is to stop. */
+static Exit gather(Run *run)
+{
+    RaftError error;
+    double sums[] = {run->loss, stop_signal != 0};
+    RaftStatus status =
+        raft_comm_sum(&run->comm, run->trainer.gradients, run->trainer.floats, &error);
+    if (!status) status = raft_comm_sum_doubles(&run->comm, sums, ARRAY_SIZE(sums), &error);
+    if (status) return run_fail_write(run, &error);
+    run->loss = sums[0];
+    run->stopped |= sums[1] > 0;
+    return EXIT_DONE;
 }
 
 static Exit tell(Run *run, int64_t epoch, int count, double lr)
@@ -115,12 +133,13 @@ static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
     run->loss = 0;
     for (int64_t part = 0; part < run->trainer.parts && exit == EXIT_DONE; part++)
         exit = run_part(run, batch, &mix, part);
+    if (exit == EXIT_DONE) exit = gather(run);
     double lr = raft_schedule_rate(&run->schedule, run->step);
     if (exit == EXIT_DONE) exit = trainer_run_step(&run->trainer, run->step + 1, lr);
     run->step++;
     run->due = run->step % run->batches == 0 && run->step / run->batches % run->validate_every == 0;
     run->seen += batch->count;
-    if (exit == EXIT_DONE && run->step % run->log_every == 0)
+    if (exit == EXIT_DONE && run->step % run->log_every == 0 && run->comm.rank == 0)
         exit = tell(run, epoch, batch->count, lr);
     if (exit == EXIT_DONE && run->step % run->checkpoint_every == 0 && !run->due)
         exit = run_save(run);
@@ -131,7 +150,7 @@ static bool finished(const Run *run)
 {
     int64_t limit =
         run->session->options->steps ? run->session->options->steps : run->settings->stop_iteration;
-    return stop_signal || (limit && run->step >= limit);
+    return run->stopped || (limit && run->step >= limit);
 }
 
 static Exit train_epoch(Run *run, int64_t epoch)
@@ -152,7 +171,7 @@ static Exit train_epoch(Run *run, int64_t epoch)
         if (status || batch.count == 0) break;
         exit = take_step(run, &batch, epoch);
     }
-    if (!status && (batch.truncated || batch.unreadable))
+    if (!status && run->comm.rank == 0 && (batch.truncated || batch.unreadable))
         session_note(run->session,
                      "epoch %lld: %lld pictures end too early, %lld could not be read",
                      (long long)epoch + 1, (long long)batch.truncated, (long long)batch.unreadable);
@@ -164,7 +183,7 @@ static Exit train_epoch(Run *run, int64_t epoch)
 static Exit end_epoch(Run *run)
 {
     Exit exit = validate(run, run->step / run->batches - 1);
-    if (exit != EXIT_DONE || stop_signal) return exit;
+    if (exit != EXIT_DONE || run->stopped) return exit;
     run->due = false;
     return run->step % run->checkpoint_every == 0 ? run_save(run) : EXIT_DONE;
 }
@@ -173,7 +192,7 @@ static Exit train_epochs(Run *run)
 {
     Exit exit = EXIT_DONE;
     run->started = seconds_now();
-    while (exit == EXIT_DONE && !stop_signal) {
+    while (exit == EXIT_DONE && !run->stopped) {
         if (run->due)
             exit = end_epoch(run);
         else if (finished(run) || run->step >= run->schedule.iterations)
@@ -240,6 +259,7 @@ static Exit make_folder(Run *run)
     const Options *options = run->session->options;
     const char *name = run->settings->task_name;
     run->folder = options->output_base ? options->output_base : name ? name : "run";
+    if (run->comm.rank > 0) return EXIT_DONE;
     if (mkdir(run->folder, 0777) && errno != EEXIST)
         return session_fail(run->session, EXIT_UNDONE, "%s: cannot be made: %s", run->folder,
                             strerror(errno));
@@ -279,31 +299,55 @@ static Exit finish(Run *run)
     return status ? run_fail_write(run, &error) : EXIT_DONE;
 }
 
-static Exit do_run(Run *run)
+static Exit open_metrics(Run *run)
 {
-    const Options *options = run->session->options;
     RaftError error;
-    Exit exit = trainer_open(&run->trainer, run->session, options->batch, true);
+    if (run->comm.rank > 0) return EXIT_DONE;
+    RaftStatus status =
+        raft_metrics_open(run->folder, run->step ? run->step + 1 : 0, &run->metrics, &error);
+    return status ? run_fail_write(run, &error) : EXIT_DONE;
+}
+
+static Exit prepare(Run *run)
+{
+    RaftError error;
+    RaftStatus status = raft_comm_open(&run->comm, &error);
+    if (status) return session_fail(run->session, EXIT_LACKING, "%s", error.message);
+    Exit exit = trainer_open(&run->trainer, run->session, run->session->options->batch, &run->comm);
     if (exit != EXIT_DONE) return exit;
     run->settings = run->trainer.model.compilation.settings;
     exit = open_data(run);
     if (exit != EXIT_DONE) return exit;
     apply_settings(run);
-    tell_what_lacks(run);
+    if (run->comm.rank == 0) tell_what_lacks(run);
     exit = make_folder(run);
     if (exit == EXIT_DONE) exit = run_begin(run);
-    if (exit != EXIT_DONE) return exit;
-    RaftStatus status =
-        raft_metrics_open(run->folder, run->step ? run->step + 1 : 0, &run->metrics, &error);
-    if (status) return run_fail_write(run, &error);
+    if (exit == EXIT_DONE) exit = open_metrics(run);
     session_flush(run->session);
-    exit = train_epochs(run);
-    if (exit != EXIT_DONE) return exit;
-    if (!stop_signal) return finish(run);
+    return exit;
+}
+
+static Exit do_run(Run *run)
+{
+    Exit exit = prepare(run);
+    if (exit == EXIT_DONE) exit = train_epochs(run);
+    if (exit != EXIT_DONE || run->comm.rank > 0) return exit;
+    if (!run->stopped) return finish(run);
     exit = run_save(run);
     session_note(run->session, "stopped at step %lld; the same command with --resume goes on",
                  (long long)run->step);
     return exit;
+}
+
+/* Where one process fails, the others would wait for it. */
+static void close_processes(Run *run, Exit exit)
+{
+    if (exit != EXIT_DONE && run->comm.size > 1) {
+        session_note(run->session, "process %d of %d ends the run", run->comm.rank, run->comm.size);
+        session_flush(run->session);
+        raft_comm_abort(&run->comm, exit);
+    }
+    raft_comm_close(&run->comm);
 }
 
 Exit train_run(Session *session)
@@ -313,6 +357,7 @@ Exit train_run(Session *session)
     sigaction(SIGINT, &action, &old[0]);
     sigaction(SIGTERM, &action, &old[1]);
     Exit exit = do_run(&run);
+    close_processes(&run, exit);
     raft_metrics_close(run.metrics);
     raft_dataset_close(run.train);
     raft_dataset_close(run.val);

@@ -10,6 +10,7 @@ typedef struct Run {
     Session *session;
     const Settings *settings;
     const char *folder;
+    RaftComm comm; /* only the first of all processes tells and writes anything */
     Trainer trainer;
     Data data;
     RaftDataset *train, *val;
@@ -18,6 +19,7 @@ typedef struct Run {
     RaftMetrics *metrics;
     int64_t step; /* taken so far */
     bool due;     /* they end an epoch that is still to be validated */
+    bool stopped; /* some process was asked to stop */
     double loss;  /* of the last one */
     int64_t epochs, batches, validate_every, checkpoint_every, log_every;
     double started, waited;

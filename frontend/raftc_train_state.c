@@ -130,6 +130,7 @@ Exit run_save(Run *run)
 {
     int count;
     RaftError error;
+    if (run->comm.rank > 0) return EXIT_DONE;
     const RaftTensor *tensors = state_tensors(run, &count);
     const char *step = arena_printf(run->session->arena, "%lld", (long long)run->step);
     signals_hold();
@@ -171,7 +172,8 @@ static Exit resume_newest(Run *run)
     RaftError error, refused;
     RaftStatus status =
         raft_checkpoint_newest(run->folder, &checkpoint, &run->step, &refused, &error);
-    if (refused.message[0]) session_note(run->session, "passed over: %s", refused.message);
+    if (refused.message[0] && run->comm.rank == 0)
+        session_note(run->session, "passed over: %s", refused.message);
     if (status) return run_fail(run, status, &error);
     Exit exit = take_checkpoint(run, checkpoint);
     raft_weights_close(checkpoint);

@@ -380,7 +380,7 @@ static Exit open_optimiser(Trainer *t)
     return machine_open(&t->optimiser, t->session);
 }
 
-Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool recipe)
+Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *comm)
 {
     Compilation *model = &t->model.compilation;
     *t = (Trainer){.session = session};
@@ -393,18 +393,19 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool recipe)
         return session_fail(session, EXIT_USAGE,
                             "%s is a graph; training needs the settings of a model", model->path);
     model->train = true;
-    if (recipe) model->built = build_dropping_graph(session->arena, model->model);
+    if (comm) model->built = build_dropping_graph(session->arena, model->model);
     t->batch = batch ? batch : model->settings->batch_size;
     if (t->batch == 0)
         return session_fail(session, EXIT_FILES, "%s: batch_size is missing", model->path);
-    int64_t parts = model->settings->accumulation_steps;
-    t->parts = recipe && parts > 0 ? parts : 1;
-    if (t->parts > t->batch)
+    t->parts =
+        comm && model->settings->accumulation_steps ? model->settings->accumulation_steps : 1;
+    int64_t all = t->parts * (comm ? comm->size : 1);
+    if (all > t->batch)
         return session_fail(session, EXIT_FILES,
                             "%s: a batch of %lld images cannot be run in %lld parts "
-                            "(accumulation_steps)",
-                            model->path, (long long)t->batch, (long long)t->parts);
-    t->room = (t->batch + t->parts - 1) / t->parts;
+                            "(accumulation_steps, of each process)",
+                            model->path, (long long)t->batch, (long long)all);
+    t->room = (t->batch + all - 1) / all;
     exit = machine_open(&t->model, session);
     if (exit != EXIT_DONE) return exit;
     lay_out(t);

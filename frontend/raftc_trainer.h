@@ -12,6 +12,7 @@
 #define RAFTC_TRAINER_H
 
 #include "frontend/raftc.h"
+#include "runtime/train/comm.h"
 
 typedef struct Machine {
     Session *session;
@@ -50,8 +51,9 @@ typedef struct Trainer {
     int state_count;
     float *gradients, *part;               /* of a step; of a part of its batch */
     float *image, *target, *weight, *loss; /* of a part, with room for `room` images */
-    int64_t batch, parts;                  /* images in a step; of it */
-    int64_t room, pixels;                  /* images in a part, at most; values of an image */
+    int64_t batch;                         /* images in a step, */
+    int64_t parts;        /* and in how many parts this process runs its share of them */
+    int64_t room, pixels; /* images in a part, at most; values of an image */
     Mask *mask;
     int mask_count;
     RaftWeightsHeader header;
@@ -59,9 +61,9 @@ typedef struct Trainer {
 } Trainer;
 
 /* Compiles the model that the command line names, to train in batches of `batch` images, or of
- * batch_size where that is 0. With the `recipe` they are run in accumulation_steps parts, and the graph
- * has masks (trainer_drop). Weights and states are 0. Close it in any case. */
-Exit trainer_open(Trainer *t, Session *session, int64_t batch, bool recipe);
+ * batch_size where that is 0. For a run of the recipe these are shared by processes, NULL: no such run;
+ * each runs accumulation_steps parts, and the graph has masks (trainer_drop). Weights and states are 0. Close it in any case. */
+Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *comm);
 void trainer_close(Trainer *t);
 /* Parameter i of the present weights. */
 float *trainer_weights(const Trainer *t, int parameter);
