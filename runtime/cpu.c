@@ -17,9 +17,9 @@
 
 typedef struct CpuState {
     int threads;
-    int *source;          /* of each step of prepare: the one parameter it depends on, or SEVERAL */
-    bool *keep;           /* of each parameter: needed after the steps that depend on it alone */
-    void *prepared_block; /* what prepared is in */
+    int *source; /* of each step of prepare: the one parameter it depends on, or SEVERAL */
+    bool *keep;  /* of each parameter: needed after the steps that depend on it alone */
+    void *prepared_block, *arena_block, *scratch_block; /* what these are in */
     float *prepared, *arena;
     size_t arena_bytes;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
@@ -27,6 +27,22 @@ typedef struct CpuState {
 } CpuState;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
+
+/* Zeroed, and in no memory before it is written to: then what is packed last finds the room that
+ * was taken by what was packed first. In huge pages where it fills most of one: kernels walk through
+ * several rows at a time, each in pages of its own. The block is to be freed. */
+static void *allocate_zeroed(size_t bytes, void **block)
+{
+    const size_t huge = (size_t)2 << 20;
+    size_t alignment = bytes < huge / 2 ? RAFT_ALIGNMENT : huge;
+    if (bytes > (size_t)PTRDIFF_MAX - 2 * huge) return *block = NULL;
+    *block = calloc(1, raft_round_up(bytes, alignment) + alignment);
+    if (!*block) return NULL;
+    char *aligned = (char *)*block + (alignment - (uintptr_t)*block % alignment);
+    if (alignment == huge) /* only a hint */
+        madvise(aligned, raft_round_up(bytes, huge), MADV_HUGEPAGE);
+    return aligned;
+}
 
 /* The arena for `images` images. The old one is freed first: nothing in it outlives a run. */
 static RaftStatus reserve_arena(RaftShell *shell, int64_t images)
@@ -37,27 +53,13 @@ static RaftStatus reserve_arena(RaftShell *shell, int64_t images)
         return raft_shell_fail(shell, RAFT_INVALID, "%lld images at a time are too many",
                                (long long)images);
     if (cpu->arena && bytes <= cpu->arena_bytes) return RAFT_OK;
-    free(cpu->arena);
-    cpu->arena = raft_allocate(bytes);
+    free(cpu->arena_block);
+    cpu->arena = allocate_zeroed(bytes, &cpu->arena_block);
     cpu->arena_bytes = cpu->arena ? bytes : 0;
     if (cpu->arena) return RAFT_OK;
     return raft_shell_fail(shell, RAFT_NO_MEMORY,
                            "out of memory: %zu bytes for %lld images at a time", bytes,
                            (long long)images);
-}
-
-/* Zeroed, and in no memory before it is written to: then what is packed last finds the room that
- * was taken by what was packed first. The block is to be freed. */
-static float *allocate_zeroed(size_t bytes, void **block)
-{
-    const size_t huge = (size_t)2 << 20;
-    size_t alignment = bytes < 2 * huge ? RAFT_ALIGNMENT : huge;
-    if (bytes > (size_t)PTRDIFF_MAX - alignment) return NULL;
-    *block = calloc(1, bytes + alignment);
-    if (!*block) return NULL;
-    void *aligned = (char *)*block + (alignment - (uintptr_t)*block % alignment);
-    if (alignment == huge) madvise(aligned, bytes, MADV_HUGEPAGE); /* only a hint */
-    return aligned;
 }
 
 /* Whether no page from `first` to before `end` has content that memory alone has: all that are in it
@@ -197,7 +199,7 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
     cpu->argument_offset = raft_round_up((size_t)program->scratch_bytes, RAFT_ALIGNMENT);
     cpu->scratch_stride = cpu->argument_offset + raft_round_up(arguments, RAFT_ALIGNMENT);
     if (!__builtin_mul_overflow(cpu->scratch_stride, cpu->threads, &scratch_bytes))
-        cpu->scratch = raft_allocate(scratch_bytes);
+        cpu->scratch = allocate_zeroed(scratch_bytes, &cpu->scratch_block);
     if (raft_float_bytes(program->prepared_floats, 1, &prepared_bytes))
         cpu->prepared = allocate_zeroed(prepared_bytes, &cpu->prepared_block);
     if (!cpu->scratch || !cpu->prepared)
@@ -213,8 +215,8 @@ static void close_cpu(RaftShell *shell)
     free(cpu->source);
     free(cpu->keep);
     free(cpu->prepared_block);
-    free(cpu->arena);
-    free(cpu->scratch);
+    free(cpu->arena_block);
+    free(cpu->scratch_block);
     free(cpu);
 }
 

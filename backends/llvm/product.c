@@ -137,37 +137,72 @@ static void add_products(Tile *tile, const Node *linear)
     }
 }
 
+/* Indices along contracted axis `axis`; 0: a symbol, the batch. */
+static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
+{
+    const Emitter *e = tile->nest.e;
+    if (e->parted) return e->parted->product.part[axis];
+    if (e->step_of_sums == SUMS_ADD) return e->chain.count;
+    const Type *x = graph_type(e->graph, linear->operands[0]);
+    return x->axis[type_find(x, linear->attributes.over.name[axis])].extent;
+}
+
+/* Indices along contracted axis `axis` in one turn of its loop: a turn of the innermost loop takes up to
+ * four steps, of some 48 multiply-adds in all, beside which what the loop itself costs is little
+ * (bench/results/kernels-2026-11-26.md). With more, LLVM spills, or keeps in registers what overlapping
+ * windows share. */
+static int64_t indices_of_turn(const Tile *tile, const Node *linear, int axis)
+{
+    enum { MOST_STEPS = 4, PRODUCTS = 48 };
+    int64_t steps = PRODUCTS / (tile->rows * tile->vectors), inner = 1;
+    if (steps > MOST_STEPS) steps = MOST_STEPS;
+    for (int i = axis + 1; i < linear->attributes.over.count; i++) {
+        int64_t extent = contracted_extent(tile, linear, i);
+        if (extent == 0 || extent > steps) return 1;
+        inner *= extent;
+    }
+    int64_t extent = contracted_extent(tile, linear, axis), most = steps / inner;
+    return extent == 0 || most < 1 ? 1 : extent < most ? extent : most;
+}
+
+static void contract(Tile *tile, const Node *linear, int axis);
+
+/* The rest of the contraction for the `count` indices along contracted axis `axis` from `start` on. */
+static void contract_at(Tile *tile, const Node *linear, int axis, Affine start, int64_t count)
+{
+    Emitter *e = tile->nest.e;
+    int mark = e->coordinate_count;
+    for (int64_t i = 0; i < count; i++) {
+        Affine at = start;
+        at.constant += i;
+        coordinate_push(e, linear->attributes.over.name[axis], at);
+        contract(tile, linear, axis + 1);
+        e->coordinate_count = mark;
+    }
+}
+
 static void contract(Tile *tile, const Node *linear, int axis)
 {
     Emitter *e = tile->nest.e;
-    const AxisNames *over = &linear->attributes.over;
-    if (axis == over->count) {
+    if (axis == linear->attributes.over.count) {
         add_products(tile, linear);
         return;
     }
-    const Type *x = graph_type(e->graph, linear->operands[0]);
-    const Axis *along = &x->axis[type_find(x, over->name[axis])];
-    int64_t extent = along->extent; /* 0: a symbol, the batch */
-    Affine start = affine_constant(0);
-    if (e->parted) {
-        extent = e->parted->product.part[axis];
-        start = e->part_start[axis];
-    } else if (e->step_of_sums == SUMS_ADD) {
-        extent = e->chain.count;
-        start = e->chain.start;
-    }
-    int mark = e->coordinate_count;
-    if (extent == 1) {
-        coordinate_push(e, over->name[axis], start);
-        contract(tile, linear, axis + 1);
+    int64_t extent = contracted_extent(tile, linear, axis);
+    int64_t turn = indices_of_turn(tile, linear, axis), turns = extent / turn;
+    Affine start = e->parted                     ? e->part_start[axis]
+                   : e->step_of_sums == SUMS_ADD ? e->chain.start
+                                                 : affine_constant(0);
+    if (turns == 1) {
+        contract_at(tile, linear, axis, start, turn);
     } else {
-        Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, extent));
-        Affine index = affine_value(loop.index, 1);
-        coordinate_push(e, over->name[axis], affine_add(e, index, &start, 1));
-        contract(tile, linear, axis + 1);
+        Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
+        Affine index = affine_value(loop.index, turn);
+        contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn);
         loop_end(e, &loop);
     }
-    e->coordinate_count = mark;
+    start.constant += turns * turn;
+    contract_at(tile, linear, axis, start, extent % turn);
 }
 
 /* The op of the epilogue that uses node `id`; each value of an epilogue has one user in it. */
