@@ -88,6 +88,7 @@ typedef struct Options {
     bool embed;
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
     bool profile, json;
+    const char *roofline, *trace; /* where they are written to */
     int64_t budget; /* of tuning, in milliseconds */
     const char *tune_database;
     bool train; /* with the backward pass and the step of the optimiser */
@@ -122,7 +123,7 @@ typedef struct Session {
     int threads;
     struct {
         const char *name;
-        double seconds;
+        double start, seconds;
     } stage[MAX_STAGES];
     int stage_count;
 } Session;

@@ -4,6 +4,7 @@
 #include "frontend/raftc_trainer.h"
 #include "runtime/peak.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -101,7 +102,7 @@ static Exit measure_runs(Bench *bench, Times *times)
 {
     Arena *arena = bench->session->arena;
     uint32_t least = bench->trainer ? LEAST_STEPS : LEAST_RUNS;
-    double begin = seconds_now(), measured = 0;
+    double begin = seconds_now(), measured = 0, fastest = DBL_MAX;
     do {
         Exit exit = run_once(bench);
         if (exit != EXIT_DONE) return exit;
@@ -112,7 +113,9 @@ static Exit measure_runs(Bench *bench, Times *times)
         if (exit != EXIT_DONE) return exit;
         double taken = seconds_now() - start;
         measured += taken;
-        for (int i = 0; i < bench->profile_count; i++) profile_add(&bench->profile[i]);
+        for (int i = 0; i < bench->profile_count; i++)
+            profile_add(&bench->profile[i], taken < fastest);
+        if (taken < fastest) fastest = taken;
         *ARENA_PUSH(arena, times->seconds, times->count, times->capacity) = taken;
     }
     return EXIT_DONE;
@@ -178,7 +181,7 @@ static void print_json(const Bench *bench, const Result *result)
         target_name(bench->session), "machine", json_text(arena, result->machine));
     if (result->peak_bytes)
         json_object_set_new(object, "peak_bytes", json_integer(result->peak_bytes));
-    if (bench->profile_count) {
+    if (bench->session->options->profile) {
         json_object_set_new(object, "peak_gbytes_per_second", json_real(result->peak_gbytes));
         json_object_set_new(
             object, "kernels",
@@ -202,12 +205,17 @@ static void print_table(const Bench *bench, const Result *result)
            result->peak_gflops, result->threads ? ", on the same threads" : "");
     if (result->peak_bytes)
         printf("peak memory of the process %.1f MB\n", 1e-6 * (double)result->peak_bytes);
-    if (bench->profile_count)
+    if (bench->session->options->profile)
         profile_print(bench->profile, bench->profile_count, bench->session->arena, result->batch,
                       result->peak_gflops, result->peak_gbytes);
 }
 
 /* ---- the verb -------------------------------------------------------------------------------- */
+
+static bool wants_kernels(const Options *options)
+{
+    return options->profile || options->roofline || options->trace;
+}
 
 static Exit open_forward(Bench *bench)
 {
@@ -221,7 +229,7 @@ static Exit open_forward(Bench *bench)
         exit = engine_open(engine, c, options->weights ? options->weights : "@fill");
     if (exit != EXIT_DONE) return exit;
     bench->output = arena_array(session->arena, engine->graph->output_count, sizeof *bench->output);
-    if (options->profile)
+    if (wants_kernels(options))
         profile_begin(&bench->profile[bench->profile_count++], session->arena, c, engine->shell,
                       engine->on_gpu ? 1 : session->threads);
     return reserve(engine, bench->batch, &bench->input, bench->output);
@@ -236,10 +244,30 @@ static Exit open_training(Bench *bench, Trainer *trainer)
     if (exit != EXIT_DONE) return exit;
     bench->trainer = trainer;
     Machine *const machines[] = {&trainer->model, &trainer->optimiser};
-    for (size_t i = 0; i < ARRAY_SIZE(machines) && session->options->profile; i++)
+    for (size_t i = 0; i < ARRAY_SIZE(machines) && wants_kernels(session->options); i++)
         profile_begin(&bench->profile[bench->profile_count++], session->arena,
                       &machines[i]->compilation, machines[i]->shell, session->threads);
     return EXIT_DONE;
+}
+
+/* The files that are asked for. */
+static Exit draw(const Bench *bench, const Result *result)
+{
+    Session *session = bench->session;
+    Exit exit = EXIT_DONE;
+    if (session->options->roofline) {
+        int count = bench->profile_count;
+        const ProfileRow *rows =
+            profile_rows(bench->profile, session->arena, result->batch, &count);
+        const char *title = arena_printf(
+            session->arena, "%s, f32, %sbatch %lld, %lldx%lld", bench->compilation->built->name,
+            bench->trainer ? "training, " : "", (long long)result->batch, (long long)result->height,
+            (long long)result->width);
+        exit = roofline_draw(session, rows, count, title, result->peak_gflops, result->peak_gbytes);
+    }
+    if (session->options->trace && exit == EXIT_DONE)
+        exit = trace_write(session, bench->compilation, bench->profile, bench->profile_count);
+    return exit;
 }
 
 static Exit measure(Bench *bench)
@@ -257,7 +285,8 @@ static Exit measure(Bench *bench)
         print_json(bench, &result);
     else
         print_table(bench, &result);
-    exit = report_print(bench->session, bench->compilation);
+    exit = draw(bench, &result);
+    if (exit == EXIT_DONE) exit = report_print(bench->session, bench->compilation);
     if (exit == EXIT_DONE && result.gflops > result.peak_gflops)
         return session_fail(bench->session, EXIT_MISSED,
                             "%.2f GFLOP/s is over 100 %% of the peak: one of the two is not "

@@ -90,6 +90,10 @@ static const Row table[] = {
     FLAG("--train", BENCH, train, "time whole steps of training, not a forward"),
     FLAG("--profile", BENCH, profile,
          "each kernel: time, share of the peak and of the memory's speed"),
+    TEXT("--roofline", "FILE.svg", BENCH, read_text, roofline,
+         "draw each kernel under what the machine could do"),
+    TEXT("--trace", "FILE.json", BENCH, read_text, trace,
+         "what ran when: passes, and kernels on each thread (for Perfetto)"),
     TEXT("--budget", "TIME", TUNE, read_time, budget, "how long to search, as in 60s or 5m; default 60s"),
     TEXT("--tune-db", "FILE", MODEL, read_text, tune_database,
          "what `raftc tune` found (SQLite); default: in the user's cache"),
@@ -297,8 +301,12 @@ static bool check_together(const Parser *parser)
                      options->report ? "leave --report out" : "give --dump-ir a --dump-dir");
     if (options->verb == VERB_TUNE && options->target != TARGET_CPU)
         good = wrong(parser, "tune searches kernels of --target cpu alone");
-    if (options->profile && options->target == TARGET_REFERENCE)
-        good = wrong(parser, "--profile is of kernels, and --target reference runs none");
+    const char *kernels = options->profile    ? "--profile"
+                          : options->roofline ? "--roofline"
+                          : options->trace    ? "--trace"
+                                              : NULL;
+    if (kernels && options->target == TARGET_REFERENCE)
+        good = wrong(parser, "%s is of kernels, and --target reference runs none", kernels);
     return good;
 }
 

@@ -21,11 +21,21 @@ void profile_begin(Profile *profile, Arena *arena, const Compilation *c, RaftShe
     profile->least = arena_array(arena, count, sizeof(double));
     profile->work = arena_array(arena, count, sizeof(double));
     for (size_t s = 0; s < count; s++) profile->least[s] = DBL_MAX;
-    raft_shell_measure(profile->shell, profile->seconds);
+    profile->run = arena_array(arena, count * (size_t)profile->threads, sizeof(double));
+    profile->moments =
+        arena_array(arena, count * (size_t)profile->threads, sizeof *profile->moments);
+    profile->run_moments =
+        arena_array(arena, count * (size_t)profile->threads, sizeof *profile->moments);
+    raft_shell_measure(profile->shell, profile->seconds, profile->moments);
 }
 
-void profile_add(Profile *profile)
+void profile_add(Profile *profile, bool fastest)
 {
+    size_t all = (size_t)profile->step_count * (size_t)profile->threads;
+    if (fastest) {
+        memcpy(profile->run, profile->seconds, all * sizeof *profile->run);
+        memcpy(profile->run_moments, profile->moments, all * sizeof *profile->moments);
+    }
     for (int s = 0; s < profile->step_count; s++) {
         double longest = 0, work = 0;
         for (int thread = 0; thread < profile->threads; thread++) {
@@ -42,13 +52,7 @@ void profile_add(Profile *profile)
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-typedef struct Row {
-    const Profile *profile;
-    int first, steps; /* the step of the plan that came first, and how many share its code */
-    double seconds, work, flops, bytes;
-} Row;
-
-static Row *find_row(Row *rows, int count, const Profile *profile, int step)
+static ProfileRow *find_row(ProfileRow *rows, int count, const Profile *profile, int step)
 {
     for (int i = 0; i < count; i++)
         if (strcmp(profile->code[rows[i].first].symbol, profile->code[step].symbol) == 0)
@@ -57,17 +61,17 @@ static Row *find_row(Row *rows, int count, const Profile *profile, int step)
 }
 
 /* Adds one row for each kernel that ran; returns how many. */
-static int add_rows(const Profile *profile, int64_t batch, Row *rows)
+static int add_rows(const Profile *profile, int64_t batch, ProfileRow *rows)
 {
     int count = 0;
     for (int s = 0; s < profile->step_count; s++) {
         if (profile->least[s] <= 0) continue; /* of another entry */
         int at = profile->step[s];
         const Step *step = &profile->plan->steps[at];
-        Row *row = find_row(rows, count, profile, at);
+        ProfileRow *row = find_row(rows, count, profile, at);
         if (!row) {
             row = &rows[count++];
-            *row = (Row){.profile = profile, .first = at};
+            *row = (ProfileRow){.profile = profile, .first = at};
         }
         row->steps++;
         row->seconds += profile->least[s];
@@ -79,18 +83,17 @@ static int add_rows(const Profile *profile, int64_t batch, Row *rows)
     return count;
 }
 
-/* The rows of all profiles; *count of them in the end. */
-static Row *collect_rows(const Profile *profile, Arena *arena, int64_t batch, int *count)
+ProfileRow *profile_rows(const Profile *profile, Arena *arena, int64_t batch, int *count)
 {
     int steps = 0, rows = 0;
     for (int i = 0; i < *count; i++) steps += profile[i].step_count;
-    Row *row = arena_array(arena, (size_t)steps, sizeof *row);
+    ProfileRow *row = arena_array(arena, (size_t)steps, sizeof *row);
     for (int i = 0; i < *count; i++) rows += add_rows(&profile[i], batch, row + rows);
     *count = rows;
     return row;
 }
 
-static const char *row_text(const Row *row, Arena *arena)
+const char *profile_row_text(const ProfileRow *row, Arena *arena)
 {
     const Plan *plan = row->profile->plan;
     const Graph *graph = plan->graph;
@@ -118,19 +121,19 @@ static double share(double part, double whole)
 void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
                    double peak_gflops, double peak_gbytes)
 {
-    const Row *rows = collect_rows(profile, arena, batch, &count);
+    const ProfileRow *rows = profile_rows(profile, arena, batch, &count);
     double seconds = 0;
     for (int i = 0; i < count; i++) seconds += rows[i].seconds;
     printf("%4s %5s %9s %6s %8s %9s %7s %9s %8s %9s  %s\n", "step", "times", "ms", "time",
            "balance", "GFLOP/s", "of peak", "MB", "GB/s", "of memory", "kernel");
     for (int i = 0; i < count; i++) {
-        const Row *row = &rows[i];
+        const ProfileRow *row = &rows[i];
         double gflops = 1e-9 * row->flops / row->seconds, gbytes = 1e-9 * row->bytes / row->seconds;
         printf("%4d %5d %9.3f %4.1f %% %6.1f %% %9.2f %5.1f %% %9.3f %8.2f %7.1f %%  %s\n",
                row->first, row->steps, 1e3 * row->seconds, 100 * row->seconds / seconds,
                100 * row->work / row->seconds / row->profile->threads, gflops,
                100 * share(gflops, peak_gflops), 1e-6 * row->bytes, gbytes,
-               100 * share(gbytes, peak_gbytes), row_text(row, arena));
+               100 * share(gbytes, peak_gbytes), profile_row_text(row, arena));
     }
     printf("%10s %9.3f ms in kernels, each at its best; memory %.2f GB/s\n", "", 1e3 * seconds,
            peak_gbytes);
@@ -138,17 +141,17 @@ void profile_print(const Profile *profile, int count, Arena *arena, int64_t batc
 
 json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch)
 {
-    const Row *rows = collect_rows(profile, arena, batch, &count);
+    const ProfileRow *rows = profile_rows(profile, arena, batch, &count);
     json_t *list = json_array();
     for (int i = 0; i < count; i++) {
-        const Row *row = &rows[i];
+        const ProfileRow *row = &rows[i];
         json_array_append_new(
             list, json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s}", "step", row->first, "times",
                             row->steps, "ms", 1e3 * row->seconds, "balance",
                             row->work / row->seconds / row->profile->threads, "gflops",
                             1e-9 * row->flops / row->seconds, "mbytes", 1e-6 * row->bytes,
                             "gbytes_per_second", 1e-9 * row->bytes / row->seconds, "kernel",
-                            row_text(row, arena)));
+                            profile_row_text(row, arena)));
     }
     return list;
 }

@@ -1,4 +1,4 @@
-/* raftc_profile.h: bench --profile. */
+/* raftc_profile.h: bench --profile, --roofline and --trace: what each kernel takes. */
 #ifndef RAFTC_PROFILE_H
 #define RAFTC_PROFILE_H
 
@@ -13,16 +13,42 @@ typedef struct Profile {
     int *step;            /* of each step of the forward: its index in the plan */
     double *seconds;      /* what the shell adds to: of each thread, each step */
     double *least, *work; /* of each step: its time in the best run, and that of all threads */
+    double *run;          /* of the fastest run: as seconds, */
+    RaftMoments *moments, *run_moments; /* and what the shell notes, and that of this run */
 } Profile;
+
+/* A kernel, or several that share code. */
+typedef struct ProfileRow {
+    const Profile *profile;
+    int first, steps; /* the step of the plan that came first, and how many there are */
+    double seconds, work, flops, bytes;
+} ProfileRow;
 
 /* From now on every run of the shell, on so many threads, is measured: profile_add after each that
  * counts. */
 void profile_begin(Profile *profile, Arena *arena, const Compilation *compilation, RaftShell *shell,
                    int threads);
-void profile_add(Profile *profile);
+void profile_add(Profile *profile, bool fastest);
 /* Of `count` profiles, as one table. */
 void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
                    double peak_gflops, double peak_gbytes);
 json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch);
+/* The rows of the table; *count: in, of profiles, and out, of rows. */
+ProfileRow *profile_rows(const Profile *profile, Arena *arena, int64_t batch, int *count);
+/* What it is, as text: "norm_linear (b, h 56 by 14)". */
+const char *profile_row_text(const ProfileRow *row, Arena *arena);
+
+/* ---- raftc_roofline.c ------------------------------------------------------------------------ */
+
+/* Draws rows to an SVG file, under the ceilings of the machine. */
+Exit roofline_draw(Session *session, const ProfileRow *rows, int count, const char *title,
+                   double peak_gflops, double peak_gbytes);
+
+/* ---- raftc_trace.c --------------------------------------------------------------------------- */
+
+/* Writes the stages of the session, the passes of the compilation, and the fastest run of each profile
+ * as events of Chrome's trace format. */
+Exit trace_write(Session *session, const Compilation *compilation, const Profile *profile,
+                 int count);
 
 #endif

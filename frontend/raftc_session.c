@@ -64,6 +64,7 @@ void session_stage(Session *session, const char *name, double start)
     double seconds = seconds_now() - start;
     RAFTC_ASSERT(session->stage_count < MAX_STAGES);
     session->stage[session->stage_count].name = name;
+    session->stage[session->stage_count].start = start;
     session->stage[session->stage_count++].seconds = seconds;
     if (session->options->verbose) fprintf(stderr, "raftc: %9.2f ms  %s\n", 1e3 * seconds, name);
 }

@@ -140,7 +140,7 @@ Exit trial_open(Trial *trial, Bench *bench, const Choice *choice)
     make_tensors(bench);
     trial->seconds =
         arena_array(&trial->arena, (size_t)bench->session->threads, sizeof *trial->seconds);
-    raft_shell_measure(trial->shell, trial->seconds);
+    raft_shell_measure(trial->shell, trial->seconds, NULL);
     exit = set_parameters(trial, bench);
     return exit == EXIT_DONE ? check_bits(trial, bench) : exit;
 }

@@ -68,7 +68,7 @@ typedef struct PipelineOptions {
 
 typedef struct PassStatistics {
     int64_t rewrites;
-    double seconds;
+    double start, seconds; /* of CLOCK_MONOTONIC */
     uint32_t nodes_after;
 } PassStatistics;
 

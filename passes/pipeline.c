@@ -104,8 +104,8 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
         graph = pass_table[i].run(&context, graph);
         if (!graph) return NULL;
         if (statistics)
-            statistics[i] = (PassStatistics){context.rewrites - rewrites, seconds_now() - start,
-                                             graph->node_count};
+            statistics[i] = (PassStatistics){context.rewrites - rewrites, start,
+                                             seconds_now() - start, graph->node_count};
         bool wanted = dump_all || (options->dump && strcmp(options->dump, pass_table[i].name) == 0);
         if (wanted && !dump(arena, graph, i + 1, pass_table[i].name, options)) return NULL;
         if (!graph_verify(graph, diag)) {

@@ -240,6 +240,7 @@ typedef struct Run {
     unsigned entry; /* only steps of these entries; 0: all */
     int64_t batch;
     double *seconds; /* NULL, or of each thread and step */
+    RaftMoments *moments;
     const float *const *input;
     float *const *output;
 } Run;
@@ -264,6 +265,13 @@ static float *locate(const Run *run, const RaftBuffer *buffer, int64_t first, in
     }
 }
 
+static void note_time(const Run *run, size_t at, double began)
+{
+    double ended = omp_get_wtime();
+    run->seconds[at] += ended - began;
+    if (run->moments) run->moments[at] = (RaftMoments){began, ended};
+}
+
 /* What thread `thread` of `threads` does for the `images` images from the `first` on: an equal
  * share of the units of each step; the first threads take one more where they divide unevenly. */
 static void run_share(const Run *run, int64_t first, int64_t images, int thread, int threads)
@@ -272,7 +280,7 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
     const RaftProgram *program = run->shell->program;
     char *scratch = cpu->scratch + (size_t)thread * cpu->scratch_stride;
     float **argument = (float **)(scratch + cpu->argument_offset);
-    double *seconds = run->seconds ? run->seconds + (size_t)thread * (size_t)run->step_count : NULL;
+    bool timed = run->seconds;
     for (int s = 0; s < run->step_count; s++) {
         const RaftStep *step = &run->step[s];
         if (run->entry && !(step->entries & run->entry)) continue;
@@ -282,9 +290,9 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
         int64_t end = begin + share + (thread < rest);
         for (int i = 0; i < step->argument_count; i++)
             argument[i] = locate(run, &program->buffer[step->argument[i]], first, images);
-        double start = seconds ? omp_get_wtime() : 0;
+        double began = timed ? omp_get_wtime() : 0;
         if (begin < end) step->kernel(argument, images, begin, end, scratch);
-        if (seconds) seconds[s] += omp_get_wtime() - start;
+        if (timed) note_time(run, (size_t)thread * (size_t)run->step_count + (size_t)s, began);
         wait_for_all(run->barrier, threads);
     }
 }
@@ -379,6 +387,7 @@ static RaftStatus run_cpu(RaftShell *shell, unsigned entry, int64_t batch,
                      .entry = entry,
                      .batch = batch,
                      .seconds = shell->seconds,
+                     .moments = shell->moments,
                      .input = inputs,
                      .output = outputs};
     run_steps(run);

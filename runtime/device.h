@@ -36,6 +36,7 @@ struct RaftShell {
     RaftSpan *span;           /* and the inputs and outputs of one call */
     bool packed;              /* prepared is what the parameters give */
     double *seconds;          /* NULL, or where steps are timed */
+    RaftMoments *moments;     /* likewise; NULL where seconds is */
     void *device;             /* its state; NULL: not open */
     char error[512];
 };

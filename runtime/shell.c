@@ -408,9 +408,10 @@ RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,
     return program->device->run(shell, entry, batch, inputs, outputs);
 }
 
-void raft_shell_measure(RaftShell *shell, double *seconds)
+void raft_shell_measure(RaftShell *shell, double *seconds, RaftMoments *moments)
 {
     shell->seconds = seconds;
+    shell->moments = moments;
 }
 
 static RaftStatus run_entry(RaftShell *shell, unsigned entry, int64_t batch, const float *nchw,

@@ -78,10 +78,16 @@ RAFT_SHELL_LINKAGE RaftStatus raft_shell_forward(RaftShell *shell, int64_t batch
 RAFT_SHELL_LINKAGE RaftStatus raft_shell_features(RaftShell *shell, int64_t batch,
                                                   const float *nchw, float *const *maps);
 
+/* When a thread last worked on a step, in seconds of omp_get_wtime. */
+typedef struct RaftMoments {
+    double began, ended;
+} RaftMoments;
+
 /* From now on every run adds to seconds[thread * step_count + step] how long each thread works on
- * each step, the time that it waits for others excepted. Room for the threads of the instance, and
- * the caller's; NULL, as at first: nothing is measured. */
-RAFT_SHELL_LINKAGE void raft_shell_measure(RaftShell *shell, double *seconds);
+ * each step, the time that it waits for others excepted, and on the CPU sets moments[..] (may be NULL)
+ * likewise. Room for the threads of the instance, and the caller's; NULL, as at first: nothing is
+ * measured. */
+RAFT_SHELL_LINKAGE void raft_shell_measure(RaftShell *shell, double *seconds, RaftMoments *moments);
 
 /* The message of the last call on `shell` that failed; "" if none did. Owned by the shell. */
 RAFT_SHELL_LINKAGE const char *raft_shell_error(const RaftShell *shell);

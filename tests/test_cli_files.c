@@ -185,6 +185,58 @@ static void profile_gives_every_kernel(void **state)
     json_decref(object);
 }
 
+static int count_text(const char *text, const char *part)
+{
+    int count = 0;
+    for (const char *at = text; (at = strstr(at, part)); at += strlen(part)) count++;
+    return count;
+}
+
+/* A trace is JSON as Chrome reads it, with every pass, and kernels that follow each other on each thread. */
+static void check_trace(Place *place, const char *name)
+{
+    json_error_t error;
+    json_t *trace = json_load_file(in_folder(place, name), 0, &error);
+    if (!trace) fail_msg("%s: %s", name, error.text);
+    const json_t *event, *events = json_object_get(trace, "traceEvents");
+    double ended[3] = {0};
+    int kernels[3] = {0}, passes = 0;
+    size_t i;
+    json_array_foreach(events, i, event)
+    {
+        const char *kind = json_string_value(json_object_get(event, "cat"));
+        double start = json_number_value(json_object_get(event, "ts"));
+        double length = json_number_value(json_object_get(event, "dur"));
+        json_int_t thread = json_integer_value(json_object_get(event, "tid"));
+        assert_true(start >= 0 && length >= 0 && thread >= 0 && thread < 3);
+        passes += kind && strcmp(kind, "pass") == 0;
+        if (!kind || strcmp(kind, "kernel") != 0) continue;
+        assert_true(start >= ended[thread] - 0.01);
+        ended[thread] = start + length;
+        kernels[thread]++;
+    }
+    assert_true(passes >= 8);
+    for (int thread = 0; thread < 3; thread++) assert_int_equal(kernels[thread], kernels[0]);
+    assert_true(kernels[0] >= 10);
+    json_decref(trace);
+}
+
+static void bench_draws_and_traces(void **state)
+{
+    Place *place = cpu_place(state);
+    run_well(place, "raftc bench cli/tiny.yaml --threads 3 --profile --json --roofline roof.svg "
+                    "--trace trace.json");
+    const char *table = read_text(&place->arena, place->output);
+    const char *roof = read_text(&place->arena, in_folder(place, "roof.svg"));
+    check_trace(place, "trace.json");
+    assert_true(strncmp(roof, "<svg ", 5) == 0 && strstr(roof, "</svg>\n"));
+    assert_int_equal(count_text(roof, "% of the memory: "), count_text(table, "\"kernel\": "));
+    assert_int_equal(count_text(roof, "class='roof'"), 2);
+    assert_true(count_text(roof, "<circle ") >= 8);
+    assert_null(strstr(roof, "nan"));
+    assert_null(strstr(roof, "inf"));
+}
+
 static void a_full_disk_is_told(void **state)
 {
     Place *place = *state;
@@ -247,6 +299,7 @@ int main(void)
         cmocka_unit_test(dumps_are_numbered),
         cmocka_unit_test(bench_gives_every_number),
         cmocka_unit_test(profile_gives_every_kernel),
+        cmocka_unit_test(bench_draws_and_traces),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(signals_leave_nothing_behind),
     };

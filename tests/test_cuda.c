@@ -158,7 +158,7 @@ static void test_measured_on_gpu(void **state)
     make_values(&v, 1);
     const RaftProgram program = cuda_table();
     RaftShell *shell = create_set(&program, &v);
-    raft_shell_measure(shell, seconds);
+    raft_shell_measure(shell, seconds, NULL);
     for (int run = 1; run <= 3; run++) {
         assert_int_equal(raft_shell_forward(shell, 1, v.image, logits), RAFT_OK);
         expect_floats(logits, v.logits, CLASSES);
@@ -259,7 +259,7 @@ static RaftStatus run_all(const RaftProgram *program, const Values *v)
     RaftStatus status = raft_shell_create(program, NULL, &shell, message, sizeof message);
     if (status == RAFT_OK) status = set_all(shell, v);
     for (int run = 0; run < 4 && status == RAFT_OK; run++) {
-        if (run == 3) raft_shell_measure(shell, seconds);
+        if (run == 3) raft_shell_measure(shell, seconds, NULL);
         status = raft_shell_forward(shell, 4, v->image, logits);
     }
     if (status == RAFT_OK)

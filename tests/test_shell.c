@@ -27,7 +27,7 @@ static void test_measured(void **state)
     assert_int_equal(set_all(shell, &v), RAFT_OK);
     double seconds[THREADS * STEPS] = {0};
     assert_true(table.step_count <= STEPS);
-    raft_shell_measure(shell, seconds);
+    raft_shell_measure(shell, seconds, NULL);
     float logits[MOST_BATCH * CLASSES];
     assert_int_equal(raft_shell_forward(shell, MOST_BATCH, v.image, logits), RAFT_OK);
     expect_floats(logits, v.logits, MOST_BATCH * CLASSES);
@@ -38,7 +38,7 @@ static void test_measured(void **state)
     }
     for (int i = THREADS * table.step_count; i < THREADS * STEPS; i++) assert_true(seconds[i] == 0);
     memset(seconds, 0, sizeof seconds);
-    raft_shell_measure(shell, NULL);
+    raft_shell_measure(shell, NULL, NULL);
     assert_int_equal(raft_shell_forward(shell, MOST_BATCH, v.image, logits), RAFT_OK);
     for (int i = 0; i < THREADS * STEPS; i++) assert_true(seconds[i] == 0);
     raft_shell_destroy(shell);
