@@ -2,7 +2,7 @@
 
 Written for speed in eager mode: the channels stay last, the cross-scale embedding is a sum of
 convolutions, LayerNorm's parameters are permuted once. `python raftmlp_torch.py GOLDEN...` checks
-it against goldens; peers.py does so before it times anything.
+it against goldens; bench/compare does so before it times anything.
 """
 import json
 import math
@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def draws(name, count):
-    """The fill rule: `count` numbers in [-1, 1) that depend on the name and the index alone."""
+def draw_bits(name, count):
+    """The fill rule: `count` numbers of 64 bits that depend on the name and the index alone."""
     seed = 14695981039346656037
     for byte in name.encode():
         seed = (seed ^ byte) * 1099511628211 % 2**64
@@ -26,7 +26,12 @@ def draws(name, count):
         z += np.uint64(seed)
         z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
+    return z ^ z >> np.uint64(31)
+
+
+def draws(name, count):
+    """The same as numbers in [-1, 1)."""
+    z = draw_bits(name, count)
     return (2 * ((z >> np.uint64(40)) / 2**24) - 1).astype(np.float32)
 
 
@@ -45,6 +50,10 @@ def filled(name, *shape):
 def filled_input(batch, height, width):
     values = 2 * draws("input", batch * 3 * height * width)
     return torch.from_numpy(values).view(batch, 3, height, width)
+
+
+def filled_labels(batch, classes):
+    return draw_bits("labels", batch) % np.uint64(classes)
 
 
 def linear(name, inputs, outputs):
@@ -178,7 +187,7 @@ def read_golden(path):
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         data = file.read()
-    metadata = header.pop("__metadata__")
+    metadata = header.pop("__metadata__", {})
     return metadata, {name: np.frombuffer(data[slice(*entry["data_offsets"])], np.float32)
                       .reshape(entry["shape"]) for name, entry in header.items()}
 
