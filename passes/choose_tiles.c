@@ -18,7 +18,7 @@
 
 /* Elements of a unit of a kernel that only moves or maps, and units an image below which lanes are
  * shared out too. */
-enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8, UNIT_ROWS = 64, UNIT_LANES = 64 };
+enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8, ENOUGH_UNITS = 4, LONG_LANES = 4 * UNIT_ELEMENTS };
 
 /* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take
  * whole rows. */
@@ -68,20 +68,36 @@ static void move_to_front(Kernel *kernel, int at)
     kernel->tile[0] = tile;
 }
 
-/* Many whole tiles, so that what is brought to scratch memory serves often. */
-static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
+/* The most whole tiles of `tile` that `most` indices hold, at least one. */
+static int64_t whole_tiles(int64_t tile, int64_t most)
 {
-    int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, width = product_width(p, target);
-    int64_t outer = UNIT_ROWS / (inner * p->row_tile[0]) * p->row_tile[0];
+    return tile < most ? most / tile * tile : tile;
+}
+
+/* Units of at most so many rows and lanes; how many there are. */
+static int64_t cut_parts(Kernel *kernel, const Product *p, const Target *target, int64_t rows,
+                         int64_t lanes)
+{
+    int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, units = 1;
     for (int i = 0; i < kernel->rank; i++) {
         const char *name = kernel->axis[i].name;
         int64_t tile = 1, extent = kernel->axis[i].extent;
         if (p->row_count > 1 && strcmp(name, p->row[1]) == 0) tile = inner;
-        if (strcmp(name, p->row[0]) == 0) tile = outer > p->row_tile[0] ? outer : p->row_tile[0];
+        if (strcmp(name, p->row[0]) == 0) tile = whole_tiles(p->row_tile[0], rows / inner);
         if (p->lane && strcmp(name, p->lane) == 0)
-            tile = width < UNIT_LANES ? UNIT_LANES / width * width : width;
+            tile = whole_tiles(product_width(p, target), lanes);
         kernel->tile[i] = tile < extent || kernel->axis[i].symbol[0] ? tile : extent;
+        if (!kernel->axis[i].symbol[0]) units *= (extent + tile - 1) / tile;
     }
+    return units;
+}
+
+/* Many whole tiles, so that what is brought to scratch memory serves often, but enough units. */
+static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
+{
+    static const int64_t size[][2] = {{128, 128}, {64, 128}, {64, 64}, {32, 64}, {32, 32}};
+    for (size_t i = 0; i < ARRAY_SIZE(size); i++)
+        if (cut_parts(kernel, p, target, size[i][0], size[i][1]) >= ENOUGH_UNITS) return;
 }
 
 static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,
@@ -128,7 +144,11 @@ static void tile_elements(Kernel *kernel, const char *lane, int64_t elements)
     int at = -1;
     for (int i = 0; lane && i < kernel->rank; i++)
         if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
-    if (at >= 0) elements *= kernel->tile[at] = kernel->axis[at].extent;
+    if (at >= 0) {
+        int64_t extent = kernel->axis[at].extent;
+        kernel->tile[at] = extent > LONG_LANES ? UNIT_ELEMENTS : extent;
+        elements *= kernel->tile[at];
+    }
     for (int i = kernel->rank; i-- > 0;) {
         const Axis *axis = &kernel->axis[i];
         if (axis->symbol[0] || i == at) continue;

@@ -11,6 +11,7 @@ typedef struct Fill {
     Nest nest;
     NodeId operand;
     const char *lane; /* along which the operand lies in memory, or NULL */
+    const char *last; /* along which the slot does */
 } Fill;
 
 /* The axis of a read along which it walks memory one element at a time, or NULL. */
@@ -27,30 +28,84 @@ static const char *memory_lane(const Emitter *e, NodeId id)
     return NULL;
 }
 
-static void fill_leaf(Nest *nest)
+/* The operand itself: its slot is what is being filled. */
+static LLVMValueRef operand_value(Fill *fill, Lanes lanes)
 {
-    Fill *fill = (Fill *)nest;
-    Emitter *e = nest->e;
-    Lanes lanes = leaf_lanes(nest, fill->lane);
+    Emitter *e = fill->nest.e;
     Place *place = schedule_place(&e->schedule, fill->operand);
     Slot slot = place->value;
     place->value.elements = 0;
     LLVMValueRef value = emit_value(e, fill->operand, lanes);
     place->value = slot;
-    Affine at = slot_offset(e, &slot);
-    bool along = slot.rank && lanes.axis && strcmp(slot.dim[slot.rank - 1].axis, lanes.axis) == 0;
-    if (along || !lanes.axis) {
-        store_lanes(e, value, e->scratch, &at, &lanes, along);
+    return value;
+}
+
+/* Swaps element j of vector i with element i of vector j, of `width` vectors so wide: blocks of 1, 2,
+ * 4 .. elements change places. */
+static void transpose(Emitter *e, LLVMValueRef *vector, int width)
+{
+    for (int block = 1; block < width; block *= 2) {
+        LLVMValueRef low[MAX_TILE], high[MAX_TILE];
+        for (int i = 0; i < width; i++) {
+            bool second = i & block;
+            low[i] = LLVMConstInt(e->i32, (unsigned)(second ? width + i - block : i), false);
+            high[i] = LLVMConstInt(e->i32, (unsigned)(second ? width + i : i + block), false);
+        }
+        LLVMValueRef mask[] = {LLVMConstVector(low, (unsigned)width),
+                               LLVMConstVector(high, (unsigned)width)};
+        for (int i = 0; i < width; i++) {
+            if (i & block) continue;
+            LLVMValueRef a = vector[i], b = vector[i + block];
+            vector[i] = LLVMBuildShuffleVector(e->builder, a, b, mask[0], "");
+            vector[i + block] = LLVMBuildShuffleVector(e->builder, a, b, mask[1], "");
+        }
+    }
+}
+
+static const Dim *dim_of(const Nest *nest, const char *axis)
+{
+    int i = 0;
+    while (strcmp(nest->dim[i].axis, axis) != 0) i++;
+    return &nest->dim[i];
+}
+
+/* A square of the operand, loaded along `lane` and stored along `last`. */
+static void fill_square(Fill *fill)
+{
+    Emitter *e = fill->nest.e;
+    int width = e->target->vector_floats, mark = e->coordinate_count;
+    const Dim *last = dim_of(&fill->nest, fill->last), *lane = dim_of(&fill->nest, fill->lane);
+    LLVMValueRef vector[MAX_TILE];
+    for (int i = 0; i < width; i++) {
+        Affine at = last->start;
+        at.constant += i;
+        coordinate_push(e, fill->last, at);
+        vector[i] = i < last->count ? operand_value(fill, tile_lanes(e, fill->lane, lane->count))
+                                    : LLVMConstNull(float_type(e, width));
+        e->coordinate_count = mark;
+    }
+    transpose(e, vector, width);
+    for (int i = 0; i < lane->count; i++) {
+        Affine at = lane->start;
+        at.constant += i;
+        coordinate_push(e, fill->lane, at);
+        Affine to = slot_offset(e, &schedule_place(&e->schedule, fill->operand)->value);
+        store_lanes(e, vector[i], e->scratch, &to, &(Lanes){fill->last, width, width}, true);
+        e->coordinate_count = mark;
+    }
+}
+
+static void fill_leaf(Nest *nest)
+{
+    Fill *fill = (Fill *)nest;
+    Emitter *e = nest->e;
+    if (fill->lane && strcmp(fill->lane, fill->last) != 0) {
+        fill_square(fill);
         return;
     }
-    int64_t stride = 0;
-    for (int i = 0; i < slot.rank; i++)
-        if (strcmp(slot.dim[i].axis, lanes.axis) == 0) stride = slot.dim[i].stride;
-    for (int i = 0; i < lanes.active; i++) {
-        LLVMValueRef one = LLVMBuildExtractElement(e->builder, value, int_constant(e, i), "");
-        store_lanes(e, one, e->scratch, &at, &(Lanes){NULL, 1, 1}, false);
-        at.constant += stride;
-    }
+    Lanes lanes = leaf_lanes(nest, fill->lane);
+    Affine to = slot_offset(e, &schedule_place(&e->schedule, fill->operand)->value);
+    store_lanes(e, operand_value(fill, lanes), e->scratch, &to, &lanes, lanes.axis != NULL);
 }
 
 static void fill_slot(Emitter *e, const Stage *stage, int operand)
@@ -58,21 +113,24 @@ static void fill_slot(Emitter *e, const Stage *stage, int operand)
     const Node *linear = graph_node(e->graph, stage->root);
     const AxisNames *over = &linear->attributes.over;
     NodeId id = linear->operands[operand];
+    const Slot *slot = &schedule_place(&e->schedule, id)->value;
+    int width = e->target->vector_floats;
     Fill fill = {.nest = {.e = e, .stage = stage, .leaf = fill_leaf},
                  .operand = id,
-                 .lane = memory_lane(e, id)};
+                 .lane = memory_lane(e, id),
+                 .last = slot->dim[slot->rank - 1].axis};
     for (int i = 0; i < over->count; i++) {
         int64_t count = stage->product.part[i];
         bool is_lane = fill.lane && strcmp(over->name[i], fill.lane) == 0;
+        if (is_lane && count == 1) fill.lane = NULL;
         if (count > 1)
             fill.nest.dim[fill.nest.count++] =
-                (Dim){over->name[i], e->part_start[i],
-                      count,         is_lane ? e->target->vector_floats : 1,
-                      {0},           0};
-        else if (is_lane)
-            fill.lane = NULL;
+                (Dim){over->name[i], e->part_start[i], count, is_lane ? width : 1, {0}, 0};
     }
     add_dims(&fill.nest, graph_type(e->graph, id), over, fill.lane);
+    for (int i = 0; i < fill.nest.count; i++)
+        if (fill.lane && strcmp(fill.nest.dim[i].axis, fill.last) == 0)
+            fill.nest.dim[i].tile = width;
     emit_nest(&fill.nest, 0);
 }
 

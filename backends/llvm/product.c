@@ -141,21 +141,25 @@ static void add_products(Tile *tile, const Node *linear)
 static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
 {
     const Emitter *e = tile->nest.e;
-    if (e->parted) return e->parted->product.part[axis];
     if (e->step_of_sums == SUMS_ADD) return e->chain.count;
     const Type *x = graph_type(e->graph, linear->operands[0]);
     return x->axis[type_find(x, linear->attributes.over.name[axis])].extent;
 }
 
-/* Indices along contracted axis `axis` in one turn of its loop: a turn of the innermost loop takes up to
- * four steps, of some 48 multiply-adds in all, beside which what the loop itself costs is little
- * (bench/results/kernels-2026-11-26.md). With more, LLVM spills, or keeps in registers what overlapping
- * windows share. */
-static int64_t indices_of_turn(const Tile *tile, const Node *linear, int axis)
+/* A turn of the innermost loop takes up to four steps, of some 48 multiply-adds in all, beside which what
+ * the loop itself costs is little (bench/results/kernels-2026-11-26.md). With more, LLVM spills, or keeps
+ * in registers what overlapping windows share. */
+static int64_t steps_of_turn(const Tile *tile)
 {
     enum { MOST_STEPS = 4, PRODUCTS = 48 };
-    int64_t steps = PRODUCTS / (tile->rows * tile->vectors), inner = 1;
-    if (steps > MOST_STEPS) steps = MOST_STEPS;
+    int64_t steps = PRODUCTS / (tile->rows * tile->vectors);
+    return steps > MOST_STEPS ? MOST_STEPS : steps;
+}
+
+/* Indices along contracted axis `axis` in one turn of its loop. */
+static int64_t indices_of_turn(const Tile *tile, const Node *linear, int axis)
+{
+    int64_t steps = steps_of_turn(tile), inner = 1;
     for (int i = axis + 1; i < linear->attributes.over.count; i++) {
         int64_t extent = contracted_extent(tile, linear, i);
         if (extent == 0 || extent > steps) return 1;
@@ -181,6 +185,46 @@ static void contract_at(Tile *tile, const Node *linear, int axis, Affine start, 
     }
 }
 
+/* `count` steps of a part along the contracted axis `axis`, from `start` on. */
+static void add_steps(Tile *tile, const Node *linear, int axis, Affine start, int64_t count)
+{
+    Emitter *e = tile->nest.e;
+    int mark = e->coordinate_count;
+    for (int64_t i = 0; i < count; i++) {
+        Affine at = start;
+        at.constant += i;
+        coordinate_push(e, linear->attributes.over.name[axis], at);
+        add_products(tile, linear);
+        e->coordinate_count = mark;
+    }
+}
+
+/* A part of a sum lies in scratch memory index after index: all of its axes are one loop, along the
+ * last. */
+static void contract_part(Tile *tile, const Node *linear)
+{
+    Emitter *e = tile->nest.e;
+    const AxisNames *over = &linear->attributes.over;
+    int mark = e->coordinate_count, last = over->count - 1;
+    int64_t count = 1, turn = steps_of_turn(tile);
+    for (int i = 0; i < over->count; i++) {
+        count *= e->parted->product.part[i];
+        if (e->parted->product.part[i] > 1) last = i;
+        coordinate_push(e, over->name[i], e->part_start[i]);
+    }
+    if (turn < 1) turn = 1;
+    Affine start = e->part_start[last];
+    if (count >= turn) {
+        Loop loop = loop_begin(e, int_constant(e, count / turn));
+        Affine index = affine_value(loop.index, turn);
+        add_steps(tile, linear, last, affine_add(e, index, &start, 1), turn);
+        loop_end(e, &loop);
+    }
+    start.constant += count / turn * turn;
+    add_steps(tile, linear, last, start, count % turn);
+    e->coordinate_count = mark;
+}
+
 static void contract(Tile *tile, const Node *linear, int axis)
 {
     Emitter *e = tile->nest.e;
@@ -190,9 +234,7 @@ static void contract(Tile *tile, const Node *linear, int axis)
     }
     int64_t extent = contracted_extent(tile, linear, axis);
     int64_t turn = indices_of_turn(tile, linear, axis), turns = extent / turn;
-    Affine start = e->parted                     ? e->part_start[axis]
-                   : e->step_of_sums == SUMS_ADD ? e->chain.start
-                                                 : affine_constant(0);
+    Affine start = e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
     if (turns == 1) {
         contract_at(tile, linear, axis, start, turn);
     } else {
@@ -281,7 +323,10 @@ static void tile_leaf(Nest *nest)
         start_sums(tile, linear);
     else
         move_sums(tile, false);
-    if (step == SUMS_WHOLE || step == SUMS_ADD) contract(tile, linear, 0);
+    if (e->parted)
+        contract_part(tile, linear);
+    else if (step == SUMS_WHOLE || step == SUMS_ADD)
+        contract(tile, linear, 0);
     if (step == SUMS_WHOLE || step == SUMS_FINISH)
         finish_sums(tile);
     else
