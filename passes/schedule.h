@@ -7,7 +7,7 @@
  *   Schedule  the places and stages of one kernel
  *
  * A product, mean or sum takes the point-wise ops that follow it into its epilogue, as long as each is
- * its predecessor's only user. What feeds a product, or is used more than once, is kept in a slot;
+ * its predecessor's only user; on CPUs those of a product may be stored on the way, too. What feeds a product, or is used more than once, is kept in a slot;
  * all else is computed where it is used.
  */
 #ifndef RAFTC_SCHEDULE_H

@@ -1,20 +1,10 @@
-/* elementary.c: exp, log and the slope of GELU, without branches, tables or calls of libm.
+/* elementary.c: exp and log, without branches, tables or calls of libm.
  *
  * exp(x) = 2^n * e^r with n = round(x / ln 2), taken from the low bits of x / ln 2 + 1.5 * 2^23, and e^r
  * by its series, |r| <= ln 2 / 2; below the normal numbers it is 0. log is for numbers from 1 on: m * 2^e
- * with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 atanh((m - 1) / (m + 1)) by its series. The slope of
- * GELU less 1/2 is odd, like Phi in gelu.c: z * p(2 z^2 / 5.6^2 - 1), z = x clamped to +-5.6; it is
- * within 5e-7 of the exact one. NaN stays NaN in all of them.
+ * with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 atanh((m - 1) / (m + 1)) by its series. NaN stays NaN in both.
  */
 #include "backends/llvm/emit.h"
-
-#define CLAMP 5.6
-
-static const float slope_coefficient[] = {
-    0.126416653f,    -0.0642825365f, 0.0518067479f,  -0.0509606563f, 0.0567131862f,
-    -0.0650584176f,  0.0713803545f,  -0.0725727081f, 0.0676792637f,  -0.0558197722f,
-    0.0401900038f,   -0.0298326816f, 0.0235680826f,  -0.0120504266f, 0.00211050129f,
-    -0.00232035713f, 0.00372033613f, -0.00140180241f};
 
 static const float exp_coefficient[] = {
     1, 1, 0.5f, 0.166666667f, 0.0416666667f, 0.00833333333f, 0.00138888889f, 0.000198412698f};
@@ -84,18 +74,4 @@ LLVMValueRef emit_log(Emitter *e, LLVMValueRef x, int width)
     LLVMValueRef power = LLVMBuildSIToFP(b, exponent, float_type(e, width), "");
     return multiply_add(e, power, float_constant(e, 0.693147181f, width),
                         LLVMBuildFMul(b, t, series, ""));
-}
-
-LLVMValueRef emit_gelu_slope(Emitter *e, LLVMValueRef x, int width)
-{
-    LLVMBuilderRef b = e->builder;
-    LLVMValueRef low = float_constant(e, (float)-CLAMP, width),
-                 high = float_constant(e, (float)CLAMP, width);
-    LLVMValueRef z = LLVMBuildSelect(b, LLVMBuildFCmp(b, LLVMRealOLT, x, low, ""), low, x, "");
-    z = LLVMBuildSelect(b, LLVMBuildFCmp(b, LLVMRealOGT, z, high, ""), high, z, "");
-    LLVMValueRef s = multiply_add(e, LLVMBuildFMul(b, z, z, ""),
-                                  float_constant(e, (float)(2 / (CLAMP * CLAMP)), width),
-                                  float_constant(e, -1, width));
-    LLVMValueRef p = polynomial(e, slope_coefficient, ARRAY_SIZE(slope_coefficient), s, width);
-    return multiply_add(e, z, p, float_constant(e, 0.5f, width));
 }

@@ -148,14 +148,14 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
 /* ---- gelu.c --------------------------------------------------------------------------------- */
 
-/* gelu of each of the `count` values, in place. */
+/* gelu, or its slope, of each of the `count` values, in place. */
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width);
+void emit_gelu_slope(Emitter *e, LLVMValueRef *x, int count, int width);
 
 /* ---- elementary.c ---------------------------------------------------------------------------- */
 
 LLVMValueRef emit_exp(Emitter *e, LLVMValueRef x, int width);
 LLVMValueRef emit_log(Emitter *e, LLVMValueRef x, int width); /* x is 1 or more */
-LLVMValueRef emit_gelu_slope(Emitter *e, LLVMValueRef x, int width);
 
 /* ---- gradient.c ------------------------------------------------------------------------------- */
 

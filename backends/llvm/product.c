@@ -252,8 +252,32 @@ static NodeId next_of_epilogue(const Emitter *e, NodeId id, NodeId end)
 {
     for (NodeId n = id + 1; n <= end; n++)
         for (uint32_t i = 0; i < graph_node(e->graph, n)->operand_count; i++)
-            if (graph_node(e->graph, n)->operands[i] == id) return n;
+            if (graph_node(e->graph, n)->op != OP_WRITE &&
+                graph_node(e->graph, n)->operands[i] == id)
+                return n;
     RAFTC_BUG("no path from value %u to the end %u of its stage", id, end);
+}
+
+/* The slopes at where x is, each times its dy; `from` is x or dy. */
+static void apply_gelu_grad(Tile *tile, NodeId from, const Node *node, LLVMValueRef *values)
+{
+    Emitter *e = tile->nest.e;
+    int count = tile->rows * tile->vectors;
+    LLVMValueRef operand[2][MAX_TILE];
+    for (int i = 0; i < count; i++) {
+        int mark = e->coordinate_count;
+        at_row(tile, i / tile->vectors);
+        at_vector(tile, i % tile->vectors);
+        for (int k = 0; k < 2; k++)
+            operand[k][i] =
+                node->operands[k] == from
+                    ? values[i]
+                    : emit_value(e, node->operands[k], vector_lanes(tile, i % tile->vectors));
+        e->coordinate_count = mark;
+    }
+    emit_gelu_slope(e, operand[0], count, vector_lanes(tile, 0).width);
+    for (int i = 0; i < count; i++)
+        values[i] = LLVMBuildFMul(e->builder, operand[0][i], operand[1][i], "");
 }
 
 /* values[..] of node `from` become those of its user `to`. */
@@ -263,6 +287,10 @@ static void apply_op(Tile *tile, NodeId from, NodeId to, LLVMValueRef *values)
     int count = tile->rows * tile->vectors, width = vector_lanes(tile, 0).width;
     if (graph_node(e->graph, to)->op == OP_GELU) {
         emit_gelu(e, values, count, width);
+        return;
+    }
+    if (graph_node(e->graph, to)->op == OP_GELU_GRAD) {
+        apply_gelu_grad(tile, from, graph_node(e->graph, to), values);
         return;
     }
     Place *place = schedule_place(&e->schedule, to);
@@ -280,6 +308,23 @@ static void apply_op(Tile *tile, NodeId from, NodeId to, LLVMValueRef *values)
     place->value = slot;
 }
 
+/* Stores what the epilogue passes on its way and the kernel writes. */
+static void write_on_the_way(Tile *tile, NodeId id, const LLVMValueRef *values)
+{
+    Emitter *e = tile->nest.e;
+    for (NodeId n = id + 1; n < e->schedule.end; n++) {
+        if (graph_node(e->graph, n)->op != OP_WRITE || graph_node(e->graph, n)->operands[0] != id)
+            continue;
+        for (int i = 0; i < tile->rows * tile->vectors; i++) {
+            int mark = e->coordinate_count;
+            at_row(tile, i / tile->vectors);
+            at_vector(tile, i % tile->vectors);
+            emit_write(e, n, values[i], vector_lanes(tile, i % tile->vectors));
+            e->coordinate_count = mark;
+        }
+    }
+}
+
 static void finish_sums(Tile *tile)
 {
     Emitter *e = tile->nest.e;
@@ -290,6 +335,7 @@ static void finish_sums(Tile *tile)
         values[i] = LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[i], "");
     for (NodeId at = stage->root; at != stage->end;) {
         NodeId next = next_of_epilogue(e, at, stage->end);
+        write_on_the_way(tile, at, values);
         apply_op(tile, at, next, values);
         at = next;
     }

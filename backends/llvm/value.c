@@ -418,7 +418,8 @@ static LLVMValueRef emit_scale(Emitter *e, NodeId id, Lanes lanes)
 
 static LLVMValueRef emit_gelu_grad(Emitter *e, NodeId id, Lanes lanes)
 {
-    LLVMValueRef slope = emit_gelu_slope(e, emit_operand(e, id, 0, lanes), lanes.width);
+    LLVMValueRef slope = emit_operand(e, id, 0, lanes);
+    emit_gelu_slope(e, &slope, 1, lanes.width);
     return LLVMBuildFMul(e->builder, slope, emit_operand(e, id, 1, lanes), "");
 }
 
