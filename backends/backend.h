@@ -146,6 +146,8 @@ typedef struct ProgramCode {
 /* The code of kernels in images. In `arena`. */
 ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const RaftCudaImage *image,
                                int image_count);
+/* Images that one pass over the steps of a program takes at most. */
+enum { PROGRAM_MOST_AT_ONCE = 1024 };
 /* The program table in memory; kernels[i] is the function of step i, on the CPU. In `arena`. */
 RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *code,
                            RaftKernel *const *kernels);
@@ -160,6 +162,15 @@ bool program_check(const Plan *plan, Diag *diag);
 const char *weights_blob(Arena *arena, const RaftProgram *program, const float *const *parameters,
                          size_t *size);
 
+/* What makes a library one that trains: the step of its optimiser, over rows of floats. */
+typedef struct LibraryTraining {
+    const Plan *plan; /* of a graph whose name is the prefix of the library, and more */
+    const ProgramCode *code;
+    const char *object;
+    size_t object_size;
+    RaftOptimiser rule;
+} LibraryTraining;
+
 typedef struct LibraryOptions {
     const char *base;    /* path without extension: base.so, base.a, base.h */
     const char *prefix;  /* of every symbol */
@@ -169,10 +180,12 @@ typedef struct LibraryOptions {
     bool cuda;           /* for GPUs */
     const void *weights; /* a weights blob that the library is to hold; NULL: none */
     size_t weights_size;
+    const LibraryTraining *training; /* NULL: it does not train */
 } LibraryOptions;
 
 /* Whether a library of this plan can be written: the prefix is a usable name, there is one input of
- * axes b, c, y, x, one output of the entry forward, and feature maps at most beside it. */
+ * axes b, c, y, x, one output of the entry forward, and feature maps at most beside it; where it
+ * trains, what differentiate adds, too. */
 bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag);
 /* The header of a library as text; library_check must have passed, here and below. */
 const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions *options);

@@ -6,10 +6,11 @@
  */
 #include "backends/backend.h"
 #include "backends/library_text.h"
-/* Made by CMake: the bytes of shell.c and its devices, and what they include. */
+/* Made by CMake: the bytes of shell.c, its devices and training.c, and what they include. */
 #include "cpu_text.h"
 #include "cuda_text.h"
 #include "shell_text.h"
+#include "training_text.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -85,6 +86,13 @@ static int count_outputs(const Graph *graph, const char *entry)
     return count;
 }
 
+/* What differentiate adds: inputs beside the images, and outputs of an entry of their own. */
+static bool is_of_training(const Node *node, const LibraryOptions *options)
+{
+    const char *name = node->attributes.name;
+    return options->training && (strcmp(name, "target") == 0 || strcmp(name, "weight") == 0);
+}
+
 bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag)
 {
     const Graph *graph = plan->graph;
@@ -93,7 +101,7 @@ bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag)
     int inputs = 0;
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
-        if (node->op != OP_INPUT) continue;
+        if (node->op != OP_INPUT || is_of_training(node, options)) continue;
         if (inputs++ || node->type.rank != 4)
             good = diag_error(diag, node->loc, "a library has one input, of axes b, c, y and x");
     }
@@ -101,6 +109,7 @@ bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag)
         const Output *output = &graph->outputs[i];
         Loc loc = graph_node(graph, output->value)->loc;
         bool logits = is_of(output, "forward");
+        if (options->training && is_of(output, "backward")) continue;
         if (!logits && !is_of(output, "features"))
             good = diag_error(diag, loc, "a library has no entry '%s', only forward and features",
                               output->entry);
@@ -174,10 +183,12 @@ const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions 
         if (is_of(&graph->outputs[i], "forward"))
             put_size(&out, prefix, "CLASSES", output_type(graph, i)->axis[1].extent);
     if (maps) put_size(&out, prefix, "FEATURES", maps);
+    if (options->training) put_size(&out, prefix, "BATCH", PROGRAM_MOST_AT_ONCE);
     put_template(&out, header_types, prefix);
     text_put(&out, options->cuda ? options_cuda : options_cpu);
     put_template(&out, header_functions, prefix);
     if (maps) put_features(&out, graph, prefix);
+    if (options->training) put_template(&out, header_training, prefix);
     put_template(&out, header_end, prefix);
     return out.data;
 }
@@ -188,6 +199,7 @@ const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions
     put_template(&out, exports_start, options->prefix);
     if (count_outputs(plan->graph, "features"))
         put_template(&out, exports_features, options->prefix);
+    if (options->training) put_template(&out, exports_training, options->prefix);
     text_put(&out, exports_end);
     return out.data;
 }
@@ -218,14 +230,15 @@ static void put_shell(Text *out, const unsigned char *text)
 }
 
 /* An array of C must have an element, even if there is none in the table. */
-static void begin_table(Text *out, const char *type, const char *name, int count)
+static void begin_table(Text *out, const char *type, const char *table, const char *name, int count)
 {
-    text_printf(out, "\nstatic const %s program_%s[] = {%s\n", type, name, count ? "" : "{0},");
+    text_printf(out, "\nstatic const %s %s_%s[] = {%s\n", type, table, name, count ? "" : "{0},");
 }
 
-static void put_tensors(Text *out, const char *name, const RaftTensorInfo *info, int count)
+static void put_tensors(Text *out, const char *table, const char *name, const RaftTensorInfo *info,
+                        int count)
 {
-    begin_table(out, "RaftTensorInfo", name, count);
+    begin_table(out, "RaftTensorInfo", table, name, count);
     for (int i = 0; i < count; i++) {
         text_put(out, "    {");
         put_string(out, info[i].name);
@@ -237,9 +250,9 @@ static void put_tensors(Text *out, const char *name, const RaftTensorInfo *info,
     text_put(out, "};\n");
 }
 
-static void put_buffers(Text *out, const RaftProgram *program)
+static void put_buffers(Text *out, const char *table, const RaftProgram *program)
 {
-    begin_table(out, "RaftBuffer", "buffer", program->buffer_count);
+    begin_table(out, "RaftBuffer", table, "buffer", program->buffer_count);
     for (int i = 0; i < program->buffer_count; i++)
         text_printf(out, "    {%d, %lld},\n", program->buffer[i].kind,
                     (long long)program->buffer[i].offset);
@@ -303,10 +316,10 @@ static void put_cuda_code(Text *out, const RaftProgram *program)
 }
 
 /* The arguments of all steps of the plan in one array, then the steps of prepare and the others. */
-static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
+static void put_steps(Text *out, const char *table, const Plan *plan, const StepCode *steps,
                       const RaftProgram *program)
 {
-    text_put(out, "\nstatic const int program_argument[] = {\n");
+    text_printf(out, "\nstatic const int %s_argument[] = {\n", table);
     for (int s = 0; s < plan->step_count; s++) {
         for (int i = 0; i < plan->steps[s].argument_count; i++)
             text_printf(out, "%s%d,", i ? " " : "    ", plan->steps[s].arguments[i]);
@@ -315,15 +328,14 @@ static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
     text_put(out, "    0};\n");
     for (int prepare = 1; prepare >= 0; prepare--) {
         const RaftStep *step = prepare ? program->prepare : program->step;
-        begin_table(out, "RaftStep", prepare ? "prepare" : "step",
+        begin_table(out, "RaftStep", table, prepare ? "prepare" : "step",
                     prepare ? program->prepare_count : program->step_count);
         for (int s = 0, argument = 0; s < plan->step_count; s++) {
             if (plan->steps[s].prepare == prepare) {
                 text_printf(out, "    {%s, ", program->code ? "NULL" : steps[s].symbol);
                 put_string(out, step->name);
-                text_printf(out, ", %lld, %d, %u, %d, program_argument + %d},\n",
-                            (long long)step->units, step->batched, step->entries,
-                            step->argument_count, argument);
+                text_printf(out, ", %lld, %d, %u, %d, %s_argument + %d},\n", (long long)step->units,
+                            step->batched, step->entries, step->argument_count, table, argument);
                 step++;
             }
             argument += plan->steps[s].argument_count;
@@ -332,9 +344,24 @@ static void put_steps(Text *out, const Plan *plan, const StepCode *steps,
     }
 }
 
-static void put_program(Text *out, const RaftProgram *program)
+/* Which outputs have no batch axis, where some have none. */
+static void put_fixed(Text *out, const char *table, const RaftProgram *program)
 {
-    text_put(out, "\nstatic const RaftProgram program = {\n");
+    if (!program->fixed) return;
+    text_printf(out, "\nstatic const int %s_fixed[] = {", table);
+    for (int i = 0; i < program->output_count; i++)
+        text_printf(out, "%d,%s", program->fixed[i], i % 24 == 23 ? "\n    " : " ");
+    text_put(out, "};\n");
+}
+
+/* The table `table` itself, whose parts have names that begin with its own. */
+static void put_program(Text *out, const char *table, const RaftProgram *program)
+{
+    static const char *const parts[] = {"buffer",    "prepare", "step",
+                                        "parameter", "input",   "output"};
+    const int counts[] = {program->buffer_count,    program->prepare_count, program->step_count,
+                          program->parameter_count, program->input_count,   program->output_count};
+    text_printf(out, "\nstatic const RaftProgram %s = {\n", table);
     text_put(out, program->code ? "    .device = &raft_cuda,\n    .code = &program_code,\n"
                                 : "    .device = &raft_cpu,\n");
     text_put(out, "    .name = ");
@@ -345,28 +372,55 @@ static void put_program(Text *out, const RaftProgram *program)
     if (program->weights_size)
         text_printf(out, "    .weights = raft_embedded,\n    .weights_size = %zu,\n",
                     program->weights_size);
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+        text_printf(out, "    .%s_count = %d,\n    .%s = %s_%s,\n", parts[i], counts[i], parts[i],
+                    table, parts[i]);
+    if (program->fixed) text_printf(out, "    .fixed = %s_fixed,\n", table);
     text_printf(out,
-                "    .buffer_count = %d,\n    .buffer = program_buffer,\n"
-                "    .prepare_count = %d,\n    .prepare = program_prepare,\n"
-                "    .step_count = %d,\n    .step = program_step,\n"
-                "    .parameter_count = %d,\n    .parameter = program_parameter,\n"
-                "    .input_count = %d,\n    .input = program_input,\n"
-                "    .output_count = %d,\n    .output = program_output,\n"
                 "    .forward_entry = %u,\n    .features_entry = %u,\n"
+                "    .backward_entry = %u,\n    .step_entry = %u,\n"
                 "    .arena_floats = %lld,\n    .prepared_floats = %lld,\n"
-                "    .scratch_bytes = %lld,\n    .chunk = %lld};\n",
-                program->buffer_count, program->prepare_count, program->step_count,
-                program->parameter_count, program->input_count, program->output_count,
-                program->forward_entry, program->features_entry, (long long)program->arena_floats,
+                "    .scratch_bytes = %lld,\n    .chunk = %lld,\n    .whole = %d};\n",
+                program->forward_entry, program->features_entry, program->backward_entry,
+                program->step_entry, (long long)program->arena_floats,
                 (long long)program->prepared_floats, (long long)program->scratch_bytes,
-                (long long)program->chunk);
+                (long long)program->chunk, program->whole);
+}
+
+/* A program with all its parts. */
+static void put_tables(Text *out, const char *table, const RaftProgram *program, const Plan *plan,
+                       const StepCode *steps, const char *prefix)
+{
+    if (!program->code) put_kernels(out, plan, steps, prefix);
+    put_tensors(out, table, "parameter", program->parameter, program->parameter_count);
+    put_tensors(out, table, "input", program->input, program->input_count);
+    put_tensors(out, table, "output", program->output, program->output_count);
+    put_buffers(out, table, program);
+    put_steps(out, table, plan, steps, program);
+    put_fixed(out, table, program);
+    put_program(out, table, program);
+}
+
+/* What a library that trains has beside the others. */
+static void put_training(Text *out, Arena *arena, const LibraryOptions *options)
+{
+    const LibraryTraining *training = options->training;
+    RaftProgram *step = program_build(arena, training->plan, training->code, NULL);
+    const RaftOptimiser *rule = &training->rule;
+    step->name = options->prefix;
+    put_tables(out, "step_program", step, training->plan, training->code->steps, options->prefix);
+    text_printf(out,
+                "\nstatic const RaftOptimiser rule = {\n"
+                "    %d, %.17g, %.17g, %.17g, %.17g, %d};\n",
+                rule->kind, rule->weight_decay, rule->momentum, rule->most_norm, rule->average,
+                rule->exempts);
+    put_template(out, source_training, options->prefix);
 }
 
 const char *library_source(Arena *arena, const Plan *plan, const ProgramCode *code,
                            const LibraryOptions *options)
 {
     RaftProgram *program = program_build(arena, plan, code, NULL);
-    const StepCode *steps = code->steps;
     program->name = options->prefix;
     program->made_by = options->made_by;
     program->weights_size = options->weights_size;
@@ -377,17 +431,16 @@ const char *library_source(Arena *arena, const Plan *plan, const ProgramCode *co
     text_put(&out, "#define RAFT_SHELL_LINKAGE static\n\n");
     put_shell(&out, shell_text);
     put_shell(&out, code->cuda ? cuda_text : cpu_text);
-    if (code->cuda)
-        put_cuda_code(&out, program);
-    else
-        put_kernels(&out, plan, steps, options->prefix);
-    put_tensors(&out, "parameter", program->parameter, program->parameter_count);
-    put_tensors(&out, "input", program->input, program->input_count);
-    put_tensors(&out, "output", program->output, program->output_count);
-    put_buffers(&out, program);
-    put_steps(&out, plan, steps, program);
+    if (options->training) put_shell(&out, training_text);
+    if (code->cuda) put_cuda_code(&out, program);
     if (program->weights_size) text_put(&out, source_weights);
-    put_program(&out, program);
+    put_tables(&out, "program", program, plan, code->steps, options->prefix);
+    if (options->training)
+        put_training(&out, arena, options);
+    else
+        text_put(&out, source_shell);
+    int callers = count_outputs(plan->graph, "forward") + count_outputs(plan->graph, "features");
+    text_printf(&out, "#define INPUTS 1\n#define OUTPUTS %d\n", callers); /* what others follow */
     put_template(&out, source_exports, options->prefix);
     if (program->features_entry) put_template(&out, source_features, options->prefix);
     return out.data;

@@ -11,9 +11,21 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SHELL_SOURCE, SHELL_OBJECT, KERNELS, WEIGHTS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
+enum {
+    SHELL_SOURCE,
+    SHELL_OBJECT,
+    KERNELS,
+    STEP,
+    WEIGHTS,
+    EXPORTS,
+    SHARED,
+    ARCHIVE,
+    LOG,
+    FILE_COUNT
+};
 static const char *const file_name[FILE_COUNT] = {
-    "shell.c", "shell.o", "kernels.o", "weights", "exports.map", "library.so", "library.a", "log",
+    "shell.c",     "shell.o",    "kernels.o", "step.o", "weights",
+    "exports.map", "library.so", "library.a", "log",
 };
 
 typedef struct Tool {
@@ -34,6 +46,7 @@ typedef struct Job {
     char *prefix_map;     /* an option: the compiler must not name the folder */
     const char *openmp;   /* likewise: whether the shell shares work out over threads */
     const char *kernels;  /* path of their object; NULL: they are in the shell */
+    const char *step;     /* likewise of those of the optimiser; NULL: there are none */
     const char **command; /* room for one */
     RaftError error;
     RaftStatus status; /* that of the error */
@@ -193,14 +206,15 @@ static bool link_shared(Job *job, const char *name)
                                 "-lm",
                                 "-o",
                                 job->path[SHARED],
+                                job->step,
                                 NULL};
     return run_tool(job, &job->compiler, more);
 }
 
 static bool make_archive(Job *job)
 {
-    const char *const more[] = {"rcsD", job->path[ARCHIVE], job->path[SHELL_OBJECT], job->kernels,
-                                NULL};
+    const char *const more[] = {"rcsD",       job->path[ARCHIVE], job->path[SHELL_OBJECT],
+                                job->kernels, job->step,          NULL};
     return run_tool(job, &job->archiver, more);
 }
 
@@ -239,6 +253,7 @@ typedef struct Content {
     const char *source, *exports, *object;
     const void *weights;
     size_t object_size, weights_size;
+    const LibraryTraining *training;
     const char *shared, *archive; /* paths, or NULL */
 } Content;
 
@@ -250,6 +265,8 @@ static bool make_files(Job *job, const Content *content)
            place(job, job->path[EXPORTS], content->exports, strlen(content->exports)) &&
            (!content->object ||
             place(job, job->path[KERNELS], content->object, content->object_size)) &&
+           (!content->training || place(job, job->path[STEP], content->training->object,
+                                        content->training->object_size)) &&
            (!content->weights ||
             place(job, job->path[WEIGHTS], content->weights, content->weights_size)) &&
            compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
@@ -271,6 +288,7 @@ RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code
         .object_size = object_size,
         .weights = options->weights,
         .weights_size = options->weights_size,
+        .training = options->training,
         .shared = options->shared ? arena_printf(arena, "%s.so", base) : NULL,
         .archive = options->archive ? arena_printf(arena, "%s.a", base) : NULL,
     };
@@ -279,6 +297,7 @@ RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code
     Job *job = new_job(arena, options->triple);
     job->openmp = object ? "-fopenmp" : "-fno-openmp";
     job->kernels = object ? job->path[KERNELS] : NULL;
+    job->step = options->training ? job->path[STEP] : NULL;
     bool good = true;
     if (content.shared || content.archive) {
         good = make_folder(job);

@@ -151,13 +151,11 @@ static unsigned entry_bit(const Plan *plan, const char *name)
     return 0;
 }
 
-enum { MOST_AT_ONCE = 1024 };
-
 /* The more images at a time, the fewer times all weights are read; but what one step writes should
  * still be in a cache when the next one reads it. */
 static int64_t choose_chunk(const Plan *plan)
 {
-    const int64_t arena_floats = (16 << 20) / sizeof(float), most = MOST_AT_ONCE;
+    const int64_t arena_floats = (16 << 20) / sizeof(float), most = PROGRAM_MOST_AT_ONCE;
     if (plan->arena_floats <= arena_floats / most) return most;
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
 }
@@ -246,7 +244,7 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *co
     program->chunk = choose_chunk(plan);
     if (code->cuda) name_gpu(arena, program, plan, code);
     program->whole = needs_whole_batch(plan->graph);
-    if (program->whole) program->chunk = MOST_AT_ONCE;
+    if (program->whole) program->chunk = PROGRAM_MOST_AT_ONCE;
     for (int s = 0; s < program->step_count; s++) {
         int64_t units;
         RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, program->chunk, &units));

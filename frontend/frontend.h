@@ -110,32 +110,19 @@ Graph *build_dropping_graph(Arena *arena, const Model *model);
 
 /* ---- optimiser.c ------------------------------------------------------------------------------ */
 
-typedef enum { OPTIMISER_ADAMW, OPTIMISER_SGD } OptimiserKind;
+/* What the graph of an optimiser has, AdamW unless it is SGD. */
+typedef struct OptimiserParts {
+    bool sgd, clips;
+    bool exempts;  /* some weights do not decay */
+    bool averages; /* the weights */
+} OptimiserParts;
 
-typedef struct Optimiser {
-    OptimiserKind kind;
-    double weight_decay, momentum; /* momentum: of SGD */
-    double most_norm;              /* of the gradients; 0: they are taken as they are */
-    double average;                /* the average of the weights keeps so much of itself; 0: none */
-    bool exempts;                  /* some weights do not decay */
-} Optimiser;
-
-Optimiser optimiser_of(const Settings *settings);
-
-/* One step over all parameters. Inputs f32[b, n elements], b being 1: the weights `w`, their gradients
- * `g`, `m` and, of AdamW, `v`; where wanted the average `e`, and `decays`, 1 where weights decay and
- * else 0. Outputs of the entry `step`: w, m, v and e after it. Parameters, f32[]: the numbers that
- * optimiser_numbers gives. As PyTorch: AdamW's weight decay is decoupled, SGD's is added to the gradient. */
-Graph *build_optimiser(Arena *arena, const Optimiser *optimiser, int64_t elements);
-
-enum { OPTIMISER_MOST_NUMBERS = 12 };
-typedef struct OptimiserNumber {
-    const char *name;
-    double value;
-} OptimiserNumber;
-
-/* The numbers of step `step`, from 1; `norm` is that of all gradients. Returns how many. */
-int optimiser_numbers(const Optimiser *optimiser, int64_t step, double learning_rate, double norm,
-                      OptimiserNumber numbers[static OPTIMISER_MOST_NUMBERS]);
+/* One step over all parameters. Inputs f32[b, n elements]: the weights `w`, their gradients `g`, `m`
+ * and, of AdamW, `v`; where wanted the average `e`, and `decays`, 1 where weights decay and else 0.
+ * Outputs of the entry `step`: w, m, v and e after it. Parameters, f32[]: the numbers that
+ * raft_optimiser_numbers (runtime/training.h) gives. As PyTorch: AdamW's weight decay is decoupled,
+ * SGD's is added to the gradient. */
+Graph *build_optimiser(Arena *arena, const char *name, const OptimiserParts *parts,
+                       int64_t elements);
 
 #endif

@@ -91,7 +91,7 @@ typedef struct Options {
     const char *roofline, *trace; /* where they are written to */
     int64_t budget; /* of tuning, in milliseconds */
     const char *tune_database;
-    bool train; /* with the backward pass and the step of the optimiser */
+    bool train; /* with a backward pass and the step of an optimiser */
     /* running */
     Strings inputs;
     int64_t batch, threads, top;

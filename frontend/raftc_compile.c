@@ -1,5 +1,5 @@
 /* raftc_compile.c: raftc MODEL.yaml: from a model to the files that are asked for. */
-#include "frontend/raftc.h"
+#include "frontend/raftc_trainer.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -27,6 +27,7 @@ static const Kind kinds[] = {
 typedef struct Job {
     Session *session;
     Compilation compilation;
+    Compilation step; /* of the optimiser, with --train */
     int64_t emit;
     const char *base; /* path of what is written, without extension */
     const char *made_by;
@@ -145,6 +146,30 @@ static Exit read_weights(Job *job, const char **blob, size_t *size)
     return EXIT_DONE;
 }
 
+/* The step of the optimiser, in rows of so many floats. */
+static Exit compile_step(Job *job, LibraryTraining *training)
+{
+    enum { ROW = 1 << 10 };
+    Session *session = job->session;
+    Compilation *c = &job->step;
+    const Compilation *model = &job->compilation;
+    const char *name = arena_printf(session->arena, "%s_step", model->built->name);
+    training->rule = optimiser_of(model->settings);
+    training->rule.average = 0; /* whoever trains has the weights, and can average them */
+    *c = (Compilation){.path = "optimiser", .source = model->source};
+    c->built = optimiser_graph(session->arena, name, &training->rule, ROW);
+    Exit exit = compilation_optimise(session, c);
+    if (exit == EXIT_DONE) exit = compilation_plan(session, c);
+    if (exit == EXIT_DONE) exit = compilation_generate(session, c);
+    if (exit != EXIT_DONE) return exit;
+    training->plan = c->plan;
+    training->code = c->made;
+    return llvm_write(c->code, CODE_OBJECT, session->arena, &training->object,
+                      &training->object_size, session->diag)
+               ? EXIT_DONE
+               : EXIT_UNDONE;
+}
+
 static Exit write_library(Job *job, const LibraryOptions *library)
 {
     Session *session = job->session;
@@ -161,6 +186,12 @@ static Exit write_library(Job *job, const LibraryOptions *library)
         return EXIT_UNDONE;
     }
     LibraryOptions options = *library;
+    LibraryTraining training = {0};
+    if (options.training) {
+        Exit exit = compile_step(job, &training);
+        if (exit != EXIT_DONE) return exit;
+        options.training = &training;
+    }
     if (session->options->embed) {
         const char *blob;
         Exit exit = read_weights(job, &blob, &options.weights_size);
@@ -200,6 +231,7 @@ static Exit write_all(Job *job)
 {
     Session *session = job->session;
     Compilation *c = &job->compilation;
+    const LibraryTraining trains = {0}; /* more is known when its code is made */
     const LibraryOptions library = {.base = job->base,
                                     .prefix = c->built->name,
                                     .made_by = job->made_by,
@@ -207,7 +239,8 @@ static Exit write_all(Job *job)
                                     .shared = true,
                                     .archive = true,
                                     .header = true,
-                                    .cuda = session->options->target == TARGET_CUDA};
+                                    .cuda = session->options->target == TARGET_CUDA,
+                                    .training = c->train ? &trains : NULL};
     Exit exit = EXIT_DONE;
     if (job->emit & (EMIT_LIB | EMIT_HEADER) && !library_check(c->plan, &library, session->diag))
         return session->options->name ? EXIT_USAGE : EXIT_FILES;
@@ -242,8 +275,9 @@ static void summarise(const Job *job)
     const bool *prepare = graph_prepare_kernels(graph, arena);
     uint32_t preparing = 0;
     for (uint32_t k = 0; k < graph->kernel_count; k++) preparing += prepare[k];
-    fprintf(stderr, "%s: kernels: %u for a forward, %u to prepare the weights\n",
-            job->compilation.path, graph->kernel_count - preparing, preparing);
+    fprintf(stderr, "%s: kernels: %u for a forward%s, %u to prepare the weights\n",
+            job->compilation.path, graph->kernel_count - preparing,
+            job->compilation.train ? " and backward" : "", preparing);
     for (uint32_t i = 0; i < job->written.count; i++)
         if (stat(job->written.item[i], &status) == 0)
             fprintf(stderr, "  %-32s %12s bytes\n", job->written.item[i],
@@ -274,6 +308,9 @@ static Exit check_options(const Job *job)
         return session_fail(session, EXIT_USAGE,
                             "--target cuda makes no code for CPUs; it can --emit cuda, ptx, "
                             "cubin and lib");
+    if (options->target == TARGET_CUDA && options->train)
+        return session_fail(session, EXIT_LACKING,
+                            "this build of raftc trains on CPUs: use --target cpu");
     if (options->target != TARGET_CUDA && options->architectures.count)
         return session_fail(session, EXIT_USAGE, "--gpu-arch goes with --target cuda");
     if (options->weights && !(job->emit & NEEDS_CODE))
@@ -293,6 +330,10 @@ static Exit compile(Job *job)
     job->base = output_base(session->arena, session->options->output_base, path, job->emit);
     Exit exit = check_options(job);
     if (exit == EXIT_DONE) exit = compilation_load(session, path, c);
+    if (exit == EXIT_DONE && session->options->train && !c->settings)
+        exit = session_fail(session, EXIT_USAGE,
+                            "%s is a graph; training needs the settings of a model", path);
+    c->train = session->options->train;
     if (exit == EXIT_DONE) exit = check_folder(session, job->base);
     if (exit == EXIT_DONE) exit = compilation_optimise(session, c);
     if (exit == EXIT_DONE && job->emit & NEEDS_PLAN) exit = compilation_plan(session, c);
@@ -311,5 +352,6 @@ Exit verb_compile(Session *session)
     if (job.emit == 0) job.emit = EMIT_LIB;
     Exit exit = compile(&job);
     compilation_close(&job.compilation);
+    compilation_close(&job.step);
     return exit;
 }

@@ -87,7 +87,9 @@ static const Row table[] = {
          "symbol prefix of the library; default: from the file name"),
     WORDS("--report", "KIND[,KIND]", COMPILE | BENCH, read_list, "fusion|memory|cost|time", report,
           "fusion (what was fused, what was not and why), memory, cost,\ntime"),
-    FLAG("--train", BENCH, train, "time whole steps of training, not a forward"),
+    FLAG("--train", COMPILE | BENCH, train,
+         "with a backward pass and the step of the optimiser: a library that\n"
+         "trains; bench times whole steps"),
     FLAG("--profile", BENCH, profile,
          "each kernel: time, share of the peak and of the memory's speed"),
     TEXT("--roofline", "FILE.svg", BENCH, read_text, roofline,

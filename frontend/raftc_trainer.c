@@ -2,10 +2,9 @@
 #include "frontend/raftc_trainer.h"
 #include "runtime/train/train.h"
 
-#include <math.h>
 #include <string.h>
 
-enum { HEADER_FLOATS = sizeof(RaftWeightsHeader) / sizeof(float), CHUNK = 1 << 14 };
+enum { HEADER_FLOATS = sizeof(RaftWeightsHeader) / sizeof(float) };
 
 /* ---- machines --------------------------------------------------------------------------------- */
 
@@ -142,7 +141,7 @@ static void make_blocks(Trainer *t)
 {
     add_state(t, "w");
     add_state(t, "m");
-    if (t->rule.kind == OPTIMISER_ADAMW) add_state(t, "v");
+    if (t->rule.kind == RAFT_ADAMW) add_state(t, "v");
     if (t->rule.average > 0) add_state(t, "e");
     t->gradients = new_block(t, t->floats);
     t->part = t->parts > 1 ? new_block(t, t->floats) : NULL;
@@ -280,37 +279,14 @@ static Exit set_number(Trainer *t, const char *name, float *number)
 
 static Exit set_numbers(Trainer *t, int64_t step, double lr, double norm)
 {
-    OptimiserNumber numbers[OPTIMISER_MOST_NUMBERS];
-    int count = optimiser_numbers(&t->rule, step, lr, norm, numbers);
+    RaftOptimiserNumber numbers[RAFT_OPTIMISER_NUMBERS];
+    int count = raft_optimiser_numbers(&t->rule, step, lr, norm, numbers);
     Exit exit = EXIT_DONE;
     for (int i = 0; i < count && exit == EXIT_DONE; i++) {
         t->number[i] = (float)numbers[i].value;
         exit = set_number(t, numbers[i].name, &t->number[i]);
     }
     return exit;
-}
-
-static double square_sum(const float *x, int64_t count)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
-    return sum;
-}
-
-/* The same bits for any number of threads: sums of chunks, added in their order. */
-static double norm_of_gradients(const Trainer *t)
-{
-    Arena arena = {.out_of_memory = t->session->arena->out_of_memory};
-    int64_t chunks = (t->floats + CHUNK - 1) / CHUNK;
-    double *sums = arena_array(&arena, (size_t)chunks, sizeof *sums), sum = 0;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < chunks; i++) {
-        int64_t rest = t->floats - i * CHUNK;
-        sums[i] = square_sum(t->gradients + i * CHUNK, rest < CHUNK ? rest : CHUNK);
-    }
-    for (int64_t i = 0; i < chunks; i++) sum += sums[i];
-    arena_free(&arena);
-    return sqrt(sum);
 }
 
 static void swap(float *pair[2])
@@ -323,7 +299,7 @@ static void swap(float *pair[2])
 Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate)
 {
     Machine *optimiser = &t->optimiser;
-    double norm = t->rule.most_norm > 0 ? norm_of_gradients(t) : 0;
+    double norm = t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats) : 0;
     Exit exit = set_numbers(t, step, learning_rate, norm);
     if (exit != EXIT_DONE) return exit;
     set_tensor(optimiser, "g", t->gradients);
@@ -371,12 +347,32 @@ Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
 
 /* ---- all ---------------------------------------------------------------------------------------- */
 
+RaftOptimiser optimiser_of(const Settings *s)
+{
+    return (RaftOptimiser){.kind = s->sgd ? RAFT_SGD : RAFT_ADAMW,
+                           .weight_decay = s->weight_decay,
+                           .momentum = s->momentum,
+                           .most_norm = s->max_grad_norm,
+                           .average = s->ema_decay,
+                           .exempts = !s->decay_biases_and_norms};
+}
+
+Graph *optimiser_graph(Arena *arena, const char *name, const RaftOptimiser *rule, int64_t floats)
+{
+    const OptimiserParts parts = {.sgd = rule->kind == RAFT_SGD,
+                                  .clips = rule->most_norm > 0,
+                                  .exempts = rule->exempts,
+                                  .averages = rule->average > 0};
+    return build_optimiser(arena, name, &parts, floats);
+}
+
 static Exit open_optimiser(Trainer *t)
 {
     const Compilation *model = &t->model.compilation;
     t->rule = optimiser_of(model->settings);
     t->optimiser.compilation = (Compilation){.path = "optimiser", .source = model->source};
-    t->optimiser.compilation.built = build_optimiser(t->session->arena, &t->rule, t->floats);
+    t->optimiser.compilation.built =
+        optimiser_graph(t->session->arena, "optimiser", &t->rule, t->floats);
     return machine_open(&t->optimiser, t->session);
 }
 

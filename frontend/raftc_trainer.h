@@ -13,6 +13,7 @@
 
 #include "frontend/raftc.h"
 #include "runtime/train/comm.h"
+#include "runtime/training.h"
 
 typedef struct Machine {
     Session *session;
@@ -41,7 +42,7 @@ typedef struct State { /* what a step reads, and what it makes of that */
 typedef struct Trainer {
     Session *session;
     Machine model, optimiser;
-    Optimiser rule;
+    RaftOptimiser rule;
     RaftTensorInfo *parameters;
     int parameter_count;
     int *gradient;               /* the output of the model that it is; -1: none */
@@ -57,7 +58,7 @@ typedef struct Trainer {
     Mask *mask;
     int mask_count;
     RaftWeightsHeader header;
-    float number[OPTIMISER_MOST_NUMBERS]; /* what the optimiser is told for a step */
+    float number[RAFT_OPTIMISER_NUMBERS]; /* what the optimiser is told for a step */
 } Trainer;
 
 /* Compiles the model that the command line names, to train in batches of `batch` images, or of
@@ -65,6 +66,9 @@ typedef struct Trainer {
  * each runs accumulation_steps parts, and the graph has masks (trainer_drop). Weights and states are 0. Close it in any case. */
 Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *comm);
 void trainer_close(Trainer *t);
+/* The optimiser of the settings, and its graph, for rows of so many floats. */
+RaftOptimiser optimiser_of(const Settings *settings);
+Graph *optimiser_graph(Arena *arena, const char *name, const RaftOptimiser *rule, int64_t floats);
 /* Parameter i of the present weights. */
 float *trainer_weights(const Trainer *t, int parameter);
 /* The average of the weights begins with them. */

@@ -69,7 +69,8 @@ static RaftStatus find_tensors(RaftShell *shell, unsigned entry, const float *co
         int output = i - program->input_count;
         tensor->is_input = output < 0;
         tensor->info = NULL;
-        if (output >= 0 && !(shell->output_entries[output] & entry)) continue;
+        unsigned entries = output < 0 ? shell->input_entries[i] : shell->output_entries[output];
+        if (!(entries & entry)) continue;
         tensor->info = output < 0 ? &program->input[i] : &program->output[output];
         tensor->data = output < 0 ? (float *)inputs[i] : outputs[output];
         RaftStatus status = find_memory(shell, tensor->data, tensor->info->name, &tensor->on_host);

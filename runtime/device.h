@@ -31,7 +31,8 @@ struct RaftShell {
     RaftParameter *parameter;
     const char *weights; /* the caller's blob, or NULL */
     size_t weights_size;
-    unsigned *output_entries; /* of each output: bits of the entries whose steps write it */
+    unsigned *input_entries;  /* of each input: bits of the entries whose steps read it */
+    unsigned *output_entries; /* of each output: of those whose steps write it */
     float **output;           /* room for the outputs, */
     RaftSpan *span;           /* and the inputs and outputs of one call */
     bool packed;              /* prepared is what the parameters give */

@@ -78,4 +78,15 @@ typedef struct RaftProgram {
     int whole;             /* not 0: results depend on the whole batch: bigger ones cannot be run */
 } RaftProgram;
 
+/* How a model is trained: what the graph of the optimiser is made from, and its numbers. */
+typedef enum { RAFT_ADAMW, RAFT_SGD } RaftOptimiserKind;
+
+typedef struct RaftOptimiser {
+    RaftOptimiserKind kind;
+    double weight_decay, momentum; /* momentum: of SGD */
+    double most_norm;              /* of the gradients; 0: they are taken as they are */
+    double average;                /* the average of the weights keeps so much of itself; 0: none */
+    int exempts;                   /* not 0: some weights do not decay */
+} RaftOptimiser;
+
 #endif

@@ -186,7 +186,7 @@ static RaftStatus read_options(RaftShell *shell, const void *given, RaftShellOpt
     return RAFT_OK;
 }
 
-/* Finds which outputs belong to which entry. */
+/* Finds which inputs and outputs belong to which entry. */
 static void scan_steps(RaftShell *shell)
 {
     const RaftProgram *program = shell->program;
@@ -196,6 +196,8 @@ static void scan_steps(RaftShell *shell)
             const RaftBuffer *buffer = &program->buffer[step->argument[i]];
             if (buffer->kind == RAFT_BUFFER_OUTPUT)
                 shell->output_entries[buffer->offset] |= step->entries;
+            if (buffer->kind == RAFT_BUFFER_INPUT)
+                shell->input_entries[buffer->offset] |= step->entries;
         }
     }
 }
@@ -205,10 +207,12 @@ static RaftStatus take_memory(RaftShell *shell)
     const RaftProgram *program = shell->program;
     int tensors = program->input_count + program->output_count;
     shell->parameter = allocate_array(program->parameter_count, sizeof *shell->parameter);
+    shell->input_entries = allocate_array(program->input_count, sizeof *shell->input_entries);
     shell->output_entries = allocate_array(program->output_count, sizeof *shell->output_entries);
     shell->output = allocate_array(program->output_count, sizeof *shell->output);
     shell->span = allocate_array(tensors, sizeof *shell->span);
-    if (!shell->parameter || !shell->output_entries || !shell->output || !shell->span)
+    if (!shell->parameter || !shell->input_entries || !shell->output_entries || !shell->output ||
+        !shell->span)
         return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
     scan_steps(shell);
     return RAFT_OK;
@@ -260,6 +264,7 @@ void raft_shell_destroy(RaftShell *shell)
     for (int i = 0; shell->parameter && i < shell->program->parameter_count; i++)
         if (shell->parameter[i].owned) free(shell->parameter[i].data);
     free(shell->parameter);
+    free(shell->input_entries);
     free(shell->output_entries);
     free(shell->output);
     free(shell->span);
@@ -365,28 +370,26 @@ static RaftStatus check_data(RaftShell *shell, unsigned entry, int64_t batch,
 {
     const RaftProgram *program = shell->program;
     RaftSpan *span = shell->span;
+    RaftStatus status = RAFT_OK;
     int count = 0;
-    for (int i = 0; i < program->input_count; i++)
-        span[count++] = (RaftSpan){.info = &program->input[i], .data = inputs[i]};
-    for (int i = 0; i < program->output_count; i++)
-        if (shell->output_entries[i] & entry)
-            span[count++] = (RaftSpan){.info = &program->output[i], .data = outputs[i]};
-    int output = 0;
-    for (int i = 0; i < count; i++) {
-        bool fixed = false;
-        if (i >= program->input_count) {
-            while (!(shell->output_entries[output] & entry)) output++;
-            fixed = program->fixed && program->fixed[output++];
-        }
-        RaftStatus status = check_span(shell, &span[i], fixed ? 1 : batch);
-        if (status != RAFT_OK) return status;
-        for (int j = 0; j < i && i >= program->input_count; j++)
-            if (overlap(&span[i], &span[j]))
-                return raft_shell_fail(shell, RAFT_INVALID,
-                                       "the data of '%.120s' overlaps that of '%.120s'",
-                                       span[i].info->name, span[j].info->name);
+    for (int i = 0; i < program->input_count && status == RAFT_OK; i++) {
+        if (!(shell->input_entries[i] & entry)) continue;
+        span[count] = (RaftSpan){.info = &program->input[i], .data = inputs[i]};
+        status = check_span(shell, &span[count++], batch);
     }
-    return RAFT_OK;
+    for (int i = 0; i < program->output_count && status == RAFT_OK; i++) {
+        if (!(shell->output_entries[i] & entry)) continue;
+        bool fixed = program->fixed && program->fixed[i];
+        span[count] = (RaftSpan){.info = &program->output[i], .data = outputs[i]};
+        status = check_span(shell, &span[count], fixed ? 1 : batch);
+        for (int j = 0; j < count && status == RAFT_OK; j++)
+            if (overlap(&span[count], &span[j]))
+                status = raft_shell_fail(shell, RAFT_INVALID,
+                                         "the data of '%.120s' overlaps that of '%.120s'",
+                                         span[count].info->name, span[j].info->name);
+        count++;
+    }
+    return status;
 }
 
 RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,

@@ -67,7 +67,7 @@ RAFT_SHELL_LINKAGE RaftStatus raft_shell_use_weights(RaftShell *shell, const voi
                                                      size_t size);
 
 /* Runs the steps of `entry` (a bit of RaftStep.entries) for `batch` images. `inputs`: a pointer for
- * each input of the program; `outputs`: one for each output, where those that the entry does not
+ * each input of the program; `outputs`: one for each output; those that the entry does not read or
  * compute are not looked at. No output may overlap an input or another output. */
 RAFT_SHELL_LINKAGE RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,
                                              const float *const *inputs, float *const *outputs);

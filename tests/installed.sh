@@ -96,14 +96,17 @@ case_instances() {
 }
 
 case_python() {
-    local python
+    local python trains
     for python in python3 /usr/bin/python3 ""; do
         [ -n "$python" ] || skip "there is no python3 with numpy"
         if "$python" -c 'import numpy' 2>/dev/null; then break; fi
     done
-    compile_tiny --weights @fill
-    PYTHONPATH=$tree/share/raft PYTHONDONTWRITEBYTECODE=1 "$python" "$programs/user.py" tiny.so \
-        tiny.weights "$goldens/tiny.safetensors" "$goldens/forward-tiny.safetensors"
+    export PYTHONPATH=$tree/share/raft PYTHONDONTWRITEBYTECODE=1
+    for trains in "" --train; do
+        compile_tiny --weights @fill $trains
+        "$python" "$programs/user.py" tiny.so tiny.weights "$goldens/tiny.safetensors" \
+            "$goldens/forward-tiny.safetensors"
+    done
 }
 
 # The manual page is well-formed, and has the commands and options of --help with their arguments, no
@@ -177,6 +180,69 @@ case_graph() {
     [ "$(grep -c 'class="node"' tiny.svg)" -eq $((forward + 4)) ] || fail "not $forward kernels"
     raftc inspect "$programs/tiny.yaml" --passes= --graph unfused.svg >/dev/null
     grep -q '>unfold</text>' unfused.svg || fail "no unfold in the graph before the passes"
+}
+
+# Images of ten kinds, as IDX files: bright squares, each kind in a place of its own, and noise.
+make_idx() { # COUNT
+    awk -v count="$1" 'BEGIN {
+        srand(1)
+        images = sprintf("%08x%08x%08x%08x", 2051, count, 28, 28)
+        labels = sprintf("%08x%08x", 2049, count)
+        for (i = 0; i < count; i++) {
+            kind = int(rand() * 10)
+            labels = labels sprintf("%02x", kind)
+            for (y = 0; y < 28; y++)
+                for (x = 0; x < 28; x++) {
+                    inside = int(x / 5) == kind % 5 && int(y / 14) == int(kind / 5)
+                    images = images sprintf("%02x", rand() * 100 + 150 * inside)
+                }
+        }
+        print images >"images.hex"
+        print labels >"labels.hex"
+    }'
+    python3 -c 'import sys
+for name in ("images", "labels"):
+    open(name, "wb").write(bytes.fromhex(open(name + ".hex").read()))'
+}
+
+# A library that trains takes the steps of raftc itself.
+check_steps() {
+    local flags settings=(--set lr=0.002 --set weight_decay=0.05 --set label_smoothing_alpha=0.1)
+    PKG_CONFIG_PATH=$(dirname "$(find "$tree" -name raft.pc)")
+    export PKG_CONFIG_PATH
+    read -ra flags < <(pkg-config --cflags --libs raft)
+    compile_tiny "${settings[@]}" "$@" --train --weights @fill
+    raftc train -q "$programs/tiny.yaml" --image 32x32 "${settings[@]}" "$@" --weights @fill \
+        --data @fill --batch 4 --steps 3 --save trained.safetensors --dump-gradients gradients.safetensors
+    cc "${strict[@]}" "$programs/steps.c" tiny.a -I. "${flags[@]}" -o steps
+    ./steps tiny.weights trained.safetensors gradients.safetensors
+}
+
+# The example that trains with a loop of its own.
+case_train() {
+    check_steps
+    check_steps --set optimizer=sgd --set momentum=0.9 --set max_grad_norm=0.5
+    local data=/usr/share/datasets/fashion-mnist threads least=0.6
+    if [ -f $data/train-images-idx3-ubyte.gz ]; then
+        gunzip -c $data/train-images-idx3-ubyte.gz >images
+        gunzip -c $data/train-labels-idx1-ubyte.gz >labels
+    else
+        echo "installed: train: there is no dataset-fashion-mnist; on made-up images"
+        make_idx 1500
+    fi
+    local -a small=(--set 'layers.0.dim=16' --set 'layers.0.depth=1' --set 'layers.0.patch_size=4'
+        --set 'layers.0.embedding_kernels=[4, 8]' --set 'layers.1.dim=32' --set 'layers.1.depth=1')
+    raftc -q "$tree/share/raft/models/fashion-mnist.yaml" "${small[@]}" --train --name model -o model
+    cc "${strict[@]}" "$tree/share/raft/examples/train.c" model.a -I. -fopenmp -lm -o static
+    cc "${strict[@]}" "$tree/share/raft/examples/train.c" model.so -I. -lm -Wl,-rpath,"$PWD" -o shared
+    for threads in 1 2; do
+        OMP_NUM_THREADS=$threads ./static images labels 100 >"$threads.output"
+    done
+    cat 1.output
+    ./shared images labels 100 >shared.output
+    cmp 1.output 2.output && cmp 1.output shared.output || fail "another run, other numbers"
+    awk -v least=$least '/^accuracy/ { found = $2 } END { exit !(found >= least) }' 1.output ||
+        fail "the model has not learned: less than $least"
 }
 
 # Memory of a program that runs a published model, against what raftc plans for it, for each way to

@@ -9,6 +9,7 @@
 #include "backends/backend.h"
 #include "frontend/frontend.h"
 #include "runtime/raft.h"
+#include "runtime/training.h"
 
 enum { STEPS = 6, MATRIX = 20, ALL = 25 };
 
@@ -26,31 +27,24 @@ static const float *data_of(const char *format, const char *name)
 typedef struct Steps {
     Arena arena;
     Diag diag;
-    Optimiser rule;
+    RaftOptimiser rule;
     const Graph *graph;
     float g[ALL], decays[ALL], state[4][ALL], next[4][ALL];
-    float number[OPTIMISER_MOST_NUMBERS];
+    float number[RAFT_OPTIMISER_NUMBERS];
 } Steps;
 
 static const char *const names[] = {"w", "m", "v", "e"};
 
-static double norm(const float *x)
-{
-    double sum = 0;
-    for (int i = 0; i < ALL; i++) sum += (double)x[i] * (double)x[i];
-    return sqrt(sum);
-}
-
 /* Step `step`, from 0. */
 static void take_step(Steps *s, int step)
 {
-    OptimiserNumber numbers[OPTIMISER_MOST_NUMBERS];
-    ReferenceTensor tensors[OPTIMISER_MOST_NUMBERS + 6] = {{"g", s->g}, {"decays", s->decays}};
+    RaftOptimiserNumber numbers[RAFT_OPTIMISER_NUMBERS];
+    ReferenceTensor tensors[RAFT_OPTIMISER_NUMBERS + 6] = {{"g", s->g}, {"decays", s->decays}};
     void *outputs[4];
     int count = 2;
     for (int k = 0; k < 4; k++) tensors[count++] = (ReferenceTensor){names[k], s->state[k]};
-    int number_count =
-        optimiser_numbers(&s->rule, step + 1, 0.01 * (step + 1), norm(s->g), numbers);
+    int number_count = raft_optimiser_numbers(&s->rule, step + 1, 0.01 * (step + 1),
+                                              raft_norm(s->g, ALL), numbers);
     for (int i = 0; i < number_count; i++) {
         s->number[i] = (float)numbers[i].value;
         tensors[count++] = (ReferenceTensor){numbers[i].name, &s->number[i]};
@@ -72,11 +66,15 @@ static void expect_near(const char *what, int step, const float *found, const fl
                      (double)found[i], (double)wanted[i]);
 }
 
-static void check(const char *name, Optimiser rule)
+static void check(const char *name, RaftOptimiser rule)
 {
     Steps s = {.rule = rule};
     s.diag = diag_new(&s.arena);
-    s.graph = build_optimiser(&s.arena, &s.rule, ALL);
+    const OptimiserParts parts = {.sgd = rule.kind == RAFT_SGD,
+                                  .clips = rule.most_norm > 0,
+                                  .exempts = rule.exempts,
+                                  .averages = rule.average > 0};
+    s.graph = build_optimiser(&s.arena, "optimiser", &parts, ALL);
     assert_true(graph_verify(s.graph, &s.diag));
     for (int i = 0; i < MATRIX; i++) s.decays[i] = 1;
     memcpy(s.state[0], data_of("%s", "start"), sizeof s.state[0]);
@@ -93,16 +91,16 @@ static void check(const char *name, Optimiser rule)
 static void test_adamw(void **state)
 {
     (void)state;
-    check("adamw", (Optimiser){.weight_decay = 0.05, .average = 0.9});
+    check("adamw", (RaftOptimiser){.weight_decay = 0.05, .average = 0.9});
     check("adamw-clip-exempt",
-          (Optimiser){.weight_decay = 0.5, .average = 0.9, .exempts = true, .most_norm = 3});
+          (RaftOptimiser){.weight_decay = 0.5, .average = 0.9, .exempts = true, .most_norm = 3});
 }
 
 static void test_sgd(void **state)
 {
     (void)state;
-    const Optimiser sgd = {.kind = OPTIMISER_SGD, .average = 0.9};
-    Optimiser rule = sgd;
+    const RaftOptimiser sgd = {.kind = RAFT_SGD, .average = 0.9};
+    RaftOptimiser rule = sgd;
     rule.weight_decay = 0.05;
     rule.momentum = 0.9;
     check("sgd", rule);
