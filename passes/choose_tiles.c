@@ -127,6 +127,29 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
     if (shared) move_to_front(kernel, at);
 }
 
+static bool sums_over_batch(const Graph *graph, NodeId first, NodeId end)
+{
+    for (NodeId id = first; id < end; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op != OP_SUM) continue;
+        const Type *x = graph_type(graph, node->operands[0]);
+        for (int i = 0; i < node->attributes.over.count; i++)
+            if (x->axis[type_find(x, node->attributes.over.name[i])].symbol[0]) return true;
+    }
+    return false;
+}
+
+/* Results of long sums are few: each unit takes some lanes. */
+static void tile_sums(Kernel *kernel, const char *lane)
+{
+    enum { SUM_LANES = 64 };
+    for (int i = 0; i < kernel->rank; i++) {
+        const Axis *axis = &kernel->axis[i];
+        bool is_lane = lane && strcmp(axis->name, lane) == 0;
+        kernel->tile[i] = !is_lane ? 1 : axis->extent < SUM_LANES ? axis->extent : SUM_LANES;
+    }
+}
+
 /* Elements of the node's value that differ at one point of the kernel. */
 static int64_t elements_at_point(const Kernel *kernel, const Type *type)
 {
@@ -183,6 +206,8 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
         if (linear != NO_NODE)
             tile_product(graph, &r.to->kernels[k], first, end, linear, lane[linear - first],
                          context->target);
+        else if (!context->target->stages_operands && sums_over_batch(graph, first, end))
+            tile_sums(&r.to->kernels[k], lane[end - 1 - first]);
         else
             tile_elements(&r.to->kernels[k], lane[end - 1 - first],
                           context->target->stages_operands

@@ -31,7 +31,9 @@ typedef struct Check {
     ReferenceTensor *tensors; /* of inputs and parameters, in the order of the graph */
     int tensor_count;
     void **values, **bounds; /* of the graph before passes, in f64 */
-    int64_t *elements;       /* of each output, for one image */
+    int64_t *elements;       /* of each output: for one image, */
+    int64_t *images;         /* of so many; 1 where it is of the batch as a whole */
+    bool whole_batch;        /* is an output of the batch as a whole? */
     bool *tight; /* is each output compared with its bound, or only the bits of its runs? */
 } Check;
 
@@ -135,7 +137,7 @@ static bool is_tight(const Check *check, uint32_t i)
 {
     const double *values = check->values[output_at(check, i)->value];
     const double *bounds = check->bounds[output_at(check, i)->value];
-    int64_t elements = check->elements[i] * check->c->batch;
+    int64_t elements = check->elements[i] * check->images[i];
     double greatest = FLT_MIN;
     for (int64_t k = 0; k < elements; k++) greatest = fmax(greatest, fabs(values[k]));
     for (int64_t k = 0; k < elements; k++)
@@ -149,13 +151,18 @@ static bool find_expected(Check *check)
     check->values = arena_array(&check->arena, graph->node_count, sizeof *check->values);
     check->bounds = arena_array(&check->arena, graph->node_count, sizeof *check->bounds);
     check->elements = arena_array(&check->arena, graph->output_count, sizeof *check->elements);
+    check->images = arena_array(&check->arena, graph->output_count, sizeof *check->images);
     check->tight = arena_array(&check->arena, graph->output_count, sizeof *check->tight);
     if (!reference_evaluate(graph, check->c->batch, check->tensors, check->tensor_count, true,
                             check->values, &check->diag) ||
         !reference_bound(graph, check->c->batch, check->values, check->bounds, &check->diag))
         return failed_with_messages(check, "the reference refuses the graph");
     for (uint32_t i = 0; i < graph->output_count; i++) {
-        check->elements[i] = type_elements(graph_type(graph, output_at(check, i)->value), NULL);
+        int symbols;
+        const Type *type = graph_type(graph, output_at(check, i)->value);
+        check->elements[i] = type_elements(type, &symbols);
+        check->images[i] = symbols ? check->c->batch : 1;
+        check->whole_batch |= symbols == 0;
         check->tight[i] = is_tight(check, i);
         check->outcome->outputs++;
         check->outcome->loose += !check->tight[i];
@@ -171,7 +178,7 @@ static float **new_results(Check *check)
     uint32_t count = check->c->graph->output_count;
     float **results = arena_array(&check->arena, count, sizeof *results);
     for (uint32_t i = 0; i < count; i++) {
-        int64_t elements = check->elements[i] * check->c->batch + 2 * GUARD;
+        int64_t elements = check->elements[i] * check->images[i] + 2 * GUARD;
         float *data = arena_array(&check->arena, (size_t)elements, sizeof *data);
         for (int64_t k = 0; k < elements; k++) data[k] = untouched;
         results[i] = data + GUARD;
@@ -184,7 +191,7 @@ static bool compare(Check *check, const char *how, float *const *results)
     for (uint32_t i = 0; i < check->c->graph->output_count; i++) {
         const Output *output = output_at(check, i);
         const double *values = check->values[output->value], *bounds = check->bounds[output->value];
-        int64_t elements = check->elements[i] * check->c->batch;
+        int64_t elements = check->elements[i] * check->images[i];
         for (int64_t k = -GUARD; k < elements + GUARD; k++) {
             double actual = (double)results[i][k];
             bool outside = k < 0 || k >= elements;
@@ -210,7 +217,7 @@ static bool same_bits(Check *check, const char *how, float *const *expected, flo
 {
     for (uint32_t i = 0; i < check->c->graph->output_count; i++) {
         int64_t each = check->elements[i], first = image < 0 ? 0 : image * each;
-        size_t bytes = (size_t)(image < 0 ? each * check->c->batch : each) * sizeof(float);
+        size_t bytes = (size_t)(image < 0 ? each * check->images[i] : each) * sizeof(float);
         if (memcmp(expected[i] + first, results[i], bytes) != 0)
             return failed(check, "%s: %s: other bits", how, output_at(check, i)->name);
     }
@@ -329,7 +336,8 @@ static bool run_entries(Check *check, RaftShell *shell, const RaftProgram *progr
         const RaftTensorInfo *info = &program->input[i];
         inputs[i] = find_tensor(check, info->name) + (image < 0 ? 0 : image * info->elements);
     }
-    const unsigned entries[] = {program->forward_entry, program->features_entry};
+    const unsigned entries[] = {program->forward_entry, program->features_entry,
+                                program->backward_entry};
     for (size_t i = 0; i < ARRAY_SIZE(entries); i++)
         if (entries[i] && raft_shell_run(shell, entries[i], image < 0 ? check->c->batch : 1, inputs,
                                          results) != RAFT_OK)
@@ -337,13 +345,13 @@ static bool run_entries(Check *check, RaftShell *shell, const RaftProgram *progr
     return true;
 }
 
-/* With 2 threads, 2 images at a time: none of this may show in the results. */
+/* With 2 threads, 2 images at a time where they do not depend on each other: none of this may show in the results. */
 static bool check_shared(Check *check, const RaftProgram *program, float **expected)
 {
     RaftProgram chunked = *program;
     RaftShellOptions options = {.size = sizeof options, .threads = 2};
     RaftShell *shell;
-    chunked.chunk = 2;
+    if (!check->whole_batch) chunked.chunk = 2;
     if (raft_shell_create(&chunked, &options, &shell, check->outcome->why,
                           sizeof check->outcome->why) != RAFT_OK)
         return failed(check, "the shell cannot be made");
@@ -370,7 +378,8 @@ static bool check_program(Check *check, const RaftProgram *program, float ***exp
                 compare(check, "cpu", together) && check_shared(check, program, together);
     if (good && *expected) good = same_bits(check, "other choices", *expected, together, -1);
     *expected = together;
-    for (int64_t image = 0; good && check->c->batch > 1 && image < check->c->batch; image++) {
+    bool apart = check->c->batch > 1 && !check->whole_batch;
+    for (int64_t image = 0; good && apart && image < check->c->batch; image++) {
         float **alone = new_results(check);
         good = run_entries(check, shell, program, image, alone) &&
                same_bits(check, "each image alone", together, alone, image);

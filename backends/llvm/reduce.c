@@ -18,7 +18,8 @@ struct Reduction {
     LLVMValueRef with[2]; /* of each lane: statistics that the terms need */
     bool greatest;        /* of the terms, not their sum */
     LLVMValueRef total;   /* stack slot of what there is so far */
-    const char *lane;     /* axis of the vectors */
+    const char *lane;     /* axis of the vectors, */
+    int width;            /* so wide */
     bool lane_is_summed;
 };
 
@@ -38,7 +39,7 @@ static void reduce_leaf(Nest *nest)
 {
     Reduction *r = (Reduction *)nest;
     Emitter *e = nest->e;
-    int width = r->lane ? e->target->vector_floats : 1;
+    int width = r->width;
     Lanes lanes = {r->lane, width, width};
     for (int i = 0; i < nest->count; i++)
         if (r->lane && strcmp(nest->dim[i].axis, r->lane) == 0)
@@ -91,7 +92,7 @@ static LLVMValueRef reduce(Reduction r, const Type *type, const AxisNames *over,
     r.nest.leaf = reduce_leaf;
     r.lane = lanes.axis;
     r.lane_is_summed = lanes.axis && names_contain(over, lanes.axis);
-    int width = lanes.axis ? e->target->vector_floats : 1;
+    int width = r.width = lanes.width;
     for (int i = 0; i < 2; i++)
         if (r.with[i] && r.lane_is_summed) r.with[i] = splat(e, r.with[i], width);
     r.total = stack_slot(e, float_type(e, width));
@@ -280,6 +281,10 @@ static void reduction_leaf(Nest *nest)
     const Node *node = graph_node(e->graph, root);
     const Type *x = graph_type(e->graph, node->operands[0]);
     Lanes lanes = leaf_lanes(nest, schedule_lane(&e->schedule, root));
+    if (lanes.active > lanes.width) { /* several vectors as one */
+        int vector = lanes.width;
+        lanes.width = (lanes.active + vector - 1) / vector * vector;
+    }
     Reduction r = {.nest = {.e = e}, .node = node->operands[0], .term = value_term};
     LLVMValueRef sum = reduce(r, x, &node->attributes.over, lanes);
     if (node->op == OP_MEAN) {
@@ -298,10 +303,25 @@ static void reduction_leaf(Nest *nest)
     e->computed[root - e->schedule.first] = e->computed[end - e->schedule.first] = NULL;
 }
 
+static bool sums_over_batch(const Emitter *e, const Node *node)
+{
+    const Type *x = graph_type(e->graph, node->operands[0]);
+    for (int i = 0; i < node->attributes.over.count; i++)
+        if (x->axis[type_find(x, node->attributes.over.name[i])].symbol[0]) return true;
+    return false;
+}
+
+/* A sum over the batch walks much memory: it takes as many lanes along as registers hold. */
 void emit_reduction(Emitter *e, const Stage *stage)
 {
+    enum { VECTORS = 8 };
     Nest nest = {.e = e, .stage = stage, .leaf = reduction_leaf};
-    add_dims(&nest, graph_type(e->graph, stage->root), NULL,
-             schedule_lane(&e->schedule, stage->root));
+    const char *lane = schedule_lane(&e->schedule, stage->root);
+    int most = VECTORS * e->target->vector_floats;
+    add_dims(&nest, graph_type(e->graph, stage->root), NULL, lane);
+    for (int i = 0; i < nest.count; i++)
+        if (lane && strcmp(nest.dim[i].axis, lane) == 0 &&
+            sums_over_batch(e, graph_node(e->graph, stage->root)))
+            nest.dim[i].tile = most < MAX_TILE ? most : MAX_TILE;
     emit_nest(&nest, 0);
 }
