@@ -19,6 +19,7 @@ typedef struct Decoder {
     size_t size, position; /* position: of PNG; libjpeg counts by itself */
     RaftImage *image;
     int orientation; /* EXIF: 1 to 8 */
+    int least_side;  /* of JPEG: the shorter one may become so short; 0: it is left as it is */
     bool partial;    /* a file that ends too early is no error once its header is read */
     bool truncated;
     RaftStatus status;
@@ -27,9 +28,10 @@ typedef struct Decoder {
 } Decoder;
 
 /* Checks what the header claims, and makes room. No file of such a picture is smaller than
- * `least_size`: so what is allocated stays in proportion to the file. */
+ * `least_size`: so what is allocated stays in proportion to the file. It is decoded at 1 / scale of its
+ * size. */
 static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
-                              uint64_t least_size)
+                              uint64_t least_size, uint64_t scale)
 {
     RaftImage *image = decoder->image;
     if (width > RT_MAX_SIDE || height > RT_MAX_SIDE || width * height > RT_MAX_PIXELS)
@@ -42,6 +44,8 @@ static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
                            "the file ends too early: %llu x %llu pixels take at least %llu bytes",
                            (unsigned long long)width, (unsigned long long)height,
                            (unsigned long long)least_size);
+    width = (width + scale - 1) / scale;
+    height = (height + scale - 1) / scale;
     image->rgb = calloc(width * height, 3);
     if (!image->rgb) return rt_no_memory(decoder->error, decoder->path);
     image->width = (int)width;
@@ -194,7 +198,11 @@ static RaftStatus read_jpeg_header(Decoder *decoder, j_decompress_ptr jpeg)
         leave_jpeg(jpeg, "neither 1, 3 nor 4 colour components");
     /* Each block of 8 x 8 pixels takes a bit or more (less only in flat, arithmetic-coded ones). */
     uint64_t width = jpeg->image_width, height = jpeg->image_height;
-    return start_image(decoder, width, height, width * height / 512);
+    uint64_t shorter = width < height ? width : height, least = (uint64_t)decoder->least_side;
+    jpeg->scale_num = jpeg->scale_denom = 1;
+    while (least > 0 && jpeg->scale_denom < 8 && shorter / (2 * jpeg->scale_denom) >= least)
+        jpeg->scale_denom *= 2;
+    return start_image(decoder, width, height, width * height / 512, jpeg->scale_denom);
 }
 
 static RaftStatus read_jpeg(Decoder *decoder, j_decompress_ptr jpeg, struct jpeg_source_mgr *source,
@@ -309,7 +317,7 @@ static RaftStatus read_png(Decoder *decoder, png_structp png, png_infop info)
     uint64_t width = png_get_image_width(png, info), height = png_get_image_height(png, info);
     /* deflate makes at most 1032 bytes of one */
     RaftStatus status =
-        start_image(decoder, width, height, height * png_get_rowbytes(png, info) / 1032);
+        start_image(decoder, width, height, height * png_get_rowbytes(png, info) / 1032, 1);
     if (status) return status;
 
     int color = png_get_color_type(png, info), depth = png_get_bit_depth(png, info);
@@ -366,10 +374,15 @@ RaftStatus rt_image_decode(const char *path, const uint8_t *data, size_t size, R
     return decode(&decoder);
 }
 
-RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size,
+RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size, int least_side,
                                 RaftImage *image, bool *truncated, RaftError *error)
 {
-    Decoder decoder = {.path = path, .data = data, .size = size, .image = image, .error = error};
+    Decoder decoder = {.path = path,
+                       .data = data,
+                       .size = size,
+                       .image = image,
+                       .least_side = least_side,
+                       .error = error};
     *truncated = false;
     if (!decode(&decoder)) return RAFT_OK;
     decoder.partial = true;

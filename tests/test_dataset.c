@@ -105,7 +105,7 @@ static void check(RaftDataset *dataset, const char *const *wanted)
         snprintf(shown, sizeof shown, "%u %s", raft_dataset_label(dataset, count),
                  raft_dataset_where(dataset, count, buffer) + sizeof root);
         assert_string_equal(shown, wanted[count]);
-        if (raft_dataset_read(dataset, count, &image, &truncated, &error))
+        if (raft_dataset_read(dataset, count, 0, &image, &truncated, &error))
             fail_msg("%s", error.message);
         assert_true(image.rgb && !truncated);
         raft_image_free(&image);
@@ -175,11 +175,11 @@ static void test_damaged_pictures(void **state)
     put_picture("train/n01/c.jpg");
     RaftDataset *dataset = open_good("folder", true, 1);
     unlink(in_root("train/n01/c.jpg"));
-    assert_int_equal(raft_dataset_read(dataset, 0, &image, &truncated, &error), RAFT_OK);
+    assert_int_equal(raft_dataset_read(dataset, 0, 0, &image, &truncated, &error), RAFT_OK);
     assert_true(truncated && image.rgb);
     raft_image_free(&image);
-    assert_int_equal(raft_dataset_read(dataset, 1, &image, &truncated, &error), RAFT_BAD_FILE);
-    assert_int_equal(raft_dataset_read(dataset, 2, &image, &truncated, &error), RAFT_IO);
+    assert_int_equal(raft_dataset_read(dataset, 1, 0, &image, &truncated, &error), RAFT_BAD_FILE);
+    assert_int_equal(raft_dataset_read(dataset, 2, 0, &image, &truncated, &error), RAFT_IO);
     assert_null(image.rgb);
     raft_dataset_close(dataset);
 }
@@ -208,7 +208,7 @@ static void check_pixels(RaftDataset *dataset, int64_t count, int side, bool gre
         RaftImage image;
         bool truncated = true;
         assert_int_equal(raft_dataset_label(dataset, item), item % 10);
-        assert_int_equal(raft_dataset_read(dataset, item, &image, &truncated, NULL), RAFT_OK);
+        assert_int_equal(raft_dataset_read(dataset, item, 0, &image, &truncated, NULL), RAFT_OK);
         assert_true(image.width == side && image.height == side && !truncated);
         for (int i = 0; i < side * side * 3; i++)
             assert_int_equal(image.rgb[i],

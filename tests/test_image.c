@@ -233,7 +233,7 @@ static void test_what_is_there(void **state)
         assert_int_equal(rt_file_map(path, &file, &error), RAFT_OK);
         uint8_t *exact = malloc((size_t)size);
         memcpy(exact, file.data, (size_t)size);
-        if (rt_image_decode_part("x", exact, (size_t)size, &image, &truncated, &error))
+        if (rt_image_decode_part("x", exact, (size_t)size, 0, &image, &truncated, &error))
             fail_msg("%s: %s", tensor->name, error.message);
         assert_int_equal(image.height, tensor->shape[0]);
         assert_int_equal(image.width, tensor->shape[1]);
@@ -250,6 +250,50 @@ static void test_what_is_there(void **state)
     raft_weights_close(wanted);
 }
 
+/* Against means of the whole picture's pixels: on average nearly the same, which one pixel off is not. */
+static double difference(const RaftImage *whole, const RaftImage *small, int scale)
+{
+    double sum = 0;
+    int width = whole->width / scale, height = whole->height / scale;
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < 3 * width; x++) {
+            int all = 0;
+            for (int i = 0; i < scale * scale; i++)
+                all += whole->rgb[3 * ((y * scale + i / scale) * whole->width + x / 3 * scale +
+                                       i % scale) +
+                                  x % 3];
+            sum += fabs((double)all / (scale * scale) - small->rgb[3 * y * small->width + x]);
+        }
+    return sum / (3 * width * height);
+}
+
+static void test_scaled(void **state)
+{
+    (void)state;
+    static const struct {
+        int least_side, scale;
+    } cases[] = {{0, 1}, {427, 1}, {214, 1}, {213, 2}, {107, 2}, {106, 4}, {53, 8}, {1, 8}};
+    RtFile file;
+    RaftImage whole, small;
+    bool truncated;
+    assert_int_equal(rt_file_map(SOURCE_ROOT "/models/photos/china.jpg", &file, NULL), RAFT_OK);
+    assert_int_equal(rt_image_decode("x", file.data, file.size, &whole, NULL), RAFT_OK);
+    assert_int_equal(whole.height, 427);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int scale = cases[i].scale;
+        assert_int_equal(rt_image_decode_part("x", file.data, file.size, cases[i].least_side,
+                                              &small, &truncated, NULL),
+                         RAFT_OK);
+        assert_int_equal(small.height, (427 + scale - 1) / scale);
+        assert_int_equal(small.width, (whole.width + scale - 1) / scale);
+        double off = difference(&whole, &small, scale);
+        if (!(off <= (scale > 1 ? 2 : 0))) fail_msg("1 / %d: off by %g", scale, off);
+        raft_image_free(&small);
+    }
+    raft_image_free(&whole);
+    rt_file_unmap(&file);
+}
+
 /* Whatever the length: an error without the header, and a picture with it. */
 static int take_parts(const char *name, uint8_t *bytes, size_t size)
 {
@@ -260,7 +304,7 @@ static int take_parts(const char *name, uint8_t *bytes, size_t size)
         RaftError error = {"no message"};
         uint8_t *exact = malloc(left + !left);
         memcpy(exact, bytes, left);
-        if (rt_image_decode_part("x", exact, left, &image, &truncated, &error))
+        if (rt_image_decode_part("x", exact, left, 0, &image, &truncated, &error))
             assert_message(&error, "x: byte ");
         else
             pictures++;
@@ -424,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_resize),        cmocka_unit_test(test_resize_wrong_arguments),
         cmocka_unit_test(test_what_is_there), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_preprocess),    cmocka_unit_test(test_photograph),
+        cmocka_unit_test(test_scaled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,10 +68,30 @@ static int choose_place(RaftRandom *random, int whole, int part)
     return rest / 2 + (rest % 2 && rest / 2 % 2);
 }
 
+static int64_t short_side(const RaftAugmentation *to)
+{
+    return ((to->width < to->height ? to->width : to->height) * (int64_t)16 + 7) / 14;
+}
+
+int raft_augment_least_side(const RaftAugmentation *to)
+{
+    int64_t longer = to->width > to->height ? to->width : to->height;
+    switch (to->crop) {
+    case RAFT_CROP_SHORT_SIDE:
+        return (int)(2 * short_side(to));
+    case RAFT_CROP_RESIZED: /* of a part, which has 4/5 of the pixels or more, in ratios from 3/4 */
+        return (int)ceil(2 * (double)longer / sqrt(0.8 * 0.75));
+    case RAFT_CROP_PADDED:
+    case RAFT_CROP_NONE:
+        break;
+    }
+    return 0;
+}
+
 static RaftStatus crop_short_side(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
                                   RaftError *error)
 {
-    int64_t side = ((to->width < to->height ? to->width : to->height) * (int64_t)16 + 7) / 14;
+    int64_t side = short_side(to);
     bool upright = image->width <= image->height;
     int64_t width = upright ? side : side * image->width / image->height;
     int64_t height = upright ? side * image->height / image->width : side;

@@ -306,8 +306,8 @@ static RaftStatus copy_pixels(const RaftDataset *dataset, int64_t index, RaftIma
     return RAFT_OK;
 }
 
-RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, RaftImage *image,
-                             bool *truncated, RaftError *error)
+RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, int least_side,
+                             RaftImage *image, bool *truncated, RaftError *error)
 {
     RtFile file;
     *image = (RaftImage){0};
@@ -316,7 +316,7 @@ RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, RaftImag
     const char *path = dataset->paths[index];
     RaftStatus status = rt_file_map(path, &file, error);
     if (status) return status;
-    status = rt_image_decode_part(path, file.data, file.size, image, truncated, error);
+    status = rt_image_decode_part(path, file.data, file.size, least_side, image, truncated, error);
     rt_file_unmap(&file);
     return status;
 }

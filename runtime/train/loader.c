@@ -62,7 +62,9 @@ static RaftStatus load(const RaftLoader *loader, int64_t item, bool *truncated, 
 {
     const RaftLoading *loading = &loader->loading;
     RaftImage image;
-    RaftStatus status = raft_dataset_read(loader->dataset, item, &image, truncated, NULL);
+    int least_side = loading->training ? raft_augment_least_side(&loading->augmentation) : 0;
+    RaftStatus status =
+        raft_dataset_read(loader->dataset, item, least_side, &image, truncated, NULL);
     RaftRandom random =
         raft_random(loading->seed, loading->epoch, (uint32_t)item, RAFT_FOR_AUGMENTATION);
     if (!status)
@@ -232,7 +234,7 @@ static RaftStatus too_many(const RaftLoader *loader, RaftError *error)
         RaftImage image;
         bool truncated;
         rt_add(error, "\n  ");
-        if (raft_dataset_read(loader->dataset, loader->bad[i], &image, &truncated, &reason))
+        if (raft_dataset_read(loader->dataset, loader->bad[i], 0, &image, &truncated, &reason))
             rt_add(error, "%s", reason.message);
         else
             rt_add(error, "%s", raft_dataset_where(loader->dataset, loader->bad[i], buffer));
