@@ -17,6 +17,15 @@ typedef struct Barrier {
     _Alignas(64) atomic_uint round;
 } Barrier;
 
+static inline void pause_processor(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* Returns when all `threads` threads have called it. What they wrote before can then be read. */
 static inline void wait_for_all(Barrier *barrier, int threads)
 {
@@ -30,11 +39,7 @@ static inline void wait_for_all(Barrier *barrier, int threads)
     int spins = 0;
     while (atomic_load_explicit(&barrier->round, memory_order_acquire) == round) {
         if (spins++ < SPINS) {
-#if defined(__x86_64__) || defined(__i386__)
-            __builtin_ia32_pause();
-#elif defined(__aarch64__)
-            __asm__ volatile("yield");
-#endif
+            pause_processor();
         } else {
             spins = SPINS;
             sched_yield();

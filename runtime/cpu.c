@@ -1,12 +1,12 @@
-/* cpu.c: runs the steps of a program on the CPU, their units shared out over OpenMP threads.
+/* cpu.c: runs the steps of a program on the CPU, their units shared out over threads.
  *
  *   open_cpu    takes all memory but the arena
  *   prepare     runs the steps that pack parameters, where parameters have changed
  *   pack        runs those of one parameter, from the caller's data
  *   run_share   what one thread does in a forward: its share of the units of every step
  */
-#include "runtime/barrier.h"
 #include "runtime/device.h"
+#include "runtime/pool.h"
 
 #include <fcntl.h>
 #include <omp.h>
@@ -24,6 +24,7 @@ typedef struct CpuState {
     size_t arena_bytes;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
     size_t scratch_stride, argument_offset;
+    Pool pool; /* starts with the first run that takes several threads */
 } CpuState;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -191,7 +192,8 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
     size_t prepared_bytes = 0, scratch_bytes;
     RaftStatus status = check_options(shell, options);
     if (status != RAFT_OK) return status;
-    CpuState *cpu = shell->device = calloc(1, sizeof *cpu);
+    CpuState *cpu = shell->device = raft_allocate(sizeof *cpu);
+    if (cpu) *cpu = (CpuState){0};
     if (!cpu || !scan_sources(program, cpu))
         return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
     cpu->threads = options->threads ? options->threads : default_threads();
@@ -212,6 +214,7 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
 static void close_cpu(RaftShell *shell)
 {
     CpuState *cpu = shell->device;
+    pool_stop(&cpu->pool);
     free(cpu->source);
     free(cpu->keep);
     free(cpu->prepared_block);
@@ -297,17 +300,25 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
     }
 }
 
-/* One parallel region for all steps and images. OpenMP may give fewer threads than asked for, one
- * where the caller is in a parallel region already; the bits of the results do not depend on it. */
+/* What one thread does for all steps and images. */
+static void run_thread(void *user, int thread, int threads)
+{
+    const Run *run = user;
+    const int64_t chunk = run->shell->program->chunk;
+    for (int64_t first = 0; first < run->batch; first += raft_least(chunk, run->batch - first))
+        run_share(run, first, raft_least(chunk, run->batch - first), thread, threads);
+}
+
+/* In a parallel region of the caller there is but his thread. The bits of the results do not depend on
+ * how many there are. */
 static void run_steps(Run run)
 {
-    const int64_t chunk = run.shell->program->chunk;
+    CpuState *cpu = run.shell->device;
     Barrier barrier = {0};
     run.barrier = &barrier;
-#pragma omp parallel num_threads(run.threads)
-    for (int64_t first = 0; first < run.batch; first += raft_least(chunk, run.batch - first))
-        run_share(&run, first, raft_least(chunk, run.batch - first), omp_get_thread_num(),
-                  omp_get_num_threads());
+    bool alone = run.threads == 1 || omp_in_parallel();
+    if (!alone) pool_start(&cpu->pool, cpu->threads);
+    pool_run(&cpu->pool, run_thread, &run, alone ? 1 : run.threads);
 }
 
 /* Runs one step of prepare; one with little to do wakes no other threads. */

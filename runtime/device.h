@@ -1,6 +1,6 @@
 /* device.h: what an instance (shell.c) and the device that runs its steps know of each other.
  *
- *   cpu.c    kernels are functions; their units are shared out over OpenMP threads
+ *   cpu.c    kernels are functions; their units are shared out over threads
  *   cuda.c   kernels are in cubins, and run on an NVIDIA GPU
  *
  * A program names its device in its table. Like shell.c, all this is compiled into raftc and written

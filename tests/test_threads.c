@@ -1,0 +1,152 @@
+/* test_threads.c: the threads of an instance, seen from outside: they sleep when there is nothing to do,
+ * more of them than processors cost little, and they stay on the processors that the caller may use. */
+#include "tests/shell_program.h"
+
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static double clock_of(clockid_t id)
+{
+    struct timespec now;
+    clock_gettime(id, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void sleep_ms(long ms)
+{
+    const struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+    nanosleep(&time, NULL);
+}
+
+static RaftShell *open_shell(Values *v, int threads)
+{
+    make_values(v, 1);
+    RaftShell *shell = create(&table, threads);
+    assert_int_equal(set_all(shell, v), RAFT_OK);
+    expect_run(shell, v, 1);
+    return shell;
+}
+
+/* Processor time of all threads for so many runs, each followed by a pause. */
+static double processor_time(RaftShell *shell, Values *v, int runs, long pause_ms)
+{
+    float logits[MOST_BATCH * CLASSES];
+    double before = clock_of(CLOCK_PROCESS_CPUTIME_ID);
+    for (int i = 0; i < runs; i++) {
+        assert_int_equal(raft_shell_forward(shell, 1, v->image, logits), RAFT_OK);
+        sleep_ms(pause_ms);
+    }
+    return clock_of(CLOCK_PROCESS_CPUTIME_ID) - before;
+}
+
+/* A run takes some microseconds; what is more than that is the spinning of idle threads, at most one
+ * millisecond of each. */
+static void test_idle_threads_sleep(void **state)
+{
+    enum { RUNS = 40, THREADS = 3 };
+    Values v;
+    (void)state;
+    RaftShell *shell = open_shell(&v, THREADS);
+    double each = processor_time(shell, &v, RUNS, 30) / RUNS;
+    assert_true(each < 1e-3 * THREADS);
+    sleep_ms(50);
+    double before = clock_of(CLOCK_PROCESS_CPUTIME_ID);
+    sleep_ms(300); /* long idle: nothing at all */
+    assert_true(clock_of(CLOCK_PROCESS_CPUTIME_ID) - before < 2e-3);
+    raft_shell_destroy(shell);
+}
+
+/* With far more threads than processors a run still ends soon: no thread spins while the one that it
+ * waits for could run. */
+static void test_more_threads_than_processors(void **state)
+{
+    enum { RUNS = 50 };
+    Values v;
+    (void)state;
+    RaftShell *shell = open_shell(&v, 32);
+    double start = clock_of(CLOCK_MONOTONIC);
+    double processor = processor_time(shell, &v, RUNS, 0);
+    double wall = clock_of(CLOCK_MONOTONIC) - start;
+    assert_true(processor / RUNS < 20e-3);
+    assert_true(wall / RUNS < 0.5); /* beside whatever else runs here */
+    raft_shell_destroy(shell);
+}
+
+/* Processor time of the run's threads shows that they share the one processor that is allowed. */
+static void test_affinity_is_respected(void **state)
+{
+    Values v;
+    cpu_set_t before, one;
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    int processor = sched_getcpu();
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    RaftShell *shell = open_shell(&v, 4);
+    double wall = clock_of(CLOCK_MONOTONIC);
+    double used = processor_time(shell, &v, 2000, 0);
+    wall = clock_of(CLOCK_MONOTONIC) - wall;
+    assert_true(used <= 1.02 * wall + 1e-3);
+    const Pool *pool = &cpu_of(shell)->pool;
+    assert_int_equal(pool->started, 3);
+    for (int i = 0; i < pool->started; i++) {
+        cpu_set_t set;
+        assert_int_equal(pthread_getaffinity_np(pool->list[i].thread, sizeof set, &set), 0);
+        assert_true(CPU_EQUAL(&set, &one));
+    }
+    raft_shell_destroy(shell);
+    assert_int_equal(raft_shell_create(&table, NULL, &shell, NULL, 0), RAFT_OK);
+    assert_int_equal(cpu_of(shell)->threads, 1);
+    raft_shell_destroy(shell);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
+/* As many as asked for, whatever comes between. */
+static void test_thread_count_is_respected(void **state)
+{
+    (void)state;
+    for (int threads = 1; threads <= 5; threads++) {
+        Values v;
+        RaftShell *shell = open_shell(&v, threads);
+        assert_int_equal(cpu_of(shell)->threads, threads);
+        assert_int_equal(cpu_of(shell)->pool.started, threads - 1);
+        raft_shell_destroy(shell);
+    }
+}
+
+/* A forked process has none of the threads, and does all the work itself. */
+static void test_forked_process_runs(void **state)
+{
+    Values v;
+    int status;
+    (void)state;
+    RaftShell *shell = open_shell(&v, 3);
+    pid_t child = fork();
+    if (child == 0) {
+        float logits[MOST_BATCH * CLASSES];
+        alarm(20);
+        bool good = raft_shell_forward(shell, MOST_BATCH, v.image, logits) == RAFT_OK &&
+                    memcmp(logits, v.logits, sizeof logits) == 0;
+        raft_shell_destroy(shell);
+        _exit(good ? 0 : 1);
+    }
+    assert_true(child > 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    expect_run(shell, &v, 2);
+    raft_shell_destroy(shell);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_idle_threads_sleep),
+        cmocka_unit_test(test_more_threads_than_processors),
+        cmocka_unit_test(test_affinity_is_respected),
+        cmocka_unit_test(test_thread_count_is_respected),
+        cmocka_unit_test(test_forked_process_runs),
+    };
+    return cmocka_run_group_tests_name("threads", tests, NULL, NULL);
+}
