@@ -81,13 +81,14 @@ static void print_answer(const Job *job, const Item *item, const float *logits, 
     arena_free(&arena);
 }
 
-/* On a terminal, where no answers scroll by there. */
+/* On a terminal, where no answers scroll by there. The cursor goes back to the start of the line, so
+ * that whatever is printed next, even the last message of all, covers it. */
 static void show_progress(const Job *job, int64_t next)
 {
     bool shown = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO) && job->items.count > 1;
     if (!shown || job->session->options->quiet) return;
-    fprintf(stderr, "\r%lld of %u%s", (long long)next, job->items.count,
-            next == job->items.count ? "\n" : "");
+    fprintf(stderr, "%lld of %u%c", (long long)next, job->items.count,
+            next == job->items.count ? '\n' : '\r');
 }
 
 /* ---- forwards -------------------------------------------------------------------------------- */

@@ -43,6 +43,10 @@ static const PickleGlobal globals[] = {
     {"torch",        "float16",              ROLE_OBJECT,    RAFT_OTHER, 0},
     {"torch",        "bfloat16",             ROLE_OBJECT,    RAFT_OTHER, 0},
     {"torch",        "float64",              ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "int32",                ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "int64",                ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "uint8",                ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch",        "bool",                 ROLE_OBJECT,    RAFT_OTHER, 0},
 #define IN_TWO_MODULES(first, second, name) \
     {first,          name,                   ROLE_OBJECT,    RAFT_OTHER, 0}, \
     {second,         name,                   ROLE_OBJECT,    RAFT_OTHER, 0}
@@ -55,6 +59,7 @@ static const PickleGlobal globals[] = {
     IN_TWO_MODULES("builtins", "__builtin__", "float"),
     IN_TWO_MODULES("builtins", "__builtin__", "complex"),
     IN_TWO_MODULES("builtins", "__builtin__", "slice"),
+    IN_TWO_MODULES("builtins", "__builtin__", "bytearray"),
     IN_TWO_MODULES("numpy.core.multiarray", "numpy._core.multiarray", "scalar"),
     IN_TWO_MODULES("numpy.core.multiarray", "numpy._core.multiarray", "_reconstruct"),
     IN_TWO_MODULES("numpy.core.numeric", "numpy._core.numeric", "_frombuffer"),
@@ -256,13 +261,30 @@ static bool do_list(Machine *machine, PickleKind kind, uint32_t count)
     return value && pop_into(machine, &value->list, count) && push(machine, value);
 }
 
-static bool do_marked_tuple(Machine *machine)
+/* A tuple, or a frozenset, which is made in one go, too. */
+static bool do_marked_list(Machine *machine, PickleKind kind)
 {
     uint32_t count;
-    if (!count_to_mark(machine, &count) || !do_list(machine, PICKLE_TUPLE, count)) return false;
+    if (!count_to_mark(machine, &count) || !do_list(machine, kind, count)) return false;
     PickleList *stack = &machine->stack;
     stack->item[stack->count - 2] = stack->item[stack->count - 1]; /* in the mark's place */
     stack->count--;
+    return true;
+}
+
+/* A tuple that holds itself is made twice, and the second one dropped again. */
+static bool do_pop(Machine *machine)
+{
+    if (!peek(machine, 0)) return false;
+    machine->stack.count--;
+    return true;
+}
+
+static bool do_pop_marked(Machine *machine)
+{
+    uint32_t count;
+    if (!count_to_mark(machine, &count)) return false;
+    machine->stack.count -= count + 1;
     return true;
 }
 
@@ -457,11 +479,13 @@ static bool step(Machine *machine, uint8_t opcode)
     case 'U':  return do_text(machine, 1);
     case 'T':
     case 'X':  return do_text(machine, 4);
+    case '0':  return do_pop(machine);
+    case '1':  return do_pop_marked(machine);
     case ')':  return do_list(machine, PICKLE_TUPLE, 0);
     case 0x85: return do_list(machine, PICKLE_TUPLE, 1);
     case 0x86: return do_list(machine, PICKLE_TUPLE, 2);
     case 0x87: return do_list(machine, PICKLE_TUPLE, 3);
-    case 't':  return do_marked_tuple(machine);
+    case 't':  return do_marked_list(machine, PICKLE_TUPLE);
     case ']':  return do_list(machine, PICKLE_LIST, 0);
     case '}':  return do_list(machine, PICKLE_DICT, 0);
     case 'a':  return do_add(machine, PICKLE_LIST, 1, false);
@@ -483,6 +507,7 @@ static bool step(Machine *machine, uint8_t opcode)
     case 0x8c: return do_text(machine, 1);
     case 0x8f: return do_list(machine, PICKLE_LIST, 0);
     case 0x90: return do_marked_add(machine, PICKLE_LIST);
+    case 0x91: return do_marked_list(machine, PICKLE_LIST);
     case 0x93: return do_stack_global(machine);
     case 0x94: return remember(machine, machine->memo.count);
     case 0x96: return do_counted_other(machine, 8);

@@ -274,6 +274,11 @@ static RaftStatus add_tensor(json_t *header, const RaftTensor *tensor, int64_t *
 {
     const Format *format = format_of(tensor->dtype);
     int64_t elements, begin = *end, bytes;
+    if (tensor->dtype == RAFT_OTHER)
+        return rt_fail(error, RAFT_INVALID,
+                       "tensor '%s': its type cannot be written; f32, f16, bf16, f64, i32, i64 and "
+                       "u8 can",
+                       tensor->name);
     if (!format || tensor->rank < 0 || tensor->rank > MAX_RANK ||
         !rt_count_elements(tensor->rank, tensor->shape, &elements) ||
         __builtin_mul_overflow(elements, format->bytes, &bytes) ||

@@ -273,8 +273,9 @@ static RaftStatus read_tensor(TorchFile *file, const char *name, const PickleVal
     if (list->count < 6 || list->count > 7 ||
         (list->count == 7 && list->item[6]->kind != PICKLE_NONE) ||
         list->item[1]->kind != PICKLE_INTEGER || list->item[1]->integer < 0 ||
-        list->item[2]->kind != PICKLE_TUPLE || list->item[2]->list.count > MAX_RANK)
+        list->item[2]->kind != PICKLE_TUPLE)
         return bad(file, value, name, "not described as torch.save does");
+    if (list->item[2]->list.count > MAX_RANK) return bad(file, value, name, "more than 8 axes");
     tensor->rank = (int)list->item[2]->list.count;
     view.offset = list->item[1]->integer;
     if (!read_extents(list->item[2], tensor->rank, tensor->shape) ||
@@ -310,13 +311,30 @@ static const PickleValue *find_state(const PickleValue *root)
     return root;
 }
 
-static bool all_begin_with(const PickleList *list, const char *prefix)
+static bool all_begin_with(const PickleList *list, size_t skipped, const char *prefix)
 {
     for (uint32_t i = 0; i < list->count; i += 2) {
         const PickleValue *key = list->item[i];
-        if (key->kind != PICKLE_TEXT || strncmp(key->text, prefix, strlen(prefix))) return false;
+        if (key->kind != PICKLE_TEXT || strncmp(key->text + skipped, prefix, strlen(prefix)))
+            return false;
     }
-    return true;
+    return list->count > 0;
+}
+
+/* How much of all names is the wrappers': DataParallel and its like hold the model as `module`,
+ * torch.compile as `_orig_mod`. */
+static size_t wrapped_names(const PickleList *list)
+{
+    static const char *const wrappers[] = {"module.", "_orig_mod."};
+    size_t skipped = 0;
+    for (size_t i = 0; i < sizeof wrappers / sizeof *wrappers;)
+        if (all_begin_with(list, skipped, wrappers[i])) {
+            skipped += strlen(wrappers[i]);
+            i = 0; /* one in the other */
+        } else {
+            i++;
+        }
+    return skipped;
 }
 
 static RaftStatus read_state(TorchFile *file)
@@ -330,8 +348,7 @@ static RaftStatus read_state(TorchFile *file)
     const PickleList *list = &find_state(root)->list;
     weights->tensor = rt_alloc(&weights->arena, list->count / 2, sizeof *weights->tensor);
     if (!weights->tensor) return rt_no_memory(file->error, weights->path);
-    /* DataParallel and its like wrap the model as `module`. */
-    size_t skipped = all_begin_with(list, "module.") ? strlen("module.") : 0;
+    size_t skipped = wrapped_names(list);
     for (uint32_t i = 0; i < list->count; i += 2) {
         const PickleValue *key = list->item[i];
         if (key->kind != PICKLE_TEXT)

@@ -138,10 +138,10 @@ static inline void link_to(Place *place, const char *name, const char *target)
     if (symlink(target, in_folder(place, name)) != 0) fail_msg("%s: %s", name, strerror(errno));
 }
 
-static inline void open_place(Place *place)
+static inline void open_place_in(Place *place, const char *parent)
 {
     *place = (Place){0};
-    snprintf(place->root, sizeof place->root, "/tmp/test_cli.XXXXXX");
+    snprintf(place->root, sizeof place->root, "%s/test_cli.XXXXXX", parent);
     if (!mkdtemp(place->root)) fail_msg("%s: %s", place->root, strerror(errno));
     place->folder = arena_printf(&place->arena, "%s/folder", place->root);
     place->output = arena_printf(&place->arena, "%s/stdout", place->root);
@@ -157,6 +157,11 @@ static inline void open_place(Place *place)
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
     place->has_gpu = driver != NULL;
     if (driver) dlclose(driver);
+}
+
+static inline void open_place(Place *place)
+{
+    open_place_in(place, "/tmp");
 }
 
 static inline void remove_all(Arena *arena, const char *path)

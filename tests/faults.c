@@ -2,6 +2,7 @@
  *
  *     FAULTS_REPORT=FILE   holds a FaultReport (faults.h): which calls fail, and what happened
  *
+ * The program is started once and forked for each run: most of a short run is to load LLVM.
  * Only calls made by the program itself fail, or by the libraries that read files for it, not those
  * of LLVM, of the OpenMP runtime or of libc. */
 #define _GNU_SOURCE /* RTLD_NEXT, dladdr, dl_iterate_phdr */
@@ -17,22 +18,75 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define CALLER __builtin_return_address(0)
 
 static FaultReport *report;
-static uintptr_t program; /* where the program itself lies */
+
+/* Where the code lies that promises to cope: the program, and the libraries that read files for it.
+ * (dladdr would search all names of LLVM at each call.) */
+enum { MOST_PARTS = 16 };
+static struct Part {
+    uintptr_t begin, end;
+    bool is_library;
+} part[MOST_PARTS];
+static int part_count;
+
+static bool is_wanted(const char *path)
+{
+    static const char *const libraries[] = {"libyaml", "libjansson", "libpng",
+                                            "libjpeg", "libzip",     "libz."};
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    for (size_t i = 0; slash && i < sizeof libraries / sizeof *libraries; i++)
+        if (!strncmp(slash + 1, libraries[i], strlen(libraries[i]))) return true;
+    return false;
+}
 
 /* The first object is the program. */
-static int take_first(struct dl_phdr_info *info, size_t size, void *user)
+static int note_part(struct dl_phdr_info *info, size_t size, void *user)
 {
+    bool *first = user, is_program = *first;
     (void)size;
-    *(uintptr_t *)user = info->dlpi_addr;
-    return 1;
+    *first = false;
+    if (part_count == MOST_PARTS || (!is_program && !is_wanted(info->dlpi_name))) return 0;
+    struct Part *new = &part[part_count++];
+    *new = (struct Part){info->dlpi_addr, info->dlpi_addr, !is_program};
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        uintptr_t end = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz;
+        if (info->dlpi_phdr[i].p_type == PT_LOAD && end > new->end) new->end = end;
+    }
+    return 0;
+}
+
+/* What the run before printed is gone. */
+static void rewind_output(int file)
+{
+    if (ftruncate(file, 0) != 0 || lseek(file, 0, SEEK_SET) != 0) _exit(99);
+}
+
+/* Returns in each child alone. */
+static void serve(void)
+{
+    for (;;) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* the test may end early */
+        while (sem_wait(&report->begin) != 0) continue;
+        pid_t child = fork();
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            rewind_output(STDOUT_FILENO);
+            rewind_output(STDERR_FILENO);
+            return;
+        }
+        if (waitpid(child, &report->state, 0) != child) _exit(99);
+        sem_post(&report->ended);
+    }
 }
 
 static void __attribute__((constructor)) open_report(void)
@@ -44,33 +98,36 @@ static void __attribute__((constructor)) open_report(void)
     close(file);
     unsetenv("FAULTS_REPORT"); /* the compilers that it starts are others' */
     unsetenv("LD_PRELOAD");
-    dl_iterate_phdr(take_first, &program);
-    if (memory != MAP_FAILED) report = memory;
+    dl_iterate_phdr(note_part, &(bool){true});
+    if (memory == MAP_FAILED) return;
+    report = memory;
+    serve();
 }
 
-/* Whether the call comes from code that promises to cope. */
+/* Whether the call comes from code that is to fail now. */
 static bool is_ours(const void *caller)
 {
-    static const char *const libraries[] = {"libyaml", "libjansson", "libpng",
-                                            "libjpeg", "libzip",     "libz."};
-    Dl_info info;
-    if (!dladdr(caller, &info)) return false;
-    if (!report->in_libraries) return (uintptr_t)info.dli_fbase == program;
-    const char *slash = info.dli_fname ? strrchr(info.dli_fname, '/') : NULL;
-    for (size_t i = 0; slash && i < sizeof libraries / sizeof *libraries; i++)
-        if (!strncmp(slash + 1, libraries[i], strlen(libraries[i]))) return true;
+    for (int i = 0; i < part_count; i++)
+        if ((uintptr_t)caller >= part[i].begin && (uintptr_t)caller < part[i].end)
+            return part[i].is_library == (report->order.in_libraries != 0);
     return false;
 }
 
 /* Counts a call; whether it fails. */
 static bool fails(FaultCall call, const void *caller)
 {
-    if (!report || report->call != call || !is_ours(caller)) return false;
+    const FaultOrder *order = report ? &report->order : NULL;
+    if (!order || order->call != call || !is_ours(caller)) return false;
     int number = __atomic_add_fetch(&report->count, 1, __ATOMIC_RELAXED);
-    if (report->at == 0 || number < report->at || (number > report->at && !report->from_then_on))
+    if (order->at == 0 || number < order->at || (number > order->at && !order->from_then_on))
         return false;
-    __atomic_add_fetch(&report->failed, 1, __ATOMIC_RELAXED);
-    errno = report->error;
+    if (__atomic_add_fetch(&report->failed, 1, __ATOMIC_RELAXED) == 1)
+        report->place = (long)((uintptr_t)caller - part[0].begin);
+    if (order->signal) {
+        raise(order->signal);
+        return false;
+    }
+    errno = order->error;
     return true;
 }
 
@@ -80,7 +137,7 @@ static bool fails(FaultCall call, const void *caller)
     static __typeof__(&name) next;                                                                 \
     if (!next) next = (__typeof__(&name))find_next(#name)
 
-static bool searching;
+static volatile bool searching; /* dlsym is said to call nothing back, but does */
 
 static void *find_next(const char *name)
 {
@@ -125,6 +182,7 @@ EXPORT void *realloc(void *memory, size_t size)
 EXPORT void free(void *memory)
 {
     if ((char *)memory >= early && (char *)memory < early + sizeof early) return;
+    if (searching) return; /* dlsym forgets an old error: lost, for the function is not found yet */
     NEXT(free);
     next(memory);
 }
@@ -163,7 +221,7 @@ EXPORT ssize_t write(int file, const void *data, size_t size)
 {
     NEXT(write);
     if (!fails(FAULT_WRITE, CALLER)) return next(file, data, size);
-    return report->error ? -1 : next(file, data, (size + 1) / 2); /* a short write */
+    return report->order.error ? -1 : next(file, data, (size + 1) / 2); /* a short write */
 }
 
 EXPORT int fsync(int file)

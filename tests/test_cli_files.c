@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include "backends/backend.h"
 #include "runtime/raft.h"
@@ -260,12 +261,15 @@ static int count_entries(const char *path, const char *part)
     return count;
 }
 
-/* Wherever a signal strikes, files are whole or not there, and nothing else is left. */
+/* Wherever a signal strikes, files are whole or not there, and nothing else is left. (Here the clock
+ * decides where, and the compiler is a real one; test_faults.c has each call.) */
 static void signals_leave_nothing_behind(void **state)
 {
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
     Place *place = cpu_place(state);
     const char *temporary = in_folder(place, "temporary");
     assert_int_equal(mkdir(temporary, 0700), 0);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0}); /* SIGQUIT */
     int ended = 0;
     for (int i = 0; i < 12; i++) {
         pid_t process = start(place, arena_printf(&place->arena,
@@ -273,11 +277,11 @@ static void signals_leave_nothing_behind(void **state)
                                                   "--emit lib,obj,ir --weights @fill",
                                                   temporary));
         usleep((useconds_t)(20000 * (i + 1)));
-        kill(process, i % 2 ? SIGINT : SIGTERM);
+        kill(process, signals[i % 4]);
         int status = finish(process);
         if (WIFSIGNALED(status)) {
             ended++;
-            assert_int_equal(WTERMSIG(status), i % 2 ? SIGINT : SIGTERM);
+            assert_int_equal(WTERMSIG(status), signals[i % 4]);
         } else {
             assert_int_equal(WEXITSTATUS(status), 0);
         }
@@ -285,6 +289,70 @@ static void signals_leave_nothing_behind(void **state)
         assert_int_equal(count_entries(temporary, ""), 0);
     }
     assert_true(ended > 0);
+}
+
+/* What a terminal would show of `text`, whose cursor goes back at \r. */
+static const char *as_shown(Arena *arena, const char *text)
+{
+    Text screen = text_new(arena);
+    char line[512] = "";
+    size_t at = 0;
+    for (const char *c = text; *c; c++) {
+        if (*c == '\n') text_printf(&screen, "%s\n", line);
+        if (*c == '\n') memset(line, 0, sizeof line);
+        if (*c == '\n' || *c == '\r')
+            at = 0;
+        else if (at < sizeof line - 1)
+            line[at++] = *c;
+    }
+    text_put(&screen, line);
+    return screen.data;
+}
+
+/* Runs a command whose messages go to a terminal. */
+static int run_on_terminal(Place *place, const char *command, const char **shown)
+{
+    static char text[8192];
+    const char *errors = place->errors;
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal < 0 || grantpt(terminal) != 0 || unlockpt(terminal) != 0)
+        fail_msg("no terminal: %s", strerror(errno));
+    place->errors = ptsname(terminal);
+    int held = open(place->errors, O_RDWR | O_NOCTTY | O_CLOEXEC); /* what is written stays */
+    assert_true(held >= 0);
+    int exit = run(place, command);
+    fcntl(terminal, F_SETFL, O_NONBLOCK);
+    ssize_t size = read(terminal, text, sizeof text - 1);
+    text[size > 0 ? size : 0] = '\0';
+    close(held);
+    close(terminal);
+    place->errors = errors;
+    *shown = as_shown(&place->arena, text);
+    return exit;
+}
+
+/* A message never stands on the line of the progress, and that is gone once there is another. */
+static void progress_makes_way_for_messages(void **state)
+{
+    static const char run_them[] = "raftc run cli/one-level.yaml --image 8x8 --weights @fill "
+                                   "--target reference data/images/one.png %s "
+                                   "data/images/row.png";
+    Place *place = *state;
+    const char *shown;
+    int exit =
+        run_on_terminal(place, arena_printf(&place->arena, run_them, "cli/tiny.yaml"), &shown);
+    assert_string_equal(shown,
+                        "raftc: note: the weights are made up (@fill): the classes mean nothing\n"
+                        "raftc: error: cli/tiny.yaml: byte 0: neither a JPEG nor a PNG file\n"
+                        "3 of 3\n"
+                        "raftc: error: 1 of 3 images could not be read\n");
+    assert_int_equal(exit, 3);
+    exit = run_on_terminal(
+        place,
+        arena_printf(&place->arena, run_them, "data/images/column.png --output full/x.safetensors"),
+        &shown);
+    assert_int_equal(exit, 1);
+    assert_non_null(strstr(shown, "3 of 3\nraftc: error: full/x.safetensors: cannot be written: "));
 }
 
 int main(void)
@@ -302,6 +370,7 @@ int main(void)
         cmocka_unit_test(bench_draws_and_traces),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(signals_leave_nothing_behind),
+        cmocka_unit_test(progress_makes_way_for_messages),
     };
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) tests[i].initial_state = &place;
     int failures = cmocka_run_group_tests(tests, NULL, NULL);

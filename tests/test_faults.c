@@ -1,51 +1,57 @@
-/* test_faults.c: memory runs out, and disks fail, at every call: raftc ends with the right status
- * and message, and leaves each file as it was or whole.
+/* test_faults.c: memory runs out, disks fail, and signals strike, at every call: raftc ends with the
+ * right status and message, and leaves each file as it was or whole, and nothing else.
  *
- * faults.c, loaded into raftc, makes the n-th call fail, once or from then on, for each n until
- * nothing is left to fail. The first argument, a number N, tries only each N-th call. */
+ * faults.c, loaded into raftc, makes the n-th call fail, once and from then on, for each n until
+ * nothing is left to fail. Arguments: N tries only each N-th call; then
+ * the name of a scenario, alone. */
 #define _GNU_SOURCE /* posix_spawn_file_actions_addchdir_np */
 #include "tests/cli_place.h"
 #include "tests/faults.h"
 
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
 
-enum { MOST_OUTPUTS = 5 };
+enum { MOST_OUTPUTS = 5, MOST_SECONDS = 60 /* of one run */ };
+
+#define STAND_IN SOURCE_ROOT "/tests/stand_in_compiler.sh"
 
 typedef struct Scenario {
     const char *name;
     const char *command;
     const char *outputs[MOST_OUTPUTS]; /* files that it writes */
-    int llvm; /* 0: goes without. Takes long: only each so many-th call fails */
+    bool llvm;                         /* needs it */
 } Scenario;
 
 static const Scenario scenarios[] = {
-    {"graph", "raftc cli/tiny.yaml --target reference --emit ir -o made -q", {"made.ir"}, 0},
+    {"graph", "raftc cli/tiny.yaml --target reference --emit ir -o made -q", {"made.ir"}, false},
     {"graph again",
      "raftc cli/block.ir --target reference --emit ir -o made -q --dump-ir form_kernels "
      "--dump-dir .",
      {"made.ir", "07-form_kernels.ir"},
-     0},
-    {"inspect", "raftc inspect data/weights/wrapped.pt --json", {NULL}, 0},
+     false},
+    {"inspect", "raftc inspect data/weights/wrapped.pt --json", {NULL}, false},
     {"read .pt",
      "raftc convert data/weights/views_old.pt made.safetensors -q",
      {"made.safetensors"},
-     0},
-    {"write .pt", "raftc convert data/weights/views.safetensors made.pt -q", {"made.pt"}, 0},
+     false},
+    {"write .pt", "raftc convert data/weights/views.safetensors made.pt -q", {"made.pt"}, false},
     {"run",
      "raftc run cli/block.ir --weights @fill @fill --target reference -q --output made.safetensors "
      "--dump-input input.safetensors",
      {"made.safetensors", "input.safetensors"},
-     0},
+     false},
     {"photographs",
      "raftc run cli/one-level.yaml --image 8x8 --weights @fill data/images/exif6.jpg "
      "data/images/grey16.png --target reference -q --output made.safetensors",
      {"made.safetensors"},
-     0},
-    {"object", "raftc cli/block.ir --emit obj -o made -q", {"made.o"}, 1},
+     false},
+    {"object", "raftc cli/block.ir --emit obj -o made -q", {"made.o"}, true},
     {"library",
      "raftc cli/block.ir --emit lib,obj -o made -q --weights @fill",
      {"made.o", "made.so", "made.a", "made.h", "made.weights"},
-     5},
+     true},
 };
 
 /* What is to fail. */
@@ -55,6 +61,7 @@ typedef struct Fault {
     int error;
     int in_libraries;
     bool harmless; /* nothing is lost by it */
+    bool signals;  /* strike there, each in turn */
 } Fault;
 
 typedef struct Bench {
@@ -63,7 +70,8 @@ typedef struct Bench {
     const char *preload, *report_path, *temporary;
     const char *good[MOST_OUTPUTS]; /* what the command writes */
     size_t good_size[MOST_OUTPUTS];
-    int step;
+    pid_t process; /* that runs the command, again and again */
+    int step;      /* each so many-th allocation fails */
 } Bench;
 
 static int count_outputs(const Scenario *scenario)
@@ -99,15 +107,40 @@ static void set_outputs(Bench *bench, const Scenario *scenario, bool exist)
     }
 }
 
-static int run_with(Bench *bench, const Scenario *scenario, const FaultReport *wanted)
+static void stop_command(Bench *bench)
 {
-    *bench->report = *wanted;
-    return run(&bench->place,
-               arena_printf(&bench->place.arena,
-                            "LD_PRELOAD=%s FAULTS_REPORT=%s TMPDIR=%s OMP_NUM_THREADS=1 "
-                            "ASAN_OPTIONS=verify_asan_link_order=0:allocator_may_return_null=1 %s",
-                            bench->preload, bench->report_path, bench->temporary,
-                            scenario->command));
+    if (bench->process <= 0) return;
+    kill(bench->process, SIGKILL);
+    finish(bench->process);
+    bench->process = 0;
+}
+
+static void start_command(Bench *bench, const Scenario *scenario)
+{
+    stop_command(bench); /* that of a test that failed */
+    bench->process = start(
+        &bench->place,
+        arena_printf(&bench->place.arena,
+                     "LD_PRELOAD=%s FAULTS_REPORT=%s TMPDIR=%s OMP_NUM_THREADS=1 "
+                     "CC=" STAND_IN " AR=" STAND_IN " "
+                     "ASAN_OPTIONS=verify_asan_link_order=0:allocator_may_return_null=1 %s",
+                     bench->preload, bench->report_path, bench->temporary, scenario->command));
+}
+
+static int run_with(Bench *bench, const Scenario *scenario, const FaultOrder *order)
+{
+    FaultReport *report = bench->report;
+    struct timespec limit;
+    report->order = *order;
+    report->count = report->failed = 0;
+    sem_post(&report->begin);
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += MOST_SECONDS;
+    while (sem_timedwait(&report->ended, &limit) != 0)
+        if (errno == ETIMEDOUT)
+            fail_msg("%s: not ended after %d s (call %d)", scenario->name, MOST_SECONDS, order->at);
+    int state = report->state;
+    return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
 }
 
 static bool is_output(const Scenario *scenario, const char *name)
@@ -147,6 +180,8 @@ static const char *files_fault(Bench *bench, const Scenario *scenario, bool exis
 
 static const char *outcome_fault(Bench *bench, const Fault *fault, int exit)
 {
+    if (fault->signals)
+        return exit == 128 + bench->report->order.signal ? NULL : "it does not end by the signal";
     if (fault->harmless) return exit == 0 ? NULL : "it does not go on";
     const char *errors = read_text(&bench->place.arena, bench->place.errors);
     if (fault->in_libraries) { /* some of them say that the file is at fault, or can do without */
@@ -165,7 +200,7 @@ static const char *outcome_fault(Bench *bench, const Fault *fault, int exit)
 static int run_undisturbed(Bench *bench, const Scenario *scenario, const Fault *fault)
 {
     set_outputs(bench, scenario, false);
-    const FaultReport none = {.call = fault->call, .in_libraries = fault->in_libraries};
+    const FaultOrder none = {.call = fault->call, .in_libraries = fault->in_libraries};
     int exit = run_with(bench, scenario, &none);
     if (exit != 0)
         fail_msg("%s: exit status %d\n%s", scenario->command, exit,
@@ -177,93 +212,108 @@ static int run_undisturbed(Bench *bench, const Scenario *scenario, const Fault *
     return bench->report->count;
 }
 
+/* Returns how many calls failed. */
+static int try_call(Bench *bench, const Scenario *scenario, const Fault *fault, int at,
+                    bool from_then_on, bool exist)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+    const FaultOrder order = {.call = fault->call,
+                              .signal = fault->signals ? signals[(at + exist) % 4] : 0,
+                              .at = at,
+                              .from_then_on = from_then_on,
+                              .error = fault->error,
+                              .in_libraries = fault->in_libraries};
+    set_outputs(bench, scenario, exist);
+    int exit = run_with(bench, scenario, &order), failed = bench->report->failed;
+    const char *wrong = outcome_fault(bench, fault, exit);
+    if (!wrong) wrong = files_fault(bench, scenario, exist, exit == 0);
+    if (wrong)
+        fail_msg("%s: %s, call %d (at %#lx)%s: %s; exit status %d\n%s", scenario->name, fault->name,
+                 at, (unsigned long)bench->report->place, from_then_on ? " and all after it" : "",
+                 wrong, exit, read_text(&bench->place.arena, bench->place.errors));
+    return failed;
+}
+
 static void try_fault(Bench *bench, const Scenario *scenario, const Fault *fault)
 {
-    int calls = run_undisturbed(bench, scenario, fault), failed = 0, step = bench->step;
-    if (scenario->llvm) step *= scenario->llvm;
-    for (int at = 1; at <= calls; at += step) {
-        bool exist = at / step % 2;
-        const FaultReport wanted = {.call = fault->call,
-                                    .at = at,
-                                    .from_then_on = !fault->harmless && at / step % 4 > 1,
-                                    .error = fault->error,
-                                    .in_libraries = fault->in_libraries};
-        set_outputs(bench, scenario, exist);
-        int exit = run_with(bench, scenario, &wanted);
-        failed += bench->report->failed > 0;
-        const char *wrong = outcome_fault(bench, fault, exit);
-        if (!wrong) wrong = files_fault(bench, scenario, exist, exit == 0);
-        if (wrong)
-            fail_msg("%s: %s, call %d of %d%s: %s; exit status %d\n%s", scenario->name, fault->name,
-                     at, calls, wanted.from_then_on ? " and all after it" : "", wrong, exit,
-                     read_text(&bench->place.arena, bench->place.errors));
-    }
-    set_outputs(bench, scenario, false);
-    print_message("%s: %s: %d of %d calls failed\n", scenario->name, fault->name, failed, calls);
+    int calls = run_undisturbed(bench, scenario, fault), tried = 0, failed = 0;
+    Arena kept = bench->place.arena; /* what a run needs is not */
+    /* Each memory can be another; files are few. */
+    int step = fault->call == FAULT_MEMORY ? bench->step : 1;
+    for (int at = 1; at <= calls; at += step)
+        for (int forever = 0; forever <= !(fault->harmless || fault->signals); forever++) {
+            bench->place.arena = (Arena){0};
+            failed += try_call(bench, scenario, fault, at, forever, tried++ / 2 % 2) > 0;
+            arena_free(&bench->place.arena);
+        }
+    bench->place.arena = kept;
+    print_message("%s: %d calls, %d runs, of which %d met it\n", fault->name, calls, tried, failed);
 }
 
-static void try_faults(Bench *bench, const Fault *faults, size_t count)
+static const Fault faults[] = {
+    {"memory", FAULT_MEMORY, ENOMEM, 0, false, false},
+    {"memory of libraries", FAULT_MEMORY, ENOMEM, 1, false, false},
+    {"open: ENOSPC", FAULT_OPEN, ENOSPC, 0, false, false},
+    {"write: ENOSPC", FAULT_WRITE, ENOSPC, 0, false, false},
+    {"write: EIO", FAULT_WRITE, EIO, 0, false, false},
+    {"write: EDQUOT", FAULT_WRITE, EDQUOT, 0, false, false},
+    {"fsync: EIO", FAULT_SYNC, EIO, 0, false, false},
+    {"rename: EIO", FAULT_RENAME, EIO, 0, false, false},
+    {"close: EIO", FAULT_CLOSE, EIO, 0, false, false},
+    {"write: EINTR", FAULT_WRITE, EINTR, 0, true, false},
+    {"write: short", FAULT_WRITE, 0, 0, true, false},
+    {"fsync: EINTR", FAULT_SYNC, EINTR, 0, true, false},
+    {"memory: signals", FAULT_MEMORY, .signals = true},
+    {"open: signals", FAULT_OPEN, .signals = true},
+    {"write: signals", FAULT_WRITE, .signals = true},
+    {"fsync: signals", FAULT_SYNC, .signals = true},
+    {"rename: signals", FAULT_RENAME, .signals = true},
+    {"close: signals", FAULT_CLOSE, .signals = true},
+};
+
+static Bench bench;
+
+static void run_scenario(void **state)
 {
-    for (size_t s = 0; s < ARRAY_SIZE(scenarios); s++) {
-        if (scenarios[s].llvm && !bench->place.has_llvm) continue;
-        for (size_t f = 0; f < count; f++) try_fault(bench, &scenarios[s], &faults[f]);
-    }
+    const Scenario *scenario = *state;
+    if (scenario->llvm && !bench.place.has_llvm) skip();
+    start_command(&bench, scenario);
+    for (size_t f = 0; f < ARRAY_SIZE(faults); f++) try_fault(&bench, scenario, &faults[f]);
+    stop_command(&bench);
+    set_outputs(&bench, scenario, false);
 }
 
-static void memory_runs_out(void **state)
+static void open_bench(void)
 {
-    static const Fault faults[] = {{"memory", FAULT_MEMORY, ENOMEM, 0, false},
-                                   {"memory of libraries", FAULT_MEMORY, ENOMEM, 1, false}};
-    try_faults(*state, faults, ARRAY_SIZE(faults));
-}
-
-static void disks_fail(void **state)
-{
-    static const Fault faults[] = {
-        {"open: ENOSPC", FAULT_OPEN, ENOSPC, 0, false},
-        {"write: ENOSPC", FAULT_WRITE, ENOSPC, 0, false},
-        {"write: EIO", FAULT_WRITE, EIO, 0, false},
-        {"fsync: EIO", FAULT_SYNC, EIO, 0, false},
-        {"rename: EIO", FAULT_RENAME, EIO, 0, false},
-        {"close: EIO", FAULT_CLOSE, EIO, 0, false},
-    };
-    try_faults(*state, faults, ARRAY_SIZE(faults));
-}
-
-static void writes_are_interrupted(void **state)
-{
-    static const Fault faults[] = {{"write: EINTR", FAULT_WRITE, EINTR, 0, true},
-                                   {"write: short", FAULT_WRITE, 0, 0, true},
-                                   {"fsync: EINTR", FAULT_SYNC, EINTR, 0, true}};
-    try_faults(*state, faults, ARRAY_SIZE(faults));
-}
-
-static void open_bench(Bench *bench)
-{
-    open_place(&bench->place);
-    bench->preload = FAULTS_LIBRARY;
-    bench->report_path = arena_printf(&bench->place.arena, "%s/report", bench->place.root);
-    bench->temporary = arena_printf(&bench->place.arena, "%s/temporary", bench->place.root);
-    if (mkdir(bench->temporary, 0700) != 0) fail_msg("%s", bench->temporary);
-    int file = open(bench->report_path, O_RDWR | O_CREAT, 0600);
-    if (file < 0 || ftruncate(file, sizeof *bench->report) != 0) fail_msg("%s", bench->report_path);
-    bench->report = mmap(NULL, sizeof *bench->report, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    /* In memory where that can be: each run syncs what it writes to the disk. */
+    open_place_in(&bench.place, access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    bench.preload = FAULTS_LIBRARY;
+    bench.report_path = arena_printf(&bench.place.arena, "%s/report", bench.place.root);
+    bench.temporary = arena_printf(&bench.place.arena, "%s/temporary", bench.place.root);
+    if (mkdir(bench.temporary, 0700) != 0) fail_msg("%s", bench.temporary);
+    int file = open(bench.report_path, O_RDWR | O_CREAT, 0600);
+    if (file < 0 || ftruncate(file, sizeof *bench.report) != 0) fail_msg("%s", bench.report_path);
+    bench.report = mmap(NULL, sizeof *bench.report, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     close(file);
-    if (bench->report == MAP_FAILED) fail_msg("%s", strerror(errno));
+    if (bench.report == MAP_FAILED) fail_msg("%s", strerror(errno));
+    if (sem_init(&bench.report->begin, 1, 0) != 0 || sem_init(&bench.report->ended, 1, 0) != 0)
+        fail_msg("%s", strerror(errno));
 }
 
 int main(int argc, char **argv)
 {
-    Bench bench = {.step = argc > 1 ? atoi(argv[1]) : 1};
-    if (bench.step < 1) bench.step = 1;
-    open_bench(&bench);
-    struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test(disks_fail),
-        cmocka_unit_test(writes_are_interrupted),
-    };
-    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) tests[i].initial_state = &bench;
-    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    static struct CMUnitTest tests[ARRAY_SIZE(scenarios)];
+    size_t count = 0;
+    setlinebuf(stdout);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0}); /* SIGQUIT */
+    bench.step = argc > 1 && atoi(argv[1]) > 1 ? atoi(argv[1]) : 1;
+    open_bench();
+    for (size_t i = 0; i < ARRAY_SIZE(scenarios); i++)
+        if (argc < 3 || strcmp(argv[2], scenarios[i].name) == 0)
+            tests[count++] = (struct CMUnitTest){scenarios[i].name, run_scenario, NULL, NULL,
+                                                 (void *)&scenarios[i]};
+    int failures = _cmocka_run_group_tests("faults", tests, count, NULL, NULL);
+    stop_command(&bench);
     munmap(bench.report, sizeof *bench.report);
     close_place(&bench.place);
     return failures;

@@ -205,6 +205,12 @@ static const struct {
     {BYTES("\x80\x03\x8a\x09\0\0\0\0\0\0\0\0\1" "C\2a\0B\1\0\0\0a\x87."), NULL},
     {BYTES("X\2\0\0\0a\0."), NULL}, /* no name, but bytes */
     {BYTES("\x8f(K\1K\2\x90."), NULL},
+    {BYTES("\x80\4(K\1K\2\x91\x94."), NULL}, /* a frozenset */
+    {BYTES("(]q\1(h\1tq\0" "0h\0t."), NULL}, /* a tuple that holds itself */
+    {BYTES("(](N1K\1t."), NULL},
+    {BYTES("0."), "too few values"},
+    {BYTES("(0."), "too few values"},
+    {BYTES("N1."), "no mark"},
     {BYTES("cargparse\nNamespace\n)\x81}(U\2lrK\1ub."), NULL},
     {BYTES("ccollections\ndefaultdict\nc__builtin__\nlist\n\x85RU\1aK\1s."), NULL},
     {BYTES("\x80\x04\x8c\x0b" "collections\x8c\x0b" "OrderedDict\x93)R."), NULL},
@@ -287,8 +293,8 @@ static void test_pickles(void **state)
 static void test_every_opcode(void **state)
 {
     (void)state;
-    static const char known[] = "(.NKMJGUTX)t]}aesuqrhjcRbQCB"
-                                "\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x93\x94\x95\x96";
+    static const char known[] = "(.01NKMJGUTX)t]}aesuqrhjcRbQCB"
+                                "\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x91\x93\x94\x95\x96";
     for (int opcode = 0; opcode < 256; opcode++) {
         uint8_t bytes[] = {(uint8_t)opcode, 0, 0, 0, 0, 0, 0, 0, 0, 0};
         RtArena arena = {0};
@@ -430,7 +436,7 @@ static void test_views_claimed(void **state)
         {6, 0, 2, {2, 3}, {3, -1}, "shape or strides"},
         {6, 0, 1, {-1}, {1}, "shape or strides"},
         {6, -1, 1, {1}, {1}, "not described as torch.save does"},
-        {6, 0, 9, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {0}, "not described as torch.save does"},
+        {6, 0, 9, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {0}, "more than 8 axes"},
         {7, 0, 1, {6}, {1}, "storage '7' of 6 elements, not of 7"},
         {5, 0, 1, {5}, {1}, "storage '7' of 6 elements, not of 5"},
         {VAST + 6, 0, 1, {6}, {1}, "storage '7' of 6 elements"},

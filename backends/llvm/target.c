@@ -37,6 +37,7 @@ LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag 
         options->triple ? LLVMNormalizeTargetTriple(options->triple) : LLVMGetDefaultTargetTriple();
     char *cpu = is_host(options) ? LLVMGetHostCPUName() : NULL;
     char *features = is_host(options) ? LLVMGetHostCPUFeatures() : NULL, *message = NULL;
+    if (!triple || (is_host(options) && (!cpu || !features))) arena_out_of_memory(arena, 0);
     const char *all = arena_printf(arena, "%s%s%s", features ? features : "",
                                    features && options->features ? "," : "",
                                    options->features ? options->features : "");

@@ -44,6 +44,9 @@ def beside():
     model(torch.ones(1, 2)).sum().backward()
     optimiser.step()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)
+    itself, itself_of_four = ([],), ([], 1, 2, 3)
+    itself[0].append(itself)
+    itself_of_four[0].append(itself_of_four)
     return {
         "epoch": 299,
         "iterations": 2**40,
@@ -64,6 +67,10 @@ def beside():
         "dtype": torch.float32,
         "shape": torch.Size([1, 2]),
         "wave": 1 + 2j,
+        "frozen": frozenset([1, 2]),
+        "changed": bytearray(b"ab"),
+        "types": [torch.int64, torch.int32, torch.uint8, torch.bool],
+        "circles": [itself, itself_of_four],
         "rng": torch.get_rng_state()[:16].clone(),
     }
 
@@ -85,6 +92,9 @@ def cases():
         "nested": ({"model": {"state_dict": tensors, "epoch": 1}}, tensors),
         "checkpoint": ({"model": prefixed(tensors), **beside()}, tensors),
         "module": (prefixed(tensors), tensors),
+        "compiled": (prefixed(tensors, "_orig_mod."), tensors),
+        "compiled_module": ({"model": prefixed(tensors, "module._orig_mod.")}, tensors),
+        "module_compiled": (prefixed(tensors, "_orig_mod.module."), tensors),
         "shared": (shared(tensors), tensors),
         "parameters": (parameters, tensors),
         "double": (double, double),
