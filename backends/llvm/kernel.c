@@ -77,6 +77,7 @@ static void emit_units(Emitter *e, const Block *block, const Stage *stage, const
     LLVMValueRef unit = LLVMBuildNSWAdd(e->builder, block->first, loop.index, "");
     Affine offset = affine_value(loop.index, e->schedule.unit_floats);
     e->scratch = address(e, block->scratch, &offset);
+    e->unit_of_block = lanes ? loop.index : NULL;
     find_base(e, kernel, unit);
     emit_variants(e, kernel, 0, stage, lanes, body);
     e->coordinate_count = mark;

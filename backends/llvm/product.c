@@ -169,6 +169,69 @@ static int64_t indices_of_turn(const Tile *tile, const Node *linear, int axis)
     return extent == 0 || most < 1 ? 1 : extent < most ? extent : most;
 }
 
+/* Is the loop along contracted axis `axis` the innermost? */
+static bool is_innermost(const Tile *tile, const Node *linear, int axis)
+{
+    for (int i = axis + 1; i < linear->attributes.over.count; i++)
+        if (indices_of_turn(tile, linear, i) != contracted_extent(tile, linear, i)) return false;
+    return contracted_extent(tile, linear, axis) > 0;
+}
+
+/* Where the sum, or the present part of it in a chain, starts along a contracted axis. */
+static Affine contraction_start(const Emitter *e)
+{
+    return e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
+}
+
+/* Weights often come from beyond the L2 cache, and the first unit of a block that a panel of them serves
+ * would wait for all of it: so the units before fetch it, while the panel before is at work, one cache
+ * line in each of the `turns` turns of their innermost loops. Returns where the lines that the present
+ * unit fetches begin, the last units those of others again; NULL: no panel is at work, or all weights stay in
+ * the cache. */
+static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
+{
+    enum { LINE = 16 }; /* floats */
+    Emitter *e = tile->nest.e;
+    const Product *p = &tile->nest.stage->product;
+    const Node *read = graph_node(e->graph, linear->operands[1]);
+    if (!e->unit_of_block || !p->lane || p->lane_in_x || read->op != OP_READ ||
+        schedule_holds(&e->schedule, read->operands[0]))
+        return NULL;
+    int mark = e->coordinate_count;
+    const AxisNames *over = &linear->attributes.over;
+    int64_t floats = product_width(p, e->target);
+    for (int i = 0; i < over->count; i++) {
+        coordinate_push(e, over->name[i], contraction_start(e));
+        floats *= contracted_extent(tile, linear, i);
+    }
+    Affine lane = tile->lanes.start, at[MAX_AXES];
+    lane.constant += product_width(p, e->target);
+    coordinate_push(e, p->lane, lane);
+    for (int d = 0; d < read->attributes.map.rank; d++)
+        at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
+    Affine offset = storage_offset(e, read->operands[0], at);
+    e->coordinate_count = mark;
+    int64_t bytes = 4 * type_elements(graph_type(e->graph, read->operands[0]), NULL);
+    if (bytes <= e->target->l2_bytes / 4 || floats / LINE <= turns) return NULL;
+    LLVMValueRef line[] = {
+        LLVMBuildNSWMul(e->builder, e->unit_of_block, int_constant(e, turns), ""),
+        int_constant(e, floats / LINE - turns)};
+    Affine unit = affine_value(intrinsic(e, "llvm.smin", line, 2), LINE);
+    LLVMValueRef from = affine_emit(e, (Affine[]){affine_add(e, offset, &unit, 1)});
+    /* Not "in bounds": after the last panel there is none, and nothing is fetched. */
+    return LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
+}
+
+static void fetch_line(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
+{
+    LLVMValueRef index = LLVMBuildNSWMul(e->builder, turn, int_constant(e, 16), "");
+    enum { READ, TO_L2 = 2, DATA = 1 };
+    LLVMValueRef call[] = {LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""),
+                           LLVMConstInt(e->i32, READ, false), LLVMConstInt(e->i32, TO_L2, false),
+                           LLVMConstInt(e->i32, DATA, false)};
+    intrinsic(e, "llvm.prefetch", call, 4);
+}
+
 static void contract(Tile *tile, const Node *linear, int axis);
 
 /* The rest of the contraction for the `count` indices along contracted axis `axis` from `start` on. */
@@ -234,11 +297,14 @@ static void contract(Tile *tile, const Node *linear, int axis)
     }
     int64_t extent = contracted_extent(tile, linear, axis);
     int64_t turn = indices_of_turn(tile, linear, axis), turns = extent / turn;
-    Affine start = e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
+    Affine start = contraction_start(e);
     if (turns == 1) {
         contract_at(tile, linear, axis, start, turn);
     } else {
+        LLVMValueRef ahead =
+            is_innermost(tile, linear, axis) ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
+        if (ahead) fetch_line(e, ahead, loop.index);
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn);
         loop_end(e, &loop);
