@@ -2,12 +2,12 @@
  * fast memory.
  *
  *   Slot      scratch memory of one unit for one tensor
- *   Place     where a kernel keeps a node's value: nowhere (recomputed where it is used), or in
- * slots Stage     one loop nest of a kernel: computes a node for a whole unit and stores it
+ *   Place     where a kernel keeps a node's value: nowhere (recomputed where it is used), or in slots
+ *   Stage     one loop nest of a kernel: computes a node for a whole unit and stores it
  *   Schedule  the places and stages of one kernel
  *
  * A product, mean or sum takes the point-wise ops that follow it into its epilogue, as long as each is
- * its predecessor's only user; on CPUs those of a product may be stored on the way, too. What feeds a product, or is used more than once, is kept in a slot;
+ * its predecessor's only user. What feeds a product, or is used more than once, is kept in a slot;
  * all else is computed where it is used.
  */
 #ifndef RAFTC_SCHEDULE_H
