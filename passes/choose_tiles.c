@@ -127,15 +127,10 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
     if (shared) move_to_front(kernel, at);
 }
 
-static bool sums_over_batch(const Graph *graph, NodeId first, NodeId end)
+static bool has_long_sum(const Graph *graph, NodeId first, NodeId end)
 {
-    for (NodeId id = first; id < end; id++) {
-        const Node *node = graph_node(graph, id);
-        if (node->op != OP_SUM) continue;
-        const Type *x = graph_type(graph, node->operands[0]);
-        for (int i = 0; i < node->attributes.over.count; i++)
-            if (x->axis[type_find(x, node->attributes.over.name[i])].symbol[0]) return true;
-    }
+    for (NodeId id = first; id < end; id++)
+        if (graph_node(graph, id)->op == OP_SUM && sums_over_batch(graph, id)) return true;
     return false;
 }
 
@@ -206,7 +201,7 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
         if (linear != NO_NODE)
             tile_product(graph, &r.to->kernels[k], first, end, linear, lane[linear - first],
                          context->target);
-        else if (!context->target->stages_operands && sums_over_batch(graph, first, end))
+        else if (!context->target->stages_operands && has_long_sum(graph, first, end))
             tile_sums(&r.to->kernels[k], lane[end - 1 - first]);
         else
             tile_elements(&r.to->kernels[k], lane[end - 1 - first],

@@ -148,6 +148,16 @@ static int64_t divisor_below(int64_t extent, int64_t most)
     return divisor;
 }
 
+bool sums_over_batch(const Graph *graph, NodeId id)
+{
+    const Node *node = graph_node(graph, id);
+    const AxisNames *over = &node->attributes.over;
+    const Type *x = graph_type(graph, node->operands[0]);
+    for (int i = 0; i < over->count; i++)
+        if (x->axis[type_find(x, over->name[i])].symbol[0]) return true;
+    return false;
+}
+
 /* A sum over the batch is long. The inner axes are taken whole as far as a part has room. */
 static void find_parts(Product *p, const Graph *graph, NodeId linear, const Target *target)
 {
@@ -156,24 +166,15 @@ static void find_parts(Product *p, const Graph *graph, NodeId linear, const Targ
     const Type *x = graph_type(graph, node->operands[0]);
     const AxisNames *over = &node->attributes.over;
     int64_t room = PART, inside = 1;
-    bool batch = false;
     for (int i = over->count; i-- > 0;) {
         const Axis *axis = &x->axis[type_find(x, over->name[i])];
-        batch |= axis->symbol[0] != 0;
         p->part[i] = axis->symbol[0] ? 1 : divisor_below(axis->extent, room);
         room = p->part[i] == axis->extent ? room / axis->extent : 1;
         inside *= p->part[i];
     }
-    p->in_parts = batch && inside > 1 && p->row_count > 0 && !target->stages_operands &&
-                  is_own_read(graph, linear, node->operands[0]) &&
+    p->in_parts = sums_over_batch(graph, linear) && inside > 1 && p->row_count > 0 &&
+                  !target->stages_operands && is_own_read(graph, linear, node->operands[0]) &&
                   is_own_read(graph, linear, node->operands[1]);
-}
-
-static Product best_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
-{
-    const Attributes *attributes = &graph_node(graph, linear)->attributes;
-    return product_of_tile(graph, linear, lane, target, attributes->tile_rows,
-                           attributes->tile_vectors);
 }
 
 int64_t product_cost(const Graph *graph, NodeId linear, const Product *p, const Target *target)
@@ -224,7 +225,9 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
 
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
 {
-    Product p = best_tile(graph, linear, lane, target);
+    const Attributes *attributes = &graph_node(graph, linear)->attributes;
+    Product p = product_of_tile(graph, linear, lane, target, attributes->tile_rows,
+                                attributes->tile_vectors);
     find_parts(&p, graph, linear, target);
     return p;
 }

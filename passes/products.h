@@ -29,6 +29,9 @@ typedef struct Product {
  * the node less that of the first in the kernel. */
 const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena);
 
+/* Is an axis among those that the node sums over that of the batch? */
+bool sums_over_batch(const Graph *graph, NodeId id);
+
 /* The tile of a linear whose result has the lane axis `lane`: the node's own, or by rule. */
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target);
 /* Likewise with at most so many rows of so many vectors, whatever the node has; 0: by rule. */

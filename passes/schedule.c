@@ -289,10 +289,15 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     return true;
 }
 
-int64_t schedule_most_units(const Schedule *s)
+int64_t schedule_block(const Schedule *s, int64_t units, int64_t most)
 {
-    const int64_t most_floats = 4 << 20;
-    return most_floats / (s->unit_floats + 1);
+    const int64_t most_floats = 4 << 20; /* scratch is memory, whatever is chosen */
+    int64_t chosen = s->graph->kernels[s->kernel].block;
+    if (chosen) {
+        units = chosen;
+        most = most_floats / (s->unit_floats + 1);
+    }
+    return units < most ? units : most > 1 ? most : 1;
 }
 
 /* As many units as make BLOCK_ROWS rows share a panel of weights, if their scratch stays in half of
@@ -311,12 +316,7 @@ static void choose_block(Schedule *s)
         if (units > s->block) s->block = units;
     }
     int64_t most = s->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));
-    int64_t chosen = s->graph->kernels[s->kernel].block;
-    if (chosen) {
-        s->block = chosen;
-        most = schedule_most_units(s);
-    }
-    if (s->block > most) s->block = most > 1 ? most : 1;
+    s->block = schedule_block(s, s->block, most);
 }
 
 bool schedule_kernel(Schedule *s, Arena *arena, const Graph *graph, int kernel,

@@ -91,11 +91,7 @@ static int64_t choose_block(const Emitter *e, const Stage *stage)
         if (axis >= 0) rows *= kernel->tile[axis];
     }
     int64_t units = rows < BLOCK_ROWS ? BLOCK_ROWS / rows : 1;
-    if (kernel->block) {
-        units = kernel->block;
-        most = schedule_most_units(&e->schedule);
-    }
-    return units < most ? units : most > 1 ? most : 1;
+    return schedule_block(&e->schedule, units, most);
 }
 
 void find_chain(Emitter *e)

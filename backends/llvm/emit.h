@@ -79,11 +79,10 @@ typedef struct Emitter {
     LLVMValueRef gelu_room;      /* of gelu.c; NULL: not needed yet */
 
     /* the unit being emitted */
-    LLVMValueRef scratch; /* of the unit */
-    LLVMValueRef
-        unit_of_block;     /* its place among those that the present panel serves; NULL: no panel */
-    Affine base[MAX_AXES]; /* first index along each axis of the kernel */
-    int64_t extent[MAX_AXES]; /* indices along it, in this variant */
+    LLVMValueRef scratch;       /* of the unit */
+    LLVMValueRef unit_of_block; /* among those that the present panel serves; NULL: no panel */
+    Affine base[MAX_AXES];      /* first index along each axis of the kernel */
+    int64_t extent[MAX_AXES];   /* indices along it, in this variant */
 
     /* the value being emitted */
     int coordinate_count;

@@ -149,17 +149,12 @@ static void walk_parts(Emitter *e, const Stage *stage, int axis)
     const Axis *along = &x->axis[type_find(x, over->name[axis])];
     int64_t part = stage->product.part[axis], parts = along->extent / part; /* 0: the batch */
     int mark = e->coordinate_count;
-    if (parts == 1) {
-        e->part_start[axis] = affine_constant(0);
-        coordinate_push(e, along->name, e->part_start[axis]);
-        walk_parts(e, stage, axis + 1);
-    } else {
-        Loop loop = loop_begin(e, parts ? int_constant(e, parts) : e->batch);
-        e->part_start[axis] = affine_value(loop.index, part);
-        coordinate_push(e, along->name, e->part_start[axis]);
-        walk_parts(e, stage, axis + 1);
-        loop_end(e, &loop);
-    }
+    Loop loop;
+    if (parts != 1) loop = loop_begin(e, parts ? int_constant(e, parts) : e->batch);
+    e->part_start[axis] = parts == 1 ? affine_constant(0) : affine_value(loop.index, part);
+    coordinate_push(e, along->name, e->part_start[axis]);
+    walk_parts(e, stage, axis + 1);
+    if (parts != 1) loop_end(e, &loop);
     e->coordinate_count = mark;
 }
 

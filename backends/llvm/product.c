@@ -153,7 +153,7 @@ static int64_t steps_of_turn(const Tile *tile)
 {
     enum { MOST_STEPS = 4, PRODUCTS = 48 };
     int64_t steps = PRODUCTS / (tile->rows * tile->vectors);
-    return steps > MOST_STEPS ? MOST_STEPS : steps;
+    return steps > MOST_STEPS ? MOST_STEPS : steps < 1 ? 1 : steps;
 }
 
 /* Indices along contracted axis `axis` in one turn of its loop. */
@@ -234,8 +234,10 @@ static void fetch_line(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
 
 static void contract(Tile *tile, const Node *linear, int axis);
 
-/* The rest of the contraction for the `count` indices along contracted axis `axis` from `start` on. */
-static void contract_at(Tile *tile, const Node *linear, int axis, Affine start, int64_t count)
+/* For the `count` indices along contracted axis `axis` from `start` on, the contraction from axis number
+ * `rest` on: what is between has its place already. */
+static void contract_at(Tile *tile, const Node *linear, int axis, Affine start, int64_t count,
+                        int rest)
 {
     Emitter *e = tile->nest.e;
     int mark = e->coordinate_count;
@@ -243,21 +245,7 @@ static void contract_at(Tile *tile, const Node *linear, int axis, Affine start, 
         Affine at = start;
         at.constant += i;
         coordinate_push(e, linear->attributes.over.name[axis], at);
-        contract(tile, linear, axis + 1);
-        e->coordinate_count = mark;
-    }
-}
-
-/* `count` steps of a part along the contracted axis `axis`, from `start` on. */
-static void add_steps(Tile *tile, const Node *linear, int axis, Affine start, int64_t count)
-{
-    Emitter *e = tile->nest.e;
-    int mark = e->coordinate_count;
-    for (int64_t i = 0; i < count; i++) {
-        Affine at = start;
-        at.constant += i;
-        coordinate_push(e, linear->attributes.over.name[axis], at);
-        add_products(tile, linear);
+        contract(tile, linear, rest);
         e->coordinate_count = mark;
     }
 }
@@ -275,16 +263,15 @@ static void contract_part(Tile *tile, const Node *linear)
         if (e->parted->product.part[i] > 1) last = i;
         coordinate_push(e, over->name[i], e->part_start[i]);
     }
-    if (turn < 1) turn = 1;
     Affine start = e->part_start[last];
     if (count >= turn) {
         Loop loop = loop_begin(e, int_constant(e, count / turn));
         Affine index = affine_value(loop.index, turn);
-        add_steps(tile, linear, last, affine_add(e, index, &start, 1), turn);
+        contract_at(tile, linear, last, affine_add(e, index, &start, 1), turn, over->count);
         loop_end(e, &loop);
     }
     start.constant += count / turn * turn;
-    add_steps(tile, linear, last, start, count % turn);
+    contract_at(tile, linear, last, start, count % turn, over->count);
     e->coordinate_count = mark;
 }
 
@@ -299,18 +286,18 @@ static void contract(Tile *tile, const Node *linear, int axis)
     int64_t turn = indices_of_turn(tile, linear, axis), turns = extent / turn;
     Affine start = contraction_start(e);
     if (turns == 1) {
-        contract_at(tile, linear, axis, start, turn);
+        contract_at(tile, linear, axis, start, turn, axis + 1);
     } else {
         LLVMValueRef ahead =
             is_innermost(tile, linear, axis) ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
         if (ahead) fetch_line(e, ahead, loop.index);
         Affine index = affine_value(loop.index, turn);
-        contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn);
+        contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
         loop_end(e, &loop);
     }
     start.constant += turns * turn;
-    contract_at(tile, linear, axis, start, extent % turn);
+    contract_at(tile, linear, axis, start, extent % turn, axis + 1);
 }
 
 /* The op of the epilogue that uses node `id`; each value of an epilogue has one user in it. */

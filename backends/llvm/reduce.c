@@ -303,14 +303,6 @@ static void reduction_leaf(Nest *nest)
     e->computed[root - e->schedule.first] = e->computed[end - e->schedule.first] = NULL;
 }
 
-static bool sums_over_batch(const Emitter *e, const Node *node)
-{
-    const Type *x = graph_type(e->graph, node->operands[0]);
-    for (int i = 0; i < node->attributes.over.count; i++)
-        if (x->axis[type_find(x, node->attributes.over.name[i])].symbol[0]) return true;
-    return false;
-}
-
 /* A sum over the batch walks much memory: it takes as many lanes along as registers hold. */
 void emit_reduction(Emitter *e, const Stage *stage)
 {
@@ -320,8 +312,7 @@ void emit_reduction(Emitter *e, const Stage *stage)
     int most = VECTORS * e->target->vector_floats;
     add_dims(&nest, graph_type(e->graph, stage->root), NULL, lane);
     for (int i = 0; i < nest.count; i++)
-        if (lane && strcmp(nest.dim[i].axis, lane) == 0 &&
-            sums_over_batch(e, graph_node(e->graph, stage->root)))
+        if (lane && strcmp(nest.dim[i].axis, lane) == 0 && sums_over_batch(e->graph, stage->root))
             nest.dim[i].tile = most < MAX_TILE ? most : MAX_TILE;
     emit_nest(&nest, 0);
 }
