@@ -190,11 +190,17 @@ static void print_json(const Bench *bench, const Result *result)
     json_print(object);
 }
 
+static const char *title_of(const Bench *bench, const Result *result)
+{
+    return arena_printf(bench->session->arena, "%s, f32, %sbatch %lld, %lldx%lld",
+                        bench->compilation->built->name, bench->trainer ? "training, " : "",
+                        (long long)result->batch, (long long)result->height,
+                        (long long)result->width);
+}
+
 static void print_table(const Bench *bench, const Result *result)
 {
-    printf("%s, f32, %sbatch %lld, %lldx%lld, %s, ", bench->compilation->built->name,
-           bench->trainer ? "training, " : "", (long long)result->batch, (long long)result->height,
-           (long long)result->width, target_name(bench->session));
+    printf("%s, %s, ", title_of(bench, result), target_name(bench->session));
     if (result->threads) printf("%d threads, ", result->threads);
     printf("%s\n", result->machine);
     printf("%10s %10s %10s %10s %8s\n", "min ms", "median ms", "images/s", "GFLOP/s", "of peak");
@@ -259,11 +265,8 @@ static Exit draw(const Bench *bench, const Result *result)
         int count = bench->profile_count;
         const ProfileRow *rows =
             profile_rows(bench->profile, session->arena, result->batch, &count);
-        const char *title = arena_printf(
-            session->arena, "%s, f32, %sbatch %lld, %lldx%lld", bench->compilation->built->name,
-            bench->trainer ? "training, " : "", (long long)result->batch, (long long)result->height,
-            (long long)result->width);
-        exit = roofline_draw(session, rows, count, title, result->peak_gflops, result->peak_gbytes);
+        exit = roofline_draw(session, rows, count, title_of(bench, result), result->peak_gflops,
+                             result->peak_gbytes);
     }
     if (session->options->trace && exit == EXIT_DONE)
         exit = trace_write(session, bench->compilation, bench->profile, bench->profile_count);

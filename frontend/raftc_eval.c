@@ -31,7 +31,7 @@ static void prepare(Evaluation *e)
     e->scorer.images = arena_array(arena, (size_t)(room * pixels), sizeof(float));
     e->scorer.logits =
         arena_array(arena, (size_t)(room * e->data.settings->num_classes), sizeof(float));
-    e->outputs = arena_array(e->session->arena, graph->output_count, sizeof *e->outputs);
+    e->outputs = arena_array(arena, graph->output_count, sizeof *e->outputs);
     for (uint32_t i = 0; i < graph->output_count; i++)
         if (engine_computes(&graph->outputs[i], false)) e->outputs[i] = e->scorer.logits;
 }

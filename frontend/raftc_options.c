@@ -148,8 +148,7 @@ static const VerbInfo verbs[VERB_COUNT] = {
     [VERB_EVAL] = {"eval", "SETTINGS.yaml", "measure the accuracy of a model on its data set", 1, 1},
     [VERB_INSPECT] = {"inspect", "FILE",
                       "what is in a model, graph, weight file or library of raftc", 1, 1},
-    [VERB_CONVERT] = {"convert", "IN OUT", "copy weights, as .safetensors or .pt", 2
-                      , 2},
+    [VERB_CONVERT] = {"convert", "IN OUT", "copy weights, as .safetensors or .pt", 2, 2},
 };
 /* clang-format on */
 

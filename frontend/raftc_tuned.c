@@ -163,10 +163,9 @@ const char *tuned_path(const Tuned *t)
     return t->path;
 }
 
-/* In place of a choice. */
-static const char by_the_rules[] = "rule";
-
 /* ---- records --------------------------------------------------------------------------------- */
+
+static const char by_the_rules[] = "rule"; /* in place of a choice */
 
 static void bind_key(const Tuned *t, sqlite3_stmt *statement, const Graph *graph, int kernel)
 {
@@ -198,7 +197,7 @@ bool tuned_find(Tuned *t, const Graph *graph, int kernel, Choice *choice)
         const char *text = (const char *)sqlite3_column_text(t->find, 0);
         good = text && choice_parse(graph, kernel, t->target, text, choice);
         if (!good && !(text && strcmp(text, by_the_rules) == 0))
-            note_once(t, "the record is damaged");
+            note_once(t, "the record is damaged; `raftc tune` makes it anew");
     } else if (status != SQLITE_DONE) {
         note_once(t, sqlite3_errmsg(t->database));
     }

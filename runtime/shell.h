@@ -5,7 +5,8 @@
  * functions (backends/library.c) call these. So they depend on libc, and OpenMP or libdl, alone.
  *
  * No function exits, prints or keeps global state. An instance is used by one thread at a time;
- * each call shares its work out over threads of the instance, which sleep between calls. raft_shell_error says why a call failed.
+ * each call shares its work out over threads of the instance, which sleep between calls.
+ * raft_shell_error says why a call failed.
  */
 #ifndef RAFT_SHELL_H
 #define RAFT_SHELL_H

@@ -345,7 +345,8 @@ static bool run_entries(Check *check, RaftShell *shell, const RaftProgram *progr
     return true;
 }
 
-/* With 2 threads, 2 images at a time where they do not depend on each other: none of this may show in the results. */
+/* With 2 threads, 2 images at a time where they do not depend on each other: none of this may show in
+ * the results. */
 static bool check_shared(Check *check, const RaftProgram *program, float **expected)
 {
     RaftProgram chunked = *program;

@@ -168,22 +168,6 @@ static bool built(const Graph *graph, const char *again, Diag *diag, Summary *su
     return false;
 }
 
-static void check_models(const Options *options, Summary *summary)
-{
-    for (int64_t i = 0; i < options->models; i++) {
-        uint64_t seed = options->seed + (uint64_t)i;
-        Arena arena = {0};
-        Diag diag = diag_new(&arena);
-        Case c = draw_case(options, seed);
-        const char *settings, *again = command_of(&arena, options, "models", seed);
-        c.graph = random_model(&arena, seed, options->large ? 50000000 : 2000000, &settings, &diag);
-        int64_t failed = summary->failed;
-        if (built(c.graph, again, &diag, summary)) check(&arena, &c, again, summary);
-        if (summary->failed > failed) printf("  settings:\n%s", settings);
-        arena_free(&arena);
-    }
-}
-
 /* The model with its backward pass. */
 static const Graph *differentiated(Arena *arena, const Graph *graph, Diag *diag)
 {
@@ -193,16 +177,20 @@ static const Graph *differentiated(Arena *arena, const Graph *graph, Diag *diag)
     return pipeline_run(arena, graph, &target, &options, diag, NULL);
 }
 
-static void check_training(const Options *options, Summary *summary)
+/* `trains`: with the backward pass. */
+static void check_models(const Options *options, bool trains, Summary *summary)
 {
-    for (int64_t i = 0; i < options->training; i++) {
+    int64_t count = trains ? options->training : options->models;
+    int64_t size = trains ? 200000 : 2000000, large = trains ? 2000000 : 50000000;
+    for (int64_t i = 0; i < count; i++) {
         uint64_t seed = options->seed + (uint64_t)i;
         Arena arena = {0};
         Diag diag = diag_new(&arena);
         Case c = draw_case(options, seed);
-        const char *settings, *again = command_of(&arena, options, "training", seed);
-        c.graph = random_model(&arena, seed, options->large ? 2000000 : 200000, &settings, &diag);
-        if (c.graph) c.graph = differentiated(&arena, c.graph, &diag);
+        const char *settings;
+        const char *again = command_of(&arena, options, trains ? "training" : "models", seed);
+        c.graph = random_model(&arena, seed, options->large ? large : size, &settings, &diag);
+        if (trains && c.graph) c.graph = differentiated(&arena, c.graph, &diag);
         int64_t failed = summary->failed;
         if (built(c.graph, again, &diag, summary)) check(&arena, &c, again, summary);
         if (summary->failed > failed) printf("  settings:\n%s", settings);
@@ -336,8 +324,8 @@ int main(int argc, char **argv)
     RAFTC_ASSERT(pass_count <= MAX_PASSES);
     const Options options = read_options(argc, argv);
     Summary summary = {0};
-    check_models(&options, &summary);
-    check_training(&options, &summary);
+    check_models(&options, false, &summary);
+    check_models(&options, true, &summary);
     check_graphs(&options, &summary);
     for (int i = 0; i < options.file_count; i++) check_file(&options, options.files[i], &summary);
     return report(&options, &summary) ? 0 : 1;
