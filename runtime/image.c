@@ -16,7 +16,7 @@ enum { MAX_SCANS = 100 }; /* of a progressive JPEG file; usual are 10 */
 typedef struct Decoder {
     const char *path;
     const uint8_t *data;
-    size_t size, position; /* position: of PNG; libjpeg counts by itself */
+    size_t size, position; /* position: how far it is read; in JPEG, once the header is */
     RaftImage *image;
     int orientation; /* EXIF: 1 to 8 */
     int least_side;  /* of JPEG: the shorter one may become so short; 0: it is left as it is */
@@ -35,10 +35,10 @@ static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
 {
     RaftImage *image = decoder->image;
     if (width > RT_MAX_SIDE || height > RT_MAX_SIDE || width * height > RT_MAX_PIXELS)
-        return rt_fail(decoder->error, RAFT_BAD_FILE,
-                       "%s: a picture of %llu x %llu; at most %d a side and %d pixels are read",
-                       decoder->path, (unsigned long long)width, (unsigned long long)height,
-                       RT_MAX_SIDE, RT_MAX_PIXELS);
+        return rt_bad_file(decoder->error, decoder->path, decoder->position,
+                           "a picture of %llu x %llu; at most %d a side and %d pixels are read",
+                           (unsigned long long)width, (unsigned long long)height, RT_MAX_SIDE,
+                           RT_MAX_PIXELS);
     if (decoder->size < least_size)
         return rt_bad_file(decoder->error, decoder->path, decoder->size,
                            "the file ends too early: %llu x %llu pixels take at least %llu bytes",
@@ -189,6 +189,7 @@ static RaftStatus read_jpeg_header(Decoder *decoder, j_decompress_ptr jpeg)
 {
     jpeg_save_markers(jpeg, JPEG_APP0 + 1, 0xFFFF);
     jpeg_read_header(jpeg, TRUE);
+    decoder->position = decoder->size - jpeg->src->bytes_in_buffer;
     for (jpeg_saved_marker_ptr marker = jpeg->marker_list; marker; marker = marker->next) {
         if (marker->data_length < 6 || memcmp(marker->data, "Exif\0", 6)) continue;
         decoder->orientation = find_orientation(marker->data + 6, marker->data_length - 6);

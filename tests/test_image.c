@@ -141,7 +141,7 @@ static void test_claims(void **state)
             load_with_size(claims[i].name, claims[i].width, claims[i].height, bytes, sizeof bytes);
         if (rt_image_decode("x", bytes, size, &image, &error) != RAFT_BAD_FILE)
             fail_msg("%s as %u x %u is read", claims[i].name, claims[i].width, claims[i].height);
-        assert_message(&error, "x: ");
+        assert_message(&error, "x: byte ");
         assert_message(&error, claims[i].message);
         assert_null(image.rgb);
     }
@@ -337,7 +337,7 @@ static int flip_bits(const char *name, uint8_t *bytes, size_t size)
         }
         RaftError error = {"no message"};
         if (decode(damaged, size, &error)) {
-            assert_message(&error, "x: ");
+            assert_message(&error, "x: byte ");
             refused++;
         }
     }
