@@ -376,7 +376,8 @@ static bool check_program(Check *check, const RaftProgram *program, float ***exp
     float **together = new_results(check);
     bool good = set_parameters(check, shell, program) &&
                 run_entries(check, shell, program, -1, together) &&
-                compare(check, "cpu", together) && check_shared(check, program, together);
+                compare(check, check->c->cuda ? "cuda" : "cpu", together) &&
+                check_shared(check, program, together);
     if (good && *expected) good = same_bits(check, "other choices", *expected, together, -1);
     *expected = together;
     bool apart = check->c->batch > 1 && !check->whole_batch;
@@ -403,6 +404,27 @@ static bool check_cpu(Check *check, const Graph *graph, const CpuOptions *option
     return good;
 }
 
+static bool check_cuda(Check *check)
+{
+    Target target;
+    float **expected = NULL;
+    cuda_target(&target);
+    const Graph *graph = run_passes(check, &target, NULL);
+    if (!graph) return failed_with_messages(check, "passes");
+    const Plan *plan = plan_memory(&check->arena, graph);
+    if (!program_check(plan, &check->diag))
+        return failed_with_messages(check, "the graph cannot be a program");
+    const CudaSource *source = cuda_emit(&check->arena, plan, &check->diag);
+    CudaEmulation *emulation =
+        source ? cuda_emulate(&check->arena, plan, source, &check->diag) : NULL;
+    if (!emulation) return failed_with_messages(check, "the CUDA backend refuses the graph");
+    bool good = check_program(check, emulation->program, &expected);
+    if (!cuda_emulation_check(emulation, &check->diag))
+        good = failed_with_messages(check, "the emulated kernels");
+    cuda_emulation_free(emulation);
+    return good;
+}
+
 static bool check_all(Check *check)
 {
     CpuOptions options = {.cpu = check->c->cpu};
@@ -412,6 +434,7 @@ static bool check_all(Check *check)
 #endif
     make_tensors(check);
     if (!find_expected(check)) return false;
+    if (check->c->cuda) return check_cuda(check);
     if (llvm_available() && !llvm_target(&options, &target, &check->diag))
         return failed_with_messages(check, "no target");
     const Graph *graph = run_passes(check, &target, NULL);

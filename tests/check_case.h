@@ -11,6 +11,7 @@ typedef struct Case {
     uint64_t seed; /* of the tensors */
     int64_t batch;
     const char *cpu; /* NULL: this machine's own */
+    bool cuda;       /* as CUDA kernels, emulated, in place of code for a CPU */
     int64_t rewrite_limit;
     const char *disabled[MAX_DISABLED]; /* passes */
     int disabled_count;
@@ -30,7 +31,8 @@ typedef struct Outcome {
 } Outcome;
 
 /* The graph after passes must give what it gave before: run by the reference in f32, and as machine
- * code with 1 and 2 threads, all images at once and each alone, with the same bits. */
+ * code (or as emulated kernels) with 1 and 2 threads, all images at once and each alone, with the same
+ * bits. */
 void check_case(const Case *c, Outcome *outcome);
 
 #endif

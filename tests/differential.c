@@ -2,14 +2,14 @@
  * reference in f64, within its bound of the rounding errors.
  *
  *     differential [--models N] [--training N] [--graphs N] [--seed S] [--disable-pass NAME]... [--long]
- *                  [FILE.ir]...
+ *                  [--cuda] [FILE.ir]...
  *
  * Training: models with their backward pass, which is part of the case.
  *
  * Case i has the seed S + i and depends on nothing else, so that it can be run alone. Each goes to
  * one of the vector widths that this machine has, some with a limit of rewrites, some with a stop
  * between two passes; with --long, models and graphs are larger. A file goes to all of the widths,
- * with all passes and without each.
+ * with all passes and without each. With --cuda all become CUDA kernels, and are emulated.
  *
  * Each case runs in a process of its own: one that crashes or hangs has failed, and the others go
  * on. A failing graph is made smaller and printed. Exit status 1 if a case fails, or if in a run of
@@ -39,7 +39,7 @@ enum {
 typedef struct Options {
     int64_t models, training, graphs;
     uint64_t seed;
-    bool large;
+    bool large, cuda;
     const char *disabled[MAX_DISABLED];
     int disabled_count;
     const char *const *files;
@@ -96,7 +96,11 @@ static bool still_fails(const Case *c)
 
 static void print_failure(Arena *arena, const Case *c, const char *again, const char *why)
 {
-    printf("FAIL: %s\n  %s\n  again: differential %s\n", c->cpu ? c->cpu : "host", why, again);
+    printf("FAIL: %s\n  %s\n  again: differential %s\n",
+           c->cuda  ? "cuda"
+           : c->cpu ? c->cpu
+                    : "host",
+           why, again);
     const Graph *smallest = minimise(arena, c, still_fails);
     Text text = text_new(arena);
     graph_print(smallest, &text);
@@ -137,7 +141,7 @@ static Case draw_case(const Options *options, uint64_t seed)
     Random random = {~seed};
     const char *cpus[4];
     int cpu_count = list_cpus(cpus);
-    Case c = {.seed = seed, .rewrite_limit = INT64_MAX};
+    Case c = {.seed = seed, .cuda = options->cuda, .rewrite_limit = INT64_MAX};
     c.batch = random_from(&random, 1, 3);
     c.cpu = cpus[random_from(&random, 0, cpu_count - 1)];
     if (random_chance(&random, 15)) c.rewrite_limit = random_from(&random, 0, 60);
@@ -156,6 +160,7 @@ static const char *command_of(Arena *arena, const Options *options, const char *
     for (int i = 0; i < options->disabled_count; i++)
         text_printf(&text, " --disable-pass %s", options->disabled[i]);
     if (options->large) text_put(&text, " --long");
+    if (options->cuda) text_put(&text, " --cuda");
     return text.data;
 }
 
@@ -206,7 +211,7 @@ static void check_graphs(const Options *options, Summary *summary)
         Diag diag = diag_new(&arena);
         Case c = draw_case(options, seed);
         const char *again = command_of(&arena, options, "graphs", seed);
-        c.graph = random_graph(&arena, seed, options->large ? 60000 : 4000);
+        c.graph = random_graph(&arena, seed, options->large ? 60000 : 4000, !options->cuda);
         if (built(c.graph, again, &diag, summary)) check(&arena, &c, again, summary);
         arena_free(&arena);
     }
@@ -220,7 +225,7 @@ static void check_file(const Options *options, const char *path, Summary *summar
     const Source *source = diag_read_source(&diag, path, 1 << 20);
     Case c = draw_case(options, 0);
     const char *cpus[4];
-    int cpu_count = list_cpus(cpus);
+    int cpu_count = options->cuda ? 1 : list_cpus(cpus);
     c.graph = source ? graph_parse(&arena, source, &diag) : NULL;
     c.batch = 3;
     c.rewrite_limit = INT64_MAX;
@@ -278,8 +283,7 @@ static _Noreturn void wrong_usage(const char *argument)
 {
     fprintf(stderr,
             "differential: '%s'\nusage: differential [--models N] [--training N] [--graphs N] "
-            "[--seed S] "
-            "[--disable-pass NAME]... [--long] [FILE.ir]...\n",
+            "[--seed S] [--disable-pass NAME]... [--long] [--cuda] [FILE.ir]...\n",
             argument);
     exit(2);
 }
@@ -308,6 +312,8 @@ static Options read_options(int argc, char **argv)
             options.seed = number_after(argv, &i);
         else if (strcmp(argv[i], "--long") == 0)
             options.large = true;
+        else if (strcmp(argv[i], "--cuda") == 0)
+            options.cuda = true;
         else if (strcmp(argv[i], "--disable-pass") == 0 && i + 1 < argc &&
                  options.disabled_count + 1 < MAX_DISABLED)
             options.disabled[options.disabled_count++] = argv[++i];

@@ -13,7 +13,7 @@ static void split_axis(Maker *m, const Type *x, int axis, Type *result, Text *gr
     for (int parts = (int)from_to(m, 2, 3); parts > 0; parts--) {
         int64_t extent = parts == 1 ? left : from_to(m, 1, left);
         while (left % extent) extent--;
-        Axis made = axis_constant(new_name(m, result, x), extent);
+        Axis made = axis_constant(fresh_name(m, result, x), extent);
         type_append(result, &made);
         text_printf(groups, "%s%s", made.name, parts == 1 ? ")" : ", ");
         left /= extent;
@@ -29,7 +29,7 @@ static void merge_axes(Maker *m, const Type *x, int first, int last, Type *resul
         extent *= x->axis[i].extent;
         text_printf(groups, "%s%s", x->axis[i].name, i == last ? ")" : ", ");
     }
-    Axis made = axis_constant(new_name(m, result, x), extent);
+    Axis made = axis_constant(fresh_name(m, result, x), extent);
     type_append(result, &made);
     text_printf(groups, " -> %s", made.name);
 }
@@ -52,7 +52,7 @@ NodeId make_rearrange(Maker *m)
             split_axis(m, &x, i, &result, &groups);
             split += 2;
         } else if (is_constant(&x.axis[i]) && chance(m, 15)) {
-            Axis made = axis_constant(new_name(m, &result, &x), x.axis[i].extent);
+            Axis made = axis_constant(fresh_name(m, &result, &x), x.axis[i].extent);
             type_append(&result, &made);
             text_printf(&groups, "%s%s -> %s", groups.length ? "; " : "", x.axis[i].name,
                         made.name);
@@ -81,8 +81,8 @@ NodeId make_unfold(Maker *m)
         int64_t padded = axis->extent + 2 * w->pad;
         w->kernel = from_to(m, 1, padded < 5 ? padded : 5);
         Axis outer = axis_constant(axis->name, (padded - w->kernel) / w->stride + 1);
-        if (chance(m, 50)) outer = axis_constant(new_name(m, &result, &x), outer.extent);
-        Axis inner = axis_constant(new_name(m, &result, &x), w->kernel);
+        if (chance(m, 50)) outer = axis_constant(fresh_name(m, &result, &x), outer.extent);
+        Axis inner = axis_constant(fresh_name(m, &result, &x), w->kernel);
         if (strcmp(inner.name, outer.name) == 0) return NO_NODE;
         strcpy(w->from, axis->name);
         strcpy(w->outer, outer.name);
@@ -180,7 +180,7 @@ NodeId make_write(Maker *m)
             weight *= mixed.axis[i++].extent;
         } while (i < mixed.rank && is_constant(&axis) && is_constant(&mixed.axis[i]) &&
                  chance(m, 40));
-        if (is_constant(&axis)) axis = axis_constant(new_name(m, &result, NULL), weight);
+        if (is_constant(&axis)) axis = axis_constant(fresh_name(m, &result, NULL), weight);
         map.dim[map.rank++] = index;
         type_append(&result, &axis);
     }

@@ -12,6 +12,7 @@ typedef struct Maker {
     Random *random;
     int64_t most_elements; /* of a value */
     int declared;
+    bool training; /* with ops that training alone needs */
 } Maker;
 
 /* Picks operands among the values that there are, makes what parameters it needs, and adds an op.
@@ -50,7 +51,7 @@ static inline bool is_constant(const Axis *axis)
 
 /* A name that neither type has; `second` may be NULL. There are few names, so that equal names of
  * different extents are common. */
-const char *new_name(Maker *m, const Type *first, const Type *second);
+const char *fresh_name(Maker *m, const Type *first, const Type *second);
 int64_t new_extent(Maker *m);
 /* Changes the order of the axes from number `from` on. */
 void shuffle(Maker *m, Type *type, int from);

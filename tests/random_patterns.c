@@ -14,7 +14,7 @@ NodeId make_mlp(Maker *m)
         normal = build_layernorm(m->graph, x, scale, shift, names_text(m, &names), 1e-5, (Loc){0});
     }
     int64_t extent = new_extent(m);
-    Axis hidden = axis_constant(new_name(m, type_of(m, x), NULL), extent);
+    Axis hidden = axis_constant(fresh_name(m, type_of(m, x), NULL), extent);
     Type type = over, bias = {.dtype = DTYPE_F32};
     type_append(&type, &hidden);
     type_append(&bias, &hidden);

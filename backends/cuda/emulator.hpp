@@ -530,17 +530,27 @@ static inline void raft_check_aligned(long long index, int count, int line)
                         count, index);
 }
 
-template <int count>
-static inline void raft_load(float *to, const raft_scratch &from, emulator::Place at)
+/* Where a pointer into scratch stands, and any other. */
+static inline long long raft_offset(const raft_scratch &scratch)
 {
-    raft_check_aligned(from.offset + at.index, count, at.line);
+    return scratch.offset;
+}
+template <typename Memory> static inline long long raft_offset(const Memory &)
+{
+    return 0;
+}
+
+template <int count, typename Memory>
+static inline void raft_load(float *to, const Memory &from, emulator::Place at)
+{
+    raft_check_aligned(raft_offset(from) + at.index, count, at.line);
     for (int i = 0; i < count; i++) to[i] = from[{at.index + i, at.line}];
 }
 
 template <int count, typename Memory>
 static inline void raft_store(const Memory &to, emulator::Place at, const float *from)
 {
-    raft_check_aligned(at.index, count, at.line);
+    raft_check_aligned(raft_offset(to) + at.index, count, at.line);
     for (int i = 0; i < count; i++) to[{at.index + i, at.line}] = from[i];
 }
 
