@@ -33,6 +33,11 @@ static const PickleGlobal globals[] = {
     {"argparse",     "Namespace",            ROLE_OBJECT,    RAFT_OTHER, 0},
     {"collections",  "Counter",              ROLE_OBJECT,    RAFT_OTHER, 0},
     {"collections",  "defaultdict",          ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"collections",  "deque",                ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"datetime",     "date",                 ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"datetime",     "datetime",             ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"datetime",     "timedelta",            ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"types",        "SimpleNamespace",      ROLE_OBJECT,    RAFT_OTHER, 0},
     {"pathlib",      "PosixPath",            ROLE_OBJECT,    RAFT_OTHER, 0},
     {"_codecs",      "encode",               ROLE_OBJECT,    RAFT_OTHER, 0},
     {"numpy",        "dtype",                ROLE_OBJECT,    RAFT_OTHER, 0},
@@ -47,6 +52,7 @@ static const PickleGlobal globals[] = {
     {"torch",        "int64",                ROLE_OBJECT,    RAFT_OTHER, 0},
     {"torch",        "uint8",                ROLE_OBJECT,    RAFT_OTHER, 0},
     {"torch",        "bool",                 ROLE_OBJECT,    RAFT_OTHER, 0},
+    {"torch.torch_version", "TorchVersion",  ROLE_OBJECT,    RAFT_OTHER, 0},
 #define IN_TWO_MODULES(first, second, name) \
     {first,          name,                   ROLE_OBJECT,    RAFT_OTHER, 0}, \
     {second,         name,                   ROLE_OBJECT,    RAFT_OTHER, 0}
@@ -56,6 +62,7 @@ static const PickleGlobal globals[] = {
     IN_TWO_MODULES("builtins", "__builtin__", "list"),
     IN_TWO_MODULES("builtins", "__builtin__", "dict"),
     IN_TWO_MODULES("builtins", "__builtin__", "int"),
+    {"__builtin__",  "long",                 ROLE_OBJECT,    RAFT_OTHER, 0},
     IN_TWO_MODULES("builtins", "__builtin__", "float"),
     IN_TWO_MODULES("builtins", "__builtin__", "complex"),
     IN_TWO_MODULES("builtins", "__builtin__", "slice"),

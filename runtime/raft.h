@@ -56,8 +56,8 @@ typedef struct RaftTensor {
 typedef struct RaftWeights RaftWeights; /* an opened file */
 
 /* Opens and checks a weight file: safetensors, or a state_dict that torch.save wrote, alone or as
- * `model` or `state_dict` of a dictionary (a common `module.` before the names is dropped). Its
- * content tells which, not its name. Every size is checked against the file's before anything is
+ * `model`, `state_dict` or `model_state_dict` of a dictionary; `module.`, `_orig_mod.` or `model.`
+ * before all names is dropped. Its content tells which, not its name. Every size is checked against the file's before anything is
  * allocated, and nothing in it is executed. Release with raft_weights_close. */
 RaftStatus raft_weights_open(const char *path, RaftWeights **weights, RaftError *error);
 void raft_weights_close(RaftWeights *weights);

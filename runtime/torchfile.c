@@ -7,7 +7,7 @@
  *                         8 bytes that count its elements, and these
  *
  * In both, the object is a state_dict, names with tensors, or a dictionary that holds one as
- * `model` or `state_dict`; each tensor names a storage and says by offset and strides what of it is
+ * `model`, `state_dict` or `model_state_dict`; each tensor names a storage and says by offset and strides what of it is
  * its own. libzip reads archives; pickle.c reads pickles and runs nothing of them. */
 #include "runtime/pickle.h"
 
@@ -305,36 +305,11 @@ static const PickleValue *find_state(const PickleValue *root)
     for (int depth = 0; depth < MOST_WRAPPERS; depth++) {
         const PickleValue *inner = find_inner(root, "state_dict");
         if (!inner) inner = find_inner(root, "model");
+        if (!inner) inner = find_inner(root, "model_state_dict");
         if (!inner) break;
         root = inner;
     }
     return root;
-}
-
-static bool all_begin_with(const PickleList *list, size_t skipped, const char *prefix)
-{
-    for (uint32_t i = 0; i < list->count; i += 2) {
-        const PickleValue *key = list->item[i];
-        if (key->kind != PICKLE_TEXT || strncmp(key->text + skipped, prefix, strlen(prefix)))
-            return false;
-    }
-    return list->count > 0;
-}
-
-/* How much of all names is the wrappers': DataParallel and its like hold the model as `module`,
- * torch.compile as `_orig_mod`. */
-static size_t wrapped_names(const PickleList *list)
-{
-    static const char *const wrappers[] = {"module.", "_orig_mod."};
-    size_t skipped = 0;
-    for (size_t i = 0; i < sizeof wrappers / sizeof *wrappers;)
-        if (all_begin_with(list, skipped, wrappers[i])) {
-            skipped += strlen(wrappers[i]);
-            i = 0; /* one in the other */
-        } else {
-            i++;
-        }
-    return skipped;
 }
 
 static RaftStatus read_state(TorchFile *file)
@@ -348,13 +323,12 @@ static RaftStatus read_state(TorchFile *file)
     const PickleList *list = &find_state(root)->list;
     weights->tensor = rt_alloc(&weights->arena, list->count / 2, sizeof *weights->tensor);
     if (!weights->tensor) return rt_no_memory(file->error, weights->path);
-    size_t skipped = wrapped_names(list);
     for (uint32_t i = 0; i < list->count; i += 2) {
         const PickleValue *key = list->item[i];
         if (key->kind != PICKLE_TEXT)
             return bad(file, key, "a key", "not a text, which names of parameters are");
-        RaftStatus status = read_tensor(file, key->text + skipped, list->item[i + 1],
-                                        &weights->tensor[weights->count]);
+        RaftStatus status =
+            read_tensor(file, key->text, list->item[i + 1], &weights->tensor[weights->count]);
         if (status) return status;
         weights->count++;
     }

@@ -39,12 +39,58 @@ static RaftStatus index_names(RaftWeights *weights, RaftError *error)
     return RAFT_OK;
 }
 
+/* How many averages torch.optim.swa_utils.AveragedModel has taken: a tensor beside its module's. */
+static bool is_count(const RaftTensor *tensor)
+{
+    return tensor->rank == 0 && strcmp(tensor->name, "n_averaged") == 0;
+}
+
+static bool all_begin_with(const RaftWeights *weights, const char *prefix)
+{
+    size_t length = strlen(prefix);
+    int others = 0;
+    for (int i = 0; i < weights->count; i++) {
+        const RaftTensor *tensor = &weights->tensor[i];
+        if (is_count(tensor)) continue;
+        if (strncmp(tensor->name, prefix, length) || !tensor->name[length]) return false;
+        others++;
+    }
+    return others > 0;
+}
+
+static void drop(RaftWeights *weights, const char *prefix)
+{
+    int kept = 0;
+    for (int i = 0; i < weights->count; i++) {
+        if (is_count(&weights->tensor[i])) continue;
+        weights->tensor[kept] = weights->tensor[i];
+        weights->tensor[kept++].name += strlen(prefix);
+    }
+    weights->count = kept;
+}
+
+/* What holds a model begins all its names: DataParallel and its like with `module`, torch.compile
+ * with `_orig_mod`, Lightning's modules mostly with `model`; one may hold the other. */
+static void unwrap_names(RaftWeights *weights)
+{
+    static const char *const wrappers[] = {"module.", "_orig_mod.", "model."};
+    for (size_t i = 0; i < sizeof wrappers / sizeof *wrappers;)
+        if (all_begin_with(weights, wrappers[i])) {
+            drop(weights, wrappers[i]);
+            i = 0;
+        } else {
+            i++;
+        }
+}
+
 static RaftStatus parse(RaftWeights *weights, const uint8_t *data, size_t size, RaftError *error)
 {
     RaftStatus status = rt_torch_recognise(data, size)
                             ? rt_torch_read(weights, data, size, error)
                             : rt_safetensors_read(weights, data, size, error);
-    return status ? status : index_names(weights, error);
+    if (status) return status;
+    unwrap_names(weights);
+    return index_names(weights, error);
 }
 
 RaftStatus rt_weights_parse(const char *path, const uint8_t *data, size_t size,

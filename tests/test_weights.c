@@ -476,15 +476,50 @@ static void test_match_prefix(void **state)
     uint8_t file[256];
     RaftWeights *weights;
     RaftError error;
-    size_t size = make_file("{'module.a.bias':{'dtype':'F32','shape':[2],"
+    size_t size = make_file("{'net.a.bias':{'dtype':'F32','shape':[2],"
                             "'data_offsets':[0,8]}}",
                             8, file);
     RaftTensorInfo wanted = {.name = "a.bias", .rank = 1, .shape = {2}};
     assert_int_equal(rt_weights_parse("x", file, size, &weights, &error), RAFT_OK);
     assert_int_equal(raft_weights_match(weights, &wanted, 1, &error), RAFT_BAD_FILE);
-    assert_message(&error, "missing: a.bias\n  not the model's: module.a.bias\n"
-                           "  names of the file begin with 'module.'");
+    assert_message(&error, "missing: a.bias\n  not the model's: net.a.bias\n"
+                           "  names of the file begin with 'net.'");
     raft_weights_close(weights);
+}
+
+/* Names as what holds a model begins them, and the count that an averaged one has beside. */
+static void test_wrapped_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *first, *second, *found;
+    } cases[] = {
+        {"module.a", "module.b", "a"},
+        {"model.module._orig_mod.a", "model.module._orig_mod.b", "a"},
+        {"model.a", "module.a", "model.a"}, /* not of one */
+        {"module.a", "module.", "module.a"},
+        {"module.a", "b", "module.a"},
+        {"module.a", "n_averaged", "a"},
+        {"a", "n_averaged", "a"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char header[256];
+        uint8_t file[512];
+        RaftWeights *weights;
+        RaftError error;
+        snprintf(header, sizeof header,
+                 "{'%s':{'dtype':'F32','shape':[1],'data_offsets':[0,4]},"
+                 "'%s':{'dtype':'I64','shape':[],'data_offsets':[4,12]}}",
+                 cases[i].first, cases[i].second);
+        size_t size = make_file(header, 12, file);
+        assert_int_equal(rt_weights_parse("x", file, size, &weights, &error), RAFT_OK);
+        assert_string_equal(raft_weights_tensor(weights, 0)->name, cases[i].found);
+        assert_non_null(raft_weights_find(weights, cases[i].found));
+        /* the count is left out where it is a wrapper's */
+        bool counts = !strcmp(cases[i].second, "n_averaged") && strcmp(cases[i].first, "a") != 0;
+        assert_int_equal(raft_weights_count(weights), counts ? 1 : 2);
+        raft_weights_close(weights);
+    }
 }
 
 int main(void)
@@ -505,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_write_through_link),
         cmocka_unit_test(test_match),
         cmocka_unit_test(test_match_prefix),
+        cmocka_unit_test(test_wrapped_names),
     };
     if (!mkdtemp(folder)) return 1;
     int failures = cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,7 +6,9 @@
 
 import argparse
 import collections
+import datetime
 import pathlib
+import types
 
 import numpy
 import torch
@@ -68,6 +70,11 @@ def beside():
         "shape": torch.Size([1, 2]),
         "wave": 1 + 2j,
         "frozen": frozenset([1, 2]),
+        "when": [datetime.datetime(2021, 8, 10), datetime.date(2021, 8, 10), datetime.timedelta(1)],
+        "last": collections.deque([1, 2], maxlen=3),
+        "counters": collections.defaultdict(int, {"a": 1}),
+        "names": types.SimpleNamespace(a=1),
+        "version": torch.__version__,
         "changed": bytearray(b"ab"),
         "types": [torch.int64, torch.int32, torch.uint8, torch.bool],
         "circles": [itself, itself_of_four],
@@ -95,6 +102,9 @@ def cases():
         "compiled": (prefixed(tensors, "_orig_mod."), tensors),
         "compiled_module": ({"model": prefixed(tensors, "module._orig_mod.")}, tensors),
         "module_compiled": (prefixed(tensors, "_orig_mod.module."), tensors),
+        "lightning": ({"state_dict": prefixed(tensors, "model.")}, tensors),
+        "averaged": ({**prefixed(tensors), "n_averaged": torch.tensor(5)}, tensors),
+        "model_state_dict": ({"model_state_dict": tensors, "loss": 0.5}, tensors),
         "shared": (shared(tensors), tensors),
         "parameters": (parameters, tensors),
         "double": (double, double),
