@@ -13,7 +13,8 @@
 
 static const char *dtype_name(RaftDType dtype)
 {
-    static const char *const names[] = {"f32", "f16", "bf16", "f64", "i32", "i64", "u8", "other"};
+    static const char *const names[] = {"f32", "f16", "bf16", "f64",  "i32",  "i64",
+                                        "u8",  "i8",  "i16",  "bool", "other"};
     return names[dtype];
 }
 

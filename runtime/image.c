@@ -151,6 +151,7 @@ static boolean on_jpeg_end(j_decompress_ptr jpeg)
 {
     static const JOCTET end[] = {0xff, JPEG_EOI};
     Decoder *decoder = jpeg->client_data;
+    jpeg->src->bytes_in_buffer = 0; /* the decoder may count on its own */
     if (!decoder->partial || !decoder->image->rgb) leave_jpeg(jpeg, "the file ends too early");
     decoder->truncated = true;
     jpeg->src->next_input_byte = end;

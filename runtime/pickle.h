@@ -25,6 +25,7 @@ typedef enum PickleRole {
     ROLE_DICT,
     ROLE_TENSOR,
     ROLE_PARAMETER,
+    ROLE_TYPED, /* a tensor of a given class */
     ROLE_STORAGE,
     ROLE_OBJECT /* of no interest */
 } PickleRole;

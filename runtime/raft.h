@@ -41,6 +41,9 @@ typedef enum RaftDType {
     RAFT_I32,
     RAFT_I64,
     RAFT_U8,
+    RAFT_I8,
+    RAFT_I16,
+    RAFT_BOOL,
     RAFT_OTHER
 } RaftDType;
 
@@ -69,8 +72,9 @@ const RaftTensor *raft_weights_find(const RaftWeights *weights, const char *name
 bool raft_weights_metadata(const RaftWeights *weights, int index, const char **key,
                            const char **value);
 /* Whether the file holds exactly the tensors that a model wants, by name and shape, of dtypes that
- * raft_tensor_read_f32 reads. If not, the message lists what is missing, of another shape or type,
- * or not the model's: eight of each kind, and how many more. */
+ * raft_tensor_read_f32 reads; others may be beside them, of integers and bool (counters, masks). If
+ * not, the message lists what is missing, of another shape or type, or not the model's: eight of
+ * each kind, and how many more. */
 RaftStatus raft_weights_match(const RaftWeights *weights, const RaftTensorInfo *wanted, int count,
                               RaftError *error);
 /* Copies a tensor as f32 (f16, bf16, f64 converted, rounding to nearest even). */

@@ -26,9 +26,9 @@ typedef struct Format {
 /* clang-format off */
 static const Format formats[] = {
     {"F32", RAFT_F32, 4}, {"F16", RAFT_F16, 2}, {"BF16", RAFT_BF16, 2}, {"F64", RAFT_F64, 8},
-    {"I32", RAFT_I32, 4}, {"I64", RAFT_I64, 8}, {"U8", RAFT_U8, 1},
-    {"I8", RAFT_OTHER, 1}, {"I16", RAFT_OTHER, 2}, {"U16", RAFT_OTHER, 2}, {"U32", RAFT_OTHER, 4},
-    {"U64", RAFT_OTHER, 8}, {"BOOL", RAFT_OTHER, 1}, {"C64", RAFT_OTHER, 8},
+    {"I8", RAFT_I8, 1}, {"I16", RAFT_I16, 2}, {"I32", RAFT_I32, 4}, {"I64", RAFT_I64, 8},
+    {"U8", RAFT_U8, 1}, {"BOOL", RAFT_BOOL, 1}, {"U16", RAFT_OTHER, 2}, {"U32", RAFT_OTHER, 4},
+    {"U64", RAFT_OTHER, 8}, {"C64", RAFT_OTHER, 8},
     {"F8_E4M3", RAFT_OTHER, 1}, {"F8_E5M2", RAFT_OTHER, 1}, {"F8_E8M0", RAFT_OTHER, 1},
 };
 /* clang-format on */
@@ -103,7 +103,8 @@ static RaftStatus read_entry(const Reader *reader, const char *name, const json_
     if (json_array_size(offsets) != 2 || !read_extents(offsets, 2, range))
         return bad_entry(reader, name, "data_offsets must be two whole numbers, begin and end");
     if (range[0] > range[1] || range[1] > reader->data_size)
-        return bad_entry(reader, name, "data_offsets lie outside the data that the file holds");
+        return bad_entry(reader, name,
+                         "data_offsets must run forwards, within the data that the file holds");
     if (!rt_count_elements((int)json_array_size(shape), tensor->shape, &tensor->elements) ||
         __builtin_mul_overflow(tensor->elements, format->bytes, &bytes) ||
         bytes != range[1] - range[0])
@@ -275,10 +276,11 @@ static RaftStatus add_tensor(json_t *header, const RaftTensor *tensor, int64_t *
     const Format *format = format_of(tensor->dtype);
     int64_t elements, begin = *end, bytes;
     if (tensor->dtype == RAFT_OTHER)
-        return rt_fail(error, RAFT_INVALID,
-                       "tensor '%s': its type cannot be written; f32, f16, bf16, f64, i32, i64 and "
-                       "u8 can",
-                       tensor->name);
+        return rt_fail(
+            error, RAFT_INVALID,
+            "tensor '%s': its type cannot be written; f32, f16, bf16, f64, i8, i16, i32, "
+            "i64, u8 and bool can",
+            tensor->name);
     if (!format || tensor->rank < 0 || tensor->rank > MAX_RANK ||
         !rt_count_elements(tensor->rank, tensor->shape, &elements) ||
         __builtin_mul_overflow(elements, format->bytes, &bytes) ||

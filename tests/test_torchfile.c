@@ -32,7 +32,7 @@ static RaftWeights *open_good(const char *path)
 
 static void assert_same_tensors(const char *path, const char *wanted_path)
 {
-    static const size_t bytes[] = {4, 2, 2, 8, 4, 8, 1};
+    static const size_t bytes[] = {4, 2, 2, 8, 4, 8, 1, 1, 2, 1};
     RaftWeights *weights = open_good(path), *wanted = open_good(wanted_path);
     assert_int_equal(raft_weights_count(weights), raft_weights_count(wanted));
     for (int i = 0; i < raft_weights_count(wanted); i++) {
@@ -118,16 +118,53 @@ static void test_expanded(void **state)
     raft_weights_close(weights);
 }
 
+/* Parameters and buffers as they are in a module (keep_vars), with what else is beside them. */
+static void test_buffers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        RaftDType dtype;
+        int64_t elements;
+        uint8_t data[4];
+    } wanted[] = {
+        {"tagged", RAFT_F32, 1, {0, 0, 0, 0x3f}}, {"buffer", RAFT_F32, 1, {0, 0, 0x20, 0x40}},
+        {"mask", RAFT_BOOL, 3, {1, 0, 1}},        {"small", RAFT_I8, 2, {255, 127}},
+        {"short", RAFT_I16, 2, {0, 1, 255, 255}},
+    };
+    RaftWeights *weights = open_good(WEIGHTS "buffers.pt");
+    assert_int_equal(raft_weights_count(weights), 5);
+    for (int i = 0; i < 5; i++) {
+        const RaftTensor *tensor = raft_weights_tensor(weights, i);
+        assert_string_equal(tensor->name, wanted[i].name);
+        assert_int_equal(tensor->dtype, wanted[i].dtype);
+        assert_int_equal(tensor->elements, wanted[i].elements);
+        size_t size =
+            wanted[i].dtype == RAFT_F32 || wanted[i].dtype == RAFT_I16 ? 4 : tensor->elements;
+        assert_memory_equal(tensor->data, wanted[i].data, size);
+    }
+    /* Integers beside a model's parameters are no fault, as a counter of batches is none. */
+    RaftTensorInfo both[] = {{.name = "tagged", .rank = 1, .shape = {1}},
+                             {.name = "buffer", .rank = 1, .shape = {1}}};
+    RaftError error = {"no message"};
+    assert_int_equal(raft_weights_match(weights, both, 2, &error), RAFT_OK);
+    assert_int_equal(raft_weights_match(weights, both, 1, &error), RAFT_BAD_FILE);
+    assert_message(&error, "does not fit the model\n  not the model's: buffer");
+    assert_null(strstr(error.message, "mask"));
+    raft_weights_close(weights);
+}
+
 /* What is written for torch.load holds the same tensors, and is the same bytes each time. */
 static void test_written(void **state)
 {
     (void)state;
-    static const char *const names[] = {"views.safetensors", "expanded.pt", "dtypes.safetensors"};
+    static const char *const names[] = {"views.safetensors", "expanded.pt", "dtypes.safetensors",
+                                        "buffers.pt"};
     char folder[] = "/tmp/test_torchfile.XXXXXX", first[64], second[64], source[512];
     assert_non_null(mkdtemp(folder));
     snprintf(first, sizeof first, "%s/first.pt", folder);
     snprintf(second, sizeof second, "%s/second.pt", folder);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         snprintf(source, sizeof source, WEIGHTS "%s", names[i]);
         RaftWeights *weights = open_good(source);
         RaftTensor tensors[32];
@@ -136,23 +173,21 @@ static void test_written(void **state)
         for (int k = 0; k < count; k++) tensors[k] = *raft_weights_tensor(weights, k);
         RaftError error = {"no message"};
         RaftStatus status = raft_weights_write(first, tensors, count, NULL, &error);
-        if (i == 2) { /* it has types without a name here */
-            assert_int_equal(status, RAFT_INVALID);
-            assert_message(&error, "cannot be written");
-        } else {
-            if (status) fail_msg("%s", error.message);
-            assert_int_equal(raft_weights_write(second, tensors, count, NULL, &error), RAFT_OK);
-            assert_same_tensors(first, source);
-            RtFile files[2];
-            assert_int_equal(rt_file_map(first, &files[0], &error), RAFT_OK);
-            assert_int_equal(rt_file_map(second, &files[1], &error), RAFT_OK);
-            assert_int_equal(files[0].size, files[1].size);
-            assert_memory_equal(files[0].data, files[1].data, files[0].size);
-            rt_file_unmap(&files[0]);
-            rt_file_unmap(&files[1]);
-            unlink(first);
-            unlink(second);
-        }
+        if (status) fail_msg("%s", error.message);
+        assert_int_equal(raft_weights_write(second, tensors, count, NULL, &error), RAFT_OK);
+        assert_same_tensors(first, source);
+        RtFile files[2];
+        assert_int_equal(rt_file_map(first, &files[0], &error), RAFT_OK);
+        assert_int_equal(rt_file_map(second, &files[1], &error), RAFT_OK);
+        assert_int_equal(files[0].size, files[1].size);
+        assert_memory_equal(files[0].data, files[1].data, files[0].size);
+        rt_file_unmap(&files[0]);
+        rt_file_unmap(&files[1]);
+        unlink(first);
+        unlink(second);
+        tensors[0].dtype = RAFT_OTHER; /* of no name here */
+        assert_int_equal(raft_weights_write(first, tensors, count, NULL, &error), RAFT_INVALID);
+        assert_message(&error, "cannot be written");
         raft_weights_close(weights);
     }
     assert_int_equal(rmdir(folder), 0); /* no temporary file is left */
@@ -437,9 +472,9 @@ static void test_views_claimed(void **state)
         {6, 0, 1, {-1}, {1}, "shape or strides"},
         {6, -1, 1, {1}, {1}, "not described as torch.save does"},
         {6, 0, 9, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {0}, "more than 8 axes"},
-        {7, 0, 1, {6}, {1}, "storage '7' of 6 elements, not of 7"},
-        {5, 0, 1, {5}, {1}, "storage '7' of 6 elements, not of 5"},
-        {VAST + 6, 0, 1, {6}, {1}, "storage '7' of 6 elements"},
+        {7, 0, 1, {6}, {1}, "storage '7' has 6 elements, where its tensors say 7"},
+        {5, 0, 1, {5}, {1}, "storage '7' has 6 elements, where its tensors say 5"},
+        {VAST + 6, 0, 1, {6}, {1}, "storage '7' has 6 elements"},
         {-6, 0, 1, {6}, {1}, "not described as torch.save does"},
     };
     for (size_t i = 0; i < sizeof claims / sizeof claims[0]; i++) {
@@ -533,10 +568,11 @@ int main(void)
         cmocka_unit_test(test_tiny),          cmocka_unit_test(test_views),
         cmocka_unit_test(test_wrapped),       cmocka_unit_test(test_refused),
         cmocka_unit_test(test_checkpoints),   cmocka_unit_test(test_expanded),
-        cmocka_unit_test(test_written),       cmocka_unit_test(test_pickles),
-        cmocka_unit_test(test_every_opcode),  cmocka_unit_test(test_pickle_limits),
-        cmocka_unit_test(test_views_claimed), cmocka_unit_test(test_old_file),
-        cmocka_unit_test(test_truncated),     cmocka_unit_test(test_flipped_bits),
+        cmocka_unit_test(test_buffers),       cmocka_unit_test(test_written),
+        cmocka_unit_test(test_pickles),       cmocka_unit_test(test_every_opcode),
+        cmocka_unit_test(test_pickle_limits), cmocka_unit_test(test_views_claimed),
+        cmocka_unit_test(test_old_file),      cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_flipped_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

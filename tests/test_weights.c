@@ -143,8 +143,8 @@ static const struct {
     {"{'a':{'dtype':'F32','shape':[99999999999999999999],'data_offsets':[0,4]}}", 4, "too big"},
     {"{'a':{'dtype':'F32','shape':[1],'data_offsets':[0]}}", 4, "begin and end"},
     {"{'a':{'dtype':'F32','shape':[1],'data_offsets':[-4,0]}}", 4, "begin and end"},
-    {"{'a':{'dtype':'F32','shape':[1],'data_offsets':[4,0]}}", 4, "outside the data"},
-    {"{'a':{'dtype':'F32','shape':[1],'data_offsets':[0,4]}}", 3, "outside the data"},
+    {"{'a':{'dtype':'F32','shape':[1],'data_offsets':[4,0]}}", 4, "must run forwards, within the data"},
+    {"{'a':{'dtype':'F32','shape':[1],'data_offsets':[0,4]}}", 3, "must run forwards, within the data"},
     {"{'a':{'dtype':'F32','shape':[2],'data_offsets':[0,4]}}", 4, "do not fit the size"},
     /* 2^62 + 1 elements of 4 bytes, 2^62 x 4 and 2^31 x 2^33: each product wraps to the size */
     {"{'a':{'dtype':'F32','shape':[4611686018427387905],'data_offsets':[0,4]}}", 4, "do not fit"},

@@ -23,6 +23,9 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I64": torch.int64,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
 }
 
 

@@ -20,8 +20,8 @@ static uint32_t add_text(uint32_t crc, const char *text)
 static uint32_t add_tensor(uint32_t crc, const RaftTensor *tensor)
 {
     static const int64_t bytes[RAFT_OTHER] = {
-        [RAFT_F32] = 4, [RAFT_F16] = 2, [RAFT_BF16] = 2, [RAFT_F64] = 8,
-        [RAFT_I32] = 4, [RAFT_I64] = 8, [RAFT_U8] = 1};
+        [RAFT_F32] = 4, [RAFT_F16] = 2, [RAFT_BF16] = 2, [RAFT_F64] = 8, [RAFT_I32] = 4,
+        [RAFT_I64] = 8, [RAFT_U8] = 1,  [RAFT_I8] = 1,   [RAFT_I16] = 2, [RAFT_BOOL] = 1};
     int64_t elements = 0, description[2] = {tensor->dtype, tensor->rank};
     rt_count_elements(tensor->rank, tensor->shape, &elements);
     crc = add_text(crc, tensor->name);

@@ -13,7 +13,7 @@ import types
 import numpy
 import torch
 
-FIXTURES = ["checkpoint.pt", "checkpoint_old.pt", "protocol4.pt", "protocol4_old.pt", "expanded.pt"]
+FIXTURES = ["checkpoint.pt", "checkpoint_old.pt", "protocol4.pt", "protocol4_old.pt", "expanded.pt", "buffers.pt"]
 
 
 def state():
@@ -82,6 +82,18 @@ def beside():
     }
 
 
+def buffers():
+    """As they are in a module: a parameter and a buffer with attributes, and of other types."""
+    module = torch.nn.Module()
+    module.tagged = torch.nn.Parameter(torch.tensor([0.5]))
+    module.tagged.tag = "decayed"
+    module.buffer = torch.nn.Buffer(torch.tensor([2.5]))
+    module.mask = torch.nn.Buffer(torch.tensor([True, False, True]))
+    module.small = torch.nn.Buffer(torch.tensor([-1, 127], dtype=torch.int8))
+    module.short = torch.nn.Buffer(torch.tensor([256, -1], dtype=torch.int16))
+    return module.state_dict(keep_vars=True)
+
+
 def cases():
     """NAME: (what is saved, options of torch.save, the tensors that raftc must find)."""
     tensors = state()
@@ -112,6 +124,7 @@ def cases():
         "bfloat": (bfloat, bfloat),
         "counted": (counted, counted),
         "expanded": (expanded, {name: t.contiguous() for name, t in expanded.items()}),
+        "buffers": (buffers(), None),
         "linear": (torch.nn.Linear(3, 2).state_dict(keep_vars=True), None),
     }
     made = {}
