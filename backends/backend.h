@@ -189,9 +189,12 @@ typedef struct LibraryOptions {
 bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag);
 /* The header of a library as text; library_check must have passed, here and below. */
 const char *library_header(Arena *arena, const Plan *plan, const LibraryOptions *options);
-/* The C text of a library's shell: program table, shell.c, its device, and the exported functions. */
+/* The C text of a library's shell: program table, shell.c, its device, and the exported functions.
+ * Beside it lie the files that it includes: `weights` of the options, and `cubins`. */
 const char *library_source(Arena *arena, const Plan *plan, const ProgramCode *code,
                            const LibraryOptions *options);
+/* What `cubins` holds: those of the code, one after the other. */
+const char *library_cubins(Arena *arena, const ProgramCode *code, size_t *size);
 /* The linker's version script that names the exported functions. */
 const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions *options);
 

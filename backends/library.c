@@ -274,16 +274,33 @@ static void put_kernels(Text *out, const Plan *plan, const StepCode *steps, cons
     }
 }
 
-/* As literals, since a compiler reads these many times faster than lists of numbers. */
-static void put_cubin(Text *out, const RaftCudaImage *image, int number)
+/* Where cubin `number` begins in the file that has all of them. */
+static size_t cubin_offset(const RaftCudaImage *image, int number)
 {
-    const unsigned char *bytes = image->data;
+    enum { ALIGNMENT = 64 };
+    size_t offset = 0;
+    for (int i = 0; i < number; i++)
+        offset += (image[i].size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return offset;
+}
+
+const char *library_cubins(Arena *arena, const ProgramCode *code, size_t *size)
+{
+    *size = cubin_offset(code->image, code->image_count);
+    char *cubins = arena_alloc(arena, *size);
+    for (int i = 0; i < code->image_count; i++)
+        memcpy(cubins + cubin_offset(code->image, i), code->image[i].data, code->image[i].size);
+    return cubins;
+}
+
+/* A file beside the source, as an array in its object: that takes the compiler no time. */
+static void put_bytes(Text *out, const char *array, const char *file)
+{
     text_printf(out,
-                "\nstatic const char program_cubin_%d[] __attribute__((aligned(64))) =\n    \"",
-                number);
-    for (size_t i = 0; i < image->size; i++)
-        text_printf(out, "\\%03o%s", bytes[i], i % 24 == 23 ? "\"\n    \"" : "");
-    text_put(out, "\";\n");
+                "\n__asm__(\".pushsection .rodata\\n.balign 64\\n%s:\\n.incbin \\\"%s\\\"\\n\"\n"
+                "        \".popsection\\n\");\n"
+                "extern const char %s[] __attribute__((visibility(\"hidden\")));\n",
+                array, file, array);
 }
 
 static void put_launches(Text *out, const char *name, const RaftCudaKernel *kernel, int count)
@@ -302,13 +319,13 @@ static void put_launches(Text *out, const char *name, const RaftCudaKernel *kern
 static void put_cuda_code(Text *out, const RaftProgram *program)
 {
     const RaftCudaCode *code = program->code;
-    for (int i = 0; i < code->image_count; i++) put_cubin(out, &code->image[i], i);
+    put_bytes(out, "raft_cubins", "cubins");
     put_launches(out, "prepare", code->prepare, program->prepare_count);
     put_launches(out, "step", code->step, program->step_count);
     text_put(out, "\nstatic const RaftCudaImage program_image[] = {\n");
     for (int i = 0; i < code->image_count; i++)
-        text_printf(out, "    {%d, program_cubin_%d, %zu},\n", code->image[i].architecture, i,
-                    code->image[i].size);
+        text_printf(out, "    {%d, raft_cubins + %zu, %zu},\n", code->image[i].architecture,
+                    cubin_offset(code->image, i), code->image[i].size);
     text_printf(out,
                 "};\nstatic const RaftCudaCode program_code = {\n"
                 "    %d, program_image, program_prepare_kernel, program_step_kernel};\n",
@@ -433,7 +450,7 @@ const char *library_source(Arena *arena, const Plan *plan, const ProgramCode *co
     put_shell(&out, code->cuda ? cuda_text : cpu_text);
     if (options->training) put_shell(&out, training_text);
     if (code->cuda) put_cuda_code(&out, program);
-    if (program->weights_size) text_put(&out, source_weights);
+    if (program->weights_size) put_bytes(&out, "raft_embedded", "weights");
     put_tables(&out, "program", program, plan, code->steps, options->prefix);
     if (options->training)
         put_training(&out, arena, options);

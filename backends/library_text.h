@@ -289,11 +289,4 @@ static const char exports_training[] = "        NAME_backward;\n"
 static const char exports_end[] = "    local: *;\n"
                                   "};\n";
 
-/* The weights in the shell's object, from a file beside its source. */
-static const char source_weights[] =
-    "\n"
-    "__asm__(\".pushsection .rodata\\n.balign 64\\nraft_embedded:\\n.incbin \\\"weights\\\"\\n\"\n"
-    "        \".popsection\\n\");\n"
-    "extern const char raft_embedded[] __attribute__((visibility(\"hidden\")));\n";
-
 #endif

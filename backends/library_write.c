@@ -17,6 +17,7 @@ enum {
     KERNELS,
     STEP,
     WEIGHTS,
+    CUBINS,
     EXPORTS,
     SHARED,
     ARCHIVE,
@@ -24,8 +25,8 @@ enum {
     FILE_COUNT
 };
 static const char *const file_name[FILE_COUNT] = {
-    "shell.c",     "shell.o",    "kernels.o", "step.o", "weights",
-    "exports.map", "library.so", "library.a", "log",
+    "shell.c", "shell.o",     "kernels.o",  "step.o",    "weights",
+    "cubins",  "exports.map", "library.so", "library.a", "log",
 };
 
 typedef struct Tool {
@@ -251,8 +252,8 @@ static RaftStatus report(Job *job, Diag *diag)
 /* What the two files are made of, then they themselves. */
 typedef struct Content {
     const char *source, *exports, *object;
-    const void *weights;
-    size_t object_size, weights_size;
+    const void *weights, *cubins;
+    size_t object_size, weights_size, cubins_size;
     const LibraryTraining *training;
     const char *shared, *archive; /* paths, or NULL */
 } Content;
@@ -269,6 +270,8 @@ static bool make_files(Job *job, const Content *content)
                                         content->training->object_size)) &&
            (!content->weights ||
             place(job, job->path[WEIGHTS], content->weights, content->weights_size)) &&
+           (!content->cubins ||
+            place(job, job->path[CUBINS], content->cubins, content->cubins_size)) &&
            compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
            (!content->archive || make_archive(job)) &&
            (!content->shared || place_file(job, content->shared, SHARED)) &&
@@ -281,7 +284,7 @@ RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code
 {
     if (!library_check(plan, options, diag)) return RAFT_INVALID;
     const char *base = options->base;
-    const Content content = {
+    Content content = {
         .source = library_source(arena, plan, code, options),
         .exports = library_exports(arena, plan, options),
         .object = object,
@@ -292,6 +295,7 @@ RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code
         .shared = options->shared ? arena_printf(arena, "%s.so", base) : NULL,
         .archive = options->archive ? arena_printf(arena, "%s.a", base) : NULL,
     };
+    if (code->cuda) content.cubins = library_cubins(arena, code, &content.cubins_size);
     const char *header = library_header(arena, plan, options);
     const char *header_path = arena_printf(arena, "%s.h", base);
     Job *job = new_job(arena, options->triple);

@@ -45,8 +45,10 @@ static RaftStatus read_parameter(RaftShell *shell, float *to, const float *from,
 {
     CudaState *cuda = shell->device;
     bool on_host;
-    cuda->driver.context_push(cuda->context);
-    RaftStatus status = find_memory(shell, from, "the parameter", &on_host);
+    RaftStatus status =
+        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
+    if (status != RAFT_OK) return status;
+    status = find_memory(shell, from, "the parameter", &on_host);
     if (status == RAFT_OK && on_host) memcpy(to, from, bytes);
     if (status == RAFT_OK && !on_host) {
         int result = cuda->driver.download(to, (uintptr_t)from, bytes, cuda->stream);

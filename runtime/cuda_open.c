@@ -73,8 +73,10 @@ __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_reserve(RaftShel
     GpuBlock *list = realloc(cuda->reserved, size), block = {0};
     if (!list) return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
     cuda->reserved = list;
-    cuda->driver.context_push(cuda->context);
-    RaftStatus status = grow_block(shell, &block, bytes, "room for inputs and outputs");
+    RaftStatus status =
+        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
+    if (status != RAFT_OK) return status;
+    status = grow_block(shell, &block, bytes, "room for inputs and outputs");
     cuda->driver.context_pop(&(RaftGpuContext){0});
     if (status == RAFT_OK) list[cuda->reserved_count++] = block;
     *data = (float *)(uintptr_t)block.address;
@@ -86,7 +88,9 @@ __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_upload(RaftShell
                                                                        size_t bytes)
 {
     CudaState *cuda = shell->device;
-    cuda->driver.context_push(cuda->context);
+    RaftStatus status =
+        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
+    if (status != RAFT_OK) return status;
     int result = cuda->driver.upload((uintptr_t)to, from, bytes, cuda->stream);
     if (result == 0) result = cuda->driver.stream_wait(cuda->stream);
     cuda->driver.context_pop(&(RaftGpuContext){0});

@@ -52,7 +52,8 @@ static int measure_copies(Bench *b, double *gbytes)
     long long count = bytes / 16;
     int result = 0;
     for (int i = 0; i < 2 && result == 0; i++) {
-        b->driver.release(b->memory[i]);
+        if (b->memory[i]) b->driver.release(b->memory[i]);
+        b->memory[i] = 0;
         result = b->driver.allocate(&b->memory[i], (size_t)bytes);
     }
     *gbytes = 0;
@@ -77,6 +78,7 @@ RaftStatus raft_cuda_peak(const RaftCudaImage *image, double seconds, double *gf
     int result = b.driver.context_retain(&context, b.gpu.device);
     if (result != 0) return raft_gpu_result(&b.driver, result, "its context", message, size);
     result = b.driver.context_push(context);
+    bool pushed = result == 0;
     if (result == 0) result = b.driver.module_load(&b.module, image->data);
     if (result == 0) result = b.driver.event_create(&b.start, 0);
     if (result == 0) result = b.driver.event_create(&b.stop, 0);
@@ -88,7 +90,7 @@ RaftStatus raft_cuda_peak(const RaftCudaImage *image, double seconds, double *gf
     if (b.start) b.driver.event_destroy(b.start);
     if (b.stop) b.driver.event_destroy(b.stop);
     if (b.module) b.driver.module_unload(b.module);
-    b.driver.context_pop(&context);
+    if (pushed) b.driver.context_pop(&context);
     b.driver.context_release(b.gpu.device);
     return raft_gpu_result(&b.driver, result, "the measurement of its peak", message, size);
 }

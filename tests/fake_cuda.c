@@ -7,7 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_BLOCKS = 256, MOST_ARGUMENTS = 64, MOST_NODES = 512, CONTEXT = 1, WRONG = 201 };
+enum {
+    MOST_FILLED = 16 << 20,
+    MOST_BLOCKS = 256,
+    MOST_ARGUMENTS = 64,
+    MOST_NODES = 512,
+    CONTEXT = 1,
+    WRONG = 201
+};
 static const RaftGpuAddress poison = 0x7f7f;
 
 struct RaftGpuModule {
@@ -35,7 +42,8 @@ struct RaftGpuEvent {
 };
 
 static FakeCounts counts;
-static int fail_after = -1, fail_with, architecture = 90;
+static int fail_after = -1, fail_with, architecture;
+static bool loses; /* all calls fail after the one */
 static size_t memory = (size_t)1 << 32;
 static struct {
     char *data;
@@ -52,6 +60,13 @@ void fake_fail(int n, int result)
 {
     fail_after = n;
     fail_with = result;
+    loses = false;
+}
+
+void fake_lose(int n, int result)
+{
+    fake_fail(n, result);
+    loses = true;
 }
 
 void fake_memory(size_t bytes)
@@ -67,8 +82,16 @@ void fake_architecture(int number)
 /* 0, or the failure that was asked for. */
 static int step(void)
 {
-    if (fail_after < 0 || fail_after-- > 0) return 0;
-    return fail_with;
+    counts.calls++;
+    if (fail_after < 0) return 0;
+    if (fail_after == 0 && loses) return fail_with;
+    return fail_after-- > 0 ? 0 : fail_with;
+}
+
+/* The result of a call that gives something back, which is done in any case. */
+static int given_back(void)
+{
+    return loses && fail_after == 0 ? fail_with : 0;
 }
 
 static int stray(void)
@@ -104,14 +127,14 @@ EXPORT int cuDeviceGetCount(int *count);
 int cuDeviceGetCount(int *count)
 {
     *count = 1;
-    return 0;
+    return step();
 }
 
 EXPORT int cuDeviceGet(int *device, int ordinal);
 int cuDeviceGet(int *device, int ordinal)
 {
     *device = ordinal;
-    return 0;
+    return step();
 }
 
 EXPORT int cuDeviceGetName(char *name, int size, int device);
@@ -119,18 +142,20 @@ int cuDeviceGetName(char *name, int size, int device)
 {
     (void)device;
     strncpy(name, "Fake GPU", (size_t)size);
-    return 0;
+    return step();
 }
 
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device);
 int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     (void)device;
+    const char *text = getenv("FAKE_CUDA_ARCHITECTURE");
+    if (!architecture) architecture = text ? atoi(text) : 90;
     *value = attribute == RAFT_GPU_MAJOR          ? architecture / 10
              : attribute == RAFT_GPU_MINOR        ? architecture % 10
              : attribute == RAFT_GPU_SHARED_BYTES ? 227 << 10
                                                   : 4;
-    return 0;
+    return step();
 }
 
 EXPORT int cuDevicePrimaryCtxRetain(RaftGpuContext *context, int device);
@@ -149,15 +174,16 @@ int cuDevicePrimaryCtxRelease_v2(int device)
 {
     (void)device;
     counts.contexts--;
-    return 0;
+    return given_back();
 }
 
 EXPORT int cuCtxPushCurrent_v2(RaftGpuContext context);
 int cuCtxPushCurrent_v2(RaftGpuContext context)
 {
     if ((uintptr_t)context != CONTEXT || !counts.contexts) return stray();
-    counts.pushed++;
-    return 0;
+    int result = loses ? 0 : step();
+    counts.pushed += result == 0;
+    return result;
 }
 
 EXPORT int cuCtxPopCurrent_v2(RaftGpuContext *context);
@@ -200,6 +226,7 @@ int cuModuleLoadData(RaftGpuModule *module, const void *image)
     *module = calloc(1, sizeof **module);
     (*module)->image = fake;
     if (memcmp(image, "FAKEFILE", 8) == 0) open_file(*module, (const char *)image + 8);
+    counts.image = image;
     counts.modules++;
     return 0;
 }
@@ -210,12 +237,12 @@ int cuModuleUnload(RaftGpuModule module)
     if (!counts.pushed) return stray();
     if (module->library) dlclose(module->library);
     free(module);
-    if (--counts.modules) return 0;
+    if (--counts.modules) return given_back();
     for (RaftGpuFunction next; functions; functions = next) {
         next = functions->next;
         free(functions);
     }
-    return 0;
+    return given_back();
 }
 
 EXPORT int cuModuleGetFunction(RaftGpuFunction *function, RaftGpuModule module, const char *name);
@@ -253,7 +280,7 @@ int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, RaftGpuFunction fun
     return 0;
 }
 
-/* New memory holds NaN, as memory that was used before may. */
+/* New memory holds NaN, as memory that was used before may; a huge block at its beginning. */
 EXPORT int cuMemAlloc_v2(RaftGpuAddress *address, size_t bytes);
 int cuMemAlloc_v2(RaftGpuAddress *address, size_t bytes)
 {
@@ -263,7 +290,7 @@ int cuMemAlloc_v2(RaftGpuAddress *address, size_t bytes)
     if (counts.bytes + bytes > memory) return RAFT_GPU_NO_MEMORY;
     block[i].data = malloc(bytes);
     block[i].bytes = bytes;
-    memset(block[i].data, 0xFF, bytes);
+    memset(block[i].data, 0xFF, bytes < MOST_FILLED ? bytes : MOST_FILLED);
     counts.blocks++;
     counts.bytes += bytes;
     if (counts.bytes > counts.most_bytes) counts.most_bytes = counts.bytes;
@@ -276,12 +303,12 @@ int cuMemFree_v2(RaftGpuAddress address)
 {
     if (!counts.pushed) return stray();
     for (int i = 0; i < MOST_BLOCKS; i++) {
-        if ((uintptr_t)block[i].data != address) continue;
+        if (!address || (uintptr_t)block[i].data != address) continue;
         free(block[i].data);
         counts.bytes -= block[i].bytes;
         counts.blocks--;
         block[i].data = NULL;
-        return 0;
+        return given_back();
     }
     return stray();
 }
@@ -341,7 +368,7 @@ int cuStreamDestroy_v2(RaftGpuStream stream)
     if (!counts.pushed) return stray();
     (void)stream;
     counts.streams--;
-    return 0;
+    return given_back();
 }
 
 EXPORT int cuStreamSynchronize(RaftGpuStream stream);
@@ -405,7 +432,7 @@ int cuGraphDestroy(RaftGpuGraph graph)
 {
     free(graph);
     counts.graphs--;
-    return 0;
+    return given_back();
 }
 
 /* Each node must come after the one before. */
@@ -461,7 +488,7 @@ int cuGraphExecDestroy(RaftGpuExec exec)
 {
     free(exec);
     counts.execs--;
-    return 0;
+    return given_back();
 }
 
 EXPORT int cuGraphLaunch(RaftGpuExec exec, RaftGpuStream stream);
@@ -510,7 +537,7 @@ int cuEventDestroy_v2(RaftGpuEvent event)
 {
     free(event);
     counts.events--;
-    return 0;
+    return given_back();
 }
 
 EXPORT int cuGetErrorName(int result, const char **name);

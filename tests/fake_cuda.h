@@ -24,18 +24,24 @@ typedef struct FakeImage {
 } FakeImage;
 
 typedef struct FakeCounts {
-    int launches, graph_launches;                                  /* so far */
+    int calls;                    /* so far, of those that can fail */
+    int launches, graph_launches; /* likewise */
     int blocks, contexts, modules, streams, graphs, execs, events; /* that exist */
     int pushed;                                                    /* contexts on the stack */
     int strays; /* calls without a context, pointers that are no memory of the GPU, and the like */
     size_t bytes, most_bytes;
+    const void *image; /* the cubin that was loaded last */
 } FakeCounts;
 
 __attribute__((visibility("default"))) FakeCounts *fake_counts(void);
 /* The n-th call from now on, from 0, of those that can fail gives this result; -1: none does. */
 __attribute__((visibility("default"))) void fake_fail(int n, int result);
+/* From the n-th call on the GPU is lost: every call gives this result, those that give something back,
+ * too. Contexts can still be pushed. */
+__attribute__((visibility("default"))) void fake_lose(int n, int result);
 /* Memory that there is. */
 __attribute__((visibility("default"))) void fake_memory(size_t bytes);
+/* Else that of FAKE_CUDA_ARCHITECTURE in the environment, or 90. */
 __attribute__((visibility("default"))) void fake_architecture(int architecture);
 
 #endif

@@ -7,6 +7,7 @@
 #include "runtime/cuda.c"
 #include "runtime/cuda_driver.c"
 #include "runtime/cuda_open.c"
+#include "runtime/cuda_peak.c"
 
 #include "tests/fake_cuda.h"
 #include "tests/shell_program.h"
@@ -250,48 +251,180 @@ static void test_little_memory(void **state)
     expect_nothing_left();
 }
 
-static RaftStatus run_all(const RaftProgram *program, const Values *v)
+/* The newest of the cubins that a GPU can run, whatever their order; else the message names them. */
+static void test_which_cubin(void **state)
 {
+    static const struct {
+        int gpu, cubin; /* cubin 0: there is none */
+    } cases[] = {{75, 0},  {80, 80}, {86, 86},   {87, 86}, {89, 86}, {90, 90},
+                 {91, 90}, {100, 0}, {103, 103}, {120, 0}, {70, 0}};
+    FakeImage image[4];
+    RaftCudaImage list[] = {{90, &image[0], sizeof *image},
+                            {86, &image[1], sizeof *image},
+                            {103, &image[2], sizeof *image},
+                            {80, &image[3], sizeof *image}};
+    const RaftCudaCode several = {ARRAY_SIZE(list), list, cuda_prepare, cuda_steps};
+    RaftProgram program = cuda_table();
+    (void)state;
+    program.code = &several;
+    for (size_t i = 0; i < ARRAY_SIZE(image); i++) image[i] = fake_image;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char expected[200];
+        fake_architecture(cases[i].gpu);
+        if (cases[i].cubin == 0) {
+            snprintf(
+                expected, sizeof expected,
+                "the model is compiled for sm_90, sm_86, sm_103, sm_80; this GPU, Fake GPU, is "
+                "sm_%d: compile it again with --gpu-arch sm_%d",
+                cases[i].gpu, cases[i].gpu);
+            expect_refused(&program, NULL, RAFT_UNSUPPORTED, expected);
+            continue;
+        }
+        int found = 0;
+        raft_shell_destroy(create(&program, 0));
+        for (size_t k = 0; k < ARRAY_SIZE(list); k++)
+            if (list[k].data == fake_counts()->image) found = list[k].architecture;
+        assert_int_equal(found, cases[i].cubin);
+        expect_nothing_left();
+    }
+    fake_architecture(90);
+}
+
+/* ---- failures -------------------------------------------------------------------------------- */
+
+typedef enum { NO_MEMORY_ONCE, FAILS_ONCE, IS_LOST, FAILURES } Failure;
+enum { IMAGES = 4 };
+static int calls_of_use; /* fake_counts()->calls when it began to give back what it had */
+
+static void expect_message(Failure failure, RaftStatus status, const char *message)
+{
+    if (status == RAFT_NO_MEMORY)
+        assert_memory_equal(message, "out of memory on the GPU: ", 26);
+    else
+        assert_non_null(strstr(message, ": an illegal memory access was encountered "
+                                        "(CUDA_ERROR_ILLEGAL_ADDRESS, 700)"));
+    assert_int_equal(status == RAFT_NO_MEMORY, failure == NO_MEMORY_ONCE);
+}
+
+/* All that an instance can be asked for: with tensors and a parameter on the host and on the GPU, one by
+ * one, as graphs, and timed. */
+static RaftStatus use_all(RaftShell *shell, const Values *v, float *logits)
+{
+    double seconds[ARRAY_SIZE(steps)] = {0};
+    const RaftTensorInfo *info = &parameters[0];
+    float *image, *weight, *result;
+    RaftStatus status = set_all(shell, v);
+    for (int run = 0; run < 3 && status == RAFT_OK; run++)
+        status = raft_shell_forward(shell, IMAGES, v->image, logits);
+    if (status == RAFT_OK) status = raft_cuda_reserve(shell, sizeof v->image, &image);
+    if (status == RAFT_OK) status = raft_cuda_reserve(shell, sizeof v->weight, &weight);
+    if (status == RAFT_OK)
+        status = raft_cuda_reserve(shell, IMAGES * CLASSES * sizeof(float), &result);
+    if (status == RAFT_OK) status = raft_cuda_upload(shell, image, v->image, sizeof v->image);
+    if (status == RAFT_OK) status = raft_cuda_upload(shell, weight, v->weight, sizeof v->weight);
+    if (status == RAFT_OK)
+        status = raft_shell_set_parameter(shell, info->name, info->shape, info->rank, weight);
+    for (int run = 0; run < 2 && status == RAFT_OK; run++)
+        status = raft_shell_forward(shell, IMAGES, image, result);
+    if (status != RAFT_OK) return status;
+    raft_shell_measure(shell, seconds, NULL);
+    status = raft_shell_forward(shell, IMAGES, v->image, logits);
+    raft_shell_measure(shell, NULL, NULL);
+    return status;
+}
+
+/* After a failure: with memory again the instance works as before; on a lost GPU it goes on to say so. */
+static void use_again(RaftShell *shell, const Values *v, Failure failure)
+{
+    float logits[IMAGES * CLASSES];
+    if (failure == NO_MEMORY_ONCE) {
+        assert_int_equal(set_all(shell, v), RAFT_OK);
+        assert_int_equal(raft_shell_forward(shell, IMAGES, v->image, logits), RAFT_OK);
+        expect_floats(logits, v->logits, IMAGES * CLASSES);
+    } else if (failure == IS_LOST) {
+        assert_int_equal(set_all(shell, v), RAFT_GPU_FAILED);
+        expect_message(failure, RAFT_GPU_FAILED, raft_shell_error(shell));
+        RaftStatus status = raft_shell_forward(shell, IMAGES, v->image, logits);
+        if (status == RAFT_NOT_READY) return; /* it was lost before all parameters were set */
+        assert_int_equal(status, RAFT_GPU_FAILED);
+        expect_message(failure, RAFT_GPU_FAILED, raft_shell_error(shell));
+    }
+}
+
+static RaftStatus use_instance(const Values *v, Failure failure)
+{
+    const RaftProgram program = cuda_table();
     RaftShell *shell;
     char message[300] = "";
-    float logits[MOST_BATCH * CLASSES];
-    double seconds[ARRAY_SIZE(steps)] = {0};
-    RaftStatus status = raft_shell_create(program, NULL, &shell, message, sizeof message);
-    if (status == RAFT_OK) status = set_all(shell, v);
-    for (int run = 0; run < 4 && status == RAFT_OK; run++) {
-        if (run == 3) raft_shell_measure(shell, seconds, NULL);
-        status = raft_shell_forward(shell, 4, v->image, logits);
-    }
+    float logits[IMAGES * CLASSES];
+    RaftStatus status = raft_shell_create(&program, NULL, &shell, message, sizeof message);
+    bool made = status == RAFT_OK;
+    if (made) status = use_all(shell, v, logits);
+    calls_of_use = fake_counts()->calls;
+    if (failure != IS_LOST) fake_fail(-1, 0);
     if (status == RAFT_OK)
-        expect_floats(logits, v->logits, 4 * CLASSES);
+        expect_floats(logits, v->logits, IMAGES * CLASSES);
     else
-        assert_true(message[0] || raft_shell_error(shell)[0]);
+        expect_message(failure, status, made ? raft_shell_error(shell) : message);
+    if (made && status != RAFT_OK) use_again(shell, v, failure);
     raft_shell_destroy(shell);
     return status;
 }
 
-/* Each call of the driver fails once: the status tells, and nothing is left behind. */
-static void test_every_failure(void **state)
+static RaftStatus measure_peak(const Values *v, Failure failure)
+{
+    double gflops, gbytes;
+    char message[300] = "";
+    (void)v;
+    RaftStatus status = raft_cuda_peak(&(RaftCudaImage){90, "none", 5}, 0.05, &gflops, &gbytes,
+                                       message, sizeof message);
+    calls_of_use = fake_counts()->calls;
+    if (failure != IS_LOST) fake_fail(-1, 0);
+    if (status != RAFT_OK) expect_message(failure, status, message);
+    return status;
+}
+
+/* Each call of the driver fails, for one of three reasons: status and message tell, and nothing is left
+ * behind. */
+static void expect_every_failure(RaftStatus (*use)(const Values *v, Failure failure))
 {
     Values v;
-    (void)state;
     make_values(&v, 1);
-    const RaftProgram program = cuda_table();
-    for (int pass = 0; pass < 2; pass++) {
-        RaftStatus expected = pass ? RAFT_GPU_FAILED : RAFT_NO_MEMORY, status = expected;
-        int n = 0;
-        for (; status != RAFT_OK; n++) {
-            fake_fail(n, pass ? ILLEGAL_ADDRESS : RAFT_GPU_NO_MEMORY);
-            status = run_all(&program, &v);
-            /* Without cuInit there is no GPU; an arena that does not fit is tried smaller. */
-            assert_true(status == expected || status == RAFT_OK ||
-                        (n == 0 && status == RAFT_UNSUPPORTED));
-            if (status == RAFT_OK && !pass && n < 60) status = RAFT_NO_MEMORY;
+    int start = fake_counts()->calls;
+    assert_int_equal(use(&v, FAILS_ONCE), RAFT_OK);
+    int calls = fake_counts()->calls - start;
+    assert_true(calls > 30);
+    for (Failure failure = 0; failure < FAILURES; failure++) {
+        for (int n = 0; n < calls; n++) {
+            start = fake_counts()->calls;
+            if (failure == IS_LOST)
+                fake_lose(n, ILLEGAL_ADDRESS);
+            else
+                fake_fail(n, failure == NO_MEMORY_ONCE ? RAFT_GPU_NO_MEMORY : ILLEGAL_ADDRESS);
+            RaftStatus status = use(&v, failure);
+            bool failed = calls_of_use - start > n;
             fake_fail(-1, 0);
             expect_nothing_left();
+            if (!failed)
+                assert_int_equal(status, RAFT_OK);
+            else if (failure == NO_MEMORY_ONCE) /* an arena that does not fit is tried smaller */
+                assert_true(status == RAFT_NO_MEMORY || status == RAFT_OK);
+            else /* without cuInit there is no GPU */
+                assert_int_equal(status, n == 0 ? RAFT_UNSUPPORTED : RAFT_GPU_FAILED);
         }
-        assert_true(n > 60);
     }
+}
+
+static void test_every_failure(void **state)
+{
+    (void)state;
+    expect_every_failure(use_instance);
+}
+
+static void test_every_failure_of_peak(void **state)
+{
+    (void)state;
+    expect_every_failure(measure_peak);
 }
 
 int main(void)
@@ -300,7 +433,8 @@ int main(void)
         cmocka_unit_test(test_host_memory),    cmocka_unit_test(test_gpu_memory),
         cmocka_unit_test(test_gpu_parameters), cmocka_unit_test(test_measured_on_gpu),
         cmocka_unit_test(test_which_gpu),      cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_little_memory),  cmocka_unit_test(test_every_failure),
+        cmocka_unit_test(test_little_memory),  cmocka_unit_test(test_which_cubin),
+        cmocka_unit_test(test_every_failure),  cmocka_unit_test(test_every_failure_of_peak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

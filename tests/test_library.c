@@ -166,8 +166,9 @@ static void prepare_library(Fixture *f, const char *prefix, bool features)
 
 static bool write_library(Fixture *f)
 {
-    return library_write(&f->arena, f->plan, &f->code, f->object->text, f->object->size,
-                         &f->options, &f->diag) == RAFT_OK;
+    bool cuda = f->options.cuda;
+    return library_write(&f->arena, f->plan, &f->code, cuda ? NULL : f->object->text,
+                         cuda ? 0 : f->object->size, &f->options, &f->diag) == RAFT_OK;
 }
 
 static void write_good_library(Fixture *f, const char *prefix, bool features)
@@ -206,14 +207,19 @@ static int tear_down(void **state)
 
 static const char compile_c[] = "cc -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Wpedantic -Werror";
 
-static void write_weights(Fixture *f, int seed)
+static const char *make_weights(Fixture *f, int seed, size_t *size)
 {
     Values v;
-    size_t size;
     make_values(&v, seed);
     const RaftProgram *program = program_build(&f->arena, f->plan, &f->code, NULL);
-    const char *blob =
-        weights_blob(&f->arena, program, (const float *const[]){v.weight, v.scale, v.bias}, &size);
+    return weights_blob(&f->arena, program, (const float *const[]){v.weight, v.scale, v.bias},
+                        size);
+}
+
+static void write_weights(Fixture *f, int seed)
+{
+    size_t size;
+    const char *blob = make_weights(f, seed, &size);
     FILE *file = fopen(arena_printf(&f->arena, "%s/tiny.weights", f->folder), "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(blob, 1, size, file), size);
@@ -282,12 +288,13 @@ static void test_exports(void **state)
     expect_success(f, run(f, "readelf -d tiny.so | grep 'SONAME.*\\[tiny.so\\]'"));
 }
 
-/* The kernels as those of a GPU; the cubin is one that the fake driver takes (fake_cuda.h). */
+/* The kernels as those of GPUs; the cubins are some that the fake driver takes (fake_cuda.h). That for
+ * sm_86 computes nothing. */
 static void use_gpu(Fixture *f)
 {
     int count = f->plan->step_count;
     CudaKernel *kernel = arena_array(&f->arena, (size_t)count, sizeof *kernel);
-    RaftCudaImage *image = arena_array(&f->arena, 2, sizeof *image);
+    RaftCudaImage *image = arena_array(&f->arena, 3, sizeof *image);
     Text list = text_new(&f->arena);
     text_printf(&list, "FAKEFILE%s/kernels.so\n ", f->folder);
     for (int s = 0; s < count; s++) {
@@ -299,12 +306,25 @@ static void use_gpu(Fixture *f)
                                  .block = 3};
         text_printf(&list, "%s %d ", step->symbol, f->plan->steps[s].argument_count);
     }
-    image[0] = (RaftCudaImage){80, "wrong", sizeof "wrong"};
-    image[1] = (RaftCudaImage){90, list.data, list.length + 1};
+    image[0] = (RaftCudaImage){80, list.data, list.length + 1};
+    image[1] = (RaftCudaImage){86, "wrong", sizeof "wrong"};
+    image[2] = (RaftCudaImage){90, list.data, list.length + 1};
     f->code = *cuda_program_code(&f->arena, &(CudaSource){.kernels = kernel, .kernel_count = count},
-                                 image, 2);
+                                 image, 3);
     f->options.cuda = true;
     expect_success(f, run(f, "cc -shared kernels.o -lm -o kernels.so"));
+}
+
+/* A program with the library on a GPU, which the fake driver says is an sm_`gpu`. */
+static int run_on_gpu(Fixture *f, const char *command, int gpu)
+{
+    return run(f, "LD_LIBRARY_PATH='%s' FAKE_CUDA_ARCHITECTURE=%d %s", FAKE_CUDA, gpu, command);
+}
+
+static void expect_no_lines(Fixture *f, const char *command)
+{
+    run(f, "%s", command);
+    assert_string_equal(read_file(f, "printed")->text, "");
 }
 
 static void test_gpu_library(void **state)
@@ -312,23 +332,46 @@ static void test_gpu_library(void **state)
     Fixture *f = *state;
     prepare_library(f, "tiny", true);
     use_gpu(f);
-    assert_int_equal(library_write(&f->arena, f->plan, &f->code, NULL, 0, &f->options, &f->diag),
-                     RAFT_OK);
+    assert_true(write_library(f));
     write_weights(f, 3);
     expect_success(f, run(f, "%s -I. -I'%s' '%s/library/user.c' tiny.so -Wl,-rpath,. -o shared",
                           compile_c, SOURCE_ROOT, TEST_DATA));
-    expect_success(f, run(f, "LD_LIBRARY_PATH='%s' ./shared tiny.weights", FAKE_CUDA));
+    expect_success(f, run_on_gpu(f, "./shared tiny.weights", 90));
     expect_success(f, run(f, "%s -I. -I'%s' '%s/library/user.c' tiny.a -ldl -o static", compile_c,
                           SOURCE_ROOT, TEST_DATA));
-    expect_success(f, run(f, "LD_LIBRARY_PATH='%s' ./static tiny.weights", FAKE_CUDA));
-    expect_success(f, run(f, "readelf -d tiny.so | grep 'NEEDED\\|RPATH\\|RUNPATH' | "
-                             "grep -v 'lib\\(c\\|m\\|dl\\)\\.so\\.[0-9]*]$' | wc -l"));
-    assert_string_equal(read_file(f, "printed")->text, "0\n");
-    expect_success(f, run(f, "nm -D --defined-only tiny.so | grep -v ' tiny_' | wc -l"));
-    assert_string_equal(read_file(f, "printed")->text, "0\n");
-    expect_success(f, run(f, "nm --defined-only --extern-only tiny.a | grep ' [A-Z] ' | "
-                             "grep -v ' tiny_' | wc -l"));
-    assert_string_equal(read_file(f, "printed")->text, "0\n");
+    expect_success(f, run_on_gpu(f, "./static tiny.weights", 90));
+    expect_no_lines(f, "readelf -d tiny.so | grep 'NEEDED\\|RPATH\\|RUNPATH' | "
+                       "grep -v 'lib\\(c\\|m\\|dl\\)\\.so\\.[0-9]*]$'");
+    expect_no_lines(f, "nm -D --defined-only tiny.so | grep -v ' tiny_'");
+    expect_no_lines(f,
+                    "nm --defined-only --extern-only tiny.a | grep ' [A-Z] ' | grep -v ' tiny_'");
+}
+
+/* Which cubin is chosen shows in what is computed. */
+static void test_gpus(void **state)
+{
+    Fixture *f = *state;
+    prepare_library(f, "tiny", true);
+    use_gpu(f);
+    f->options.weights = make_weights(f, 3, &f->options.weights_size);
+    assert_true(write_library(f));
+    expect_success(f, run(f, "%s -I. -I'%s' '%s/library/user.c' tiny.so -Wl,-rpath,. -o shared",
+                          compile_c, SOURCE_ROOT, TEST_DATA));
+    expect_success(f, run_on_gpu(f, "./shared", 80));
+    expect_success(f, run_on_gpu(f, "./shared", 90));
+    static const int wrong[] = {86, 89};
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        assert_int_not_equal(run_on_gpu(f, "./shared", wrong[i]), 0);
+        assert_non_null(strstr(read_file(f, "printed")->text, "memcmp(logits"));
+    }
+    assert_int_not_equal(run_on_gpu(f, "./shared", 75), 0);
+    assert_string_equal(read_file(f, "printed")->text,
+                        "the model is compiled for sm_80, sm_86, sm_90; this GPU, Fake GPU, is "
+                        "sm_75: compile it again with --gpu-arch sm_75\n");
+    if (run(f, "command -v clang") != 0) return;
+    setenv("CC", "clang", 1);
+    assert_true(write_library(f));
+    expect_success(f, run_on_gpu(f, "./shared", 80));
 }
 
 /* The prototypes of header and source agree, and the types of header and shell. */
@@ -362,13 +405,12 @@ static void expect_same_file(Fixture *f, const char *name, const char *other)
     assert_memory_equal(a->text, b->text, a->size);
 }
 
-static void test_same_bytes(void **state)
+/* The library as it was written, and again in another folder with another for what is temporary. */
+static void expect_same_bytes(Fixture *f)
 {
-    Fixture *f = *state;
-    const char *old = getenv("TMPDIR");
+    const char *old = getenv("TMPDIR"), *base = f->options.base;
     char *saved = old ? arena_strdup(&f->arena, old) : NULL;
-    write_good_library(f, "tiny", true);
-    expect_success(f, run(f, "mkdir a 'a/longer, folder'"));
+    expect_success(f, run(f, "mkdir -p a 'a/longer, folder'"));
     f->options.base = arena_printf(&f->arena, "%s/a/tiny", f->folder);
     setenv("TMPDIR", arena_printf(&f->arena, "%s/a/longer, folder", f->folder), 1);
     bool good = write_library(f);
@@ -376,11 +418,23 @@ static void test_same_bytes(void **state)
         setenv("TMPDIR", saved, 1);
     else
         unsetenv("TMPDIR");
+    f->options.base = base;
     assert_true(good);
     expect_same_file(f, "tiny.h", "a/tiny.h");
     expect_same_file(f, "tiny.a", "a/tiny.a");
     expect_same_file(f, "tiny.so", "a/tiny.so");
+}
+
+static void test_same_bytes(void **state)
+{
+    Fixture *f = *state;
+    write_good_library(f, "tiny", true);
+    expect_same_bytes(f);
     assert_int_not_equal(run(f, "grep -a 'raftc-' tiny.so tiny.a"), 0);
+    use_gpu(f);
+    f->options.weights = make_weights(f, 3, &f->options.weights_size);
+    assert_true(write_library(f));
+    expect_same_bytes(f);
 }
 
 /* Writing fails with an error that has `message` in it, leaves the temporary folder empty and the
@@ -510,11 +564,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-        TEST(test_c_program),          TEST(test_cxx_program),
-        TEST(test_two_libraries),      TEST(test_exports),
-        TEST(test_gpu_library),        TEST(test_same_bytes),
-        TEST(test_header_fits_source), TEST(test_tools_that_fail),
-        TEST(test_header_alone),       TEST(test_refused_plans),
+        TEST(test_c_program),    TEST(test_cxx_program),        TEST(test_two_libraries),
+        TEST(test_exports),      TEST(test_gpu_library),        TEST(test_gpus),
+        TEST(test_same_bytes),   TEST(test_header_fits_source), TEST(test_tools_that_fail),
+        TEST(test_header_alone), TEST(test_refused_plans),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* user.c: a program that uses a generated library as a person would. usage: user WEIGHTS */
+/* user.c: a program that uses a generated library as a person would. usage: user [WEIGHTS]; without
+ * them, they are in the library. */
 #include "tiny.h"
 
 #include <fcntl.h>
@@ -87,10 +88,24 @@ static int use_mapped_weights(const char *path, const Values *v)
     return 0;
 }
 
+static int use_embedded_weights(const Values *v)
+{
+    char message[256];
+    tiny *model;
+    if (tiny_create(NULL, &model, message, sizeof message) != tiny_OK) {
+        fprintf(stderr, "%s\n", message);
+        return 1;
+    }
+    int status = check_results(model, v);
+    tiny_destroy(model);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     Values v;
     make_values(&v, 3);
+    if (argc == 1) return use_embedded_weights(&v);
     CHECK(argc == 2);
     CHECK(tiny_CHANNELS == 2 && tiny_HEIGHT == 2 && tiny_WIDTH == 2 && tiny_CLASSES == 5);
     tiny *model = NULL;
