@@ -8,24 +8,26 @@ static int64_t ceil_divide(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Units along an axis of the kernel: a constant, or the batch. */
-static LLVMValueRef units_along(Emitter *e, const Kernel *kernel, int i)
+/* Units along an axis of the kernel; 0: as many as the batch has images. */
+static int64_t units_along(const Kernel *kernel, int i)
 {
-    if (kernel->axis[i].symbol[0]) return e->batch;
-    return int_constant(e, ceil_divide(kernel->axis[i].extent, kernel->tile[i]));
+    if (kernel->axis[i].symbol[0]) return 0;
+    return ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
 }
 
-/* Sets the first index along each axis for unit number `unit`. */
+/* Sets the first index along each axis for unit number `unit`. Where there is one unit it is a
+ * constant, so that whatever divides it knows. */
 static void find_base(Emitter *e, const Kernel *kernel, LLVMValueRef unit)
 {
     for (int i = kernel->rank; i-- > 0;) {
+        int64_t units = units_along(kernel, i);
         LLVMValueRef index = unit;
-        if (i > 0) {
-            LLVMValueRef count = units_along(e, kernel, i);
+        if (i > 0 && units != 1) {
+            LLVMValueRef count = units ? int_constant(e, units) : e->batch;
             index = LLVMBuildURem(e->builder, unit, count, "");
             unit = LLVMBuildUDiv(e->builder, unit, count, "");
         }
-        e->base[i] = affine_value(index, kernel->tile[i]);
+        e->base[i] = units == 1 ? affine_constant(0) : affine_value(index, kernel->tile[i]);
         coordinate_push(e, kernel->axis[i].name, e->base[i]);
     }
 }
