@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <llvm-c/Support.h>
 #include <llvm-c/Target.h>
 #include <pthread.h>
 #include <string.h>
@@ -20,12 +21,18 @@ static bool is_host(const CpuOptions *options)
     return !options->triple && (!options->cpu || strcmp(options->cpu, "host") == 0);
 }
 
+/* The emitter writes addresses and the order of a tile's instructions as they should be. Of LLVM's
+ * passes that would improve both, loop strength reduction makes the innermost loops longer, and the
+ * second scheduler has no more to gain; without the two S runs 5 % faster and its code is generated in
+ * two thirds of the time. */
 static void initialise_targets(void)
 {
+    static const char *const arguments[] = {"raftc", "-disable-lsr", "-post-RA-scheduler=0"};
     LLVMInitializeAllTargetInfos();
     LLVMInitializeAllTargets();
     LLVMInitializeAllTargetMCs();
     LLVMInitializeAllAsmPrinters();
+    LLVMParseCommandLineOptions(ARRAY_SIZE(arguments), arguments, NULL);
 }
 
 LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag)
