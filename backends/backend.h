@@ -69,6 +69,7 @@ typedef struct CudaKernel {
     int64_t shared_bytes; /* of dynamic shared memory */
     int64_t spill_bytes;  /* of global memory for each thread block */
     int64_t units, block; /* units for one image, or in all where not batched */
+    int64_t outer;        /* equal parts of the units, of which no block has units of two */
     int64_t
         fine; /* where more blocks are launched than that, up to `fine` a unit share the work; 0: they do not */
     bool batched;
@@ -143,6 +144,8 @@ typedef struct ProgramCode {
     int image_count;
 } ProgramCode;
 
+/* Images that a GPU takes at a time at most. */
+int64_t cuda_chunk(const Plan *plan);
 /* The code of kernels in images. In `arena`. */
 ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const RaftCudaImage *image,
                                int image_count);

@@ -161,7 +161,7 @@ static int64_t choose_chunk(const Plan *plan)
 }
 
 /* A GPU wants many images at once. */
-static int64_t choose_gpu_chunk(const Plan *plan)
+int64_t cuda_chunk(const Plan *plan)
 {
     const int64_t arena_floats = ((int64_t)4 << 30) / sizeof(float), most = 1024;
     if (plan->arena_floats <= arena_floats / most) return most;
@@ -190,9 +190,9 @@ static const RaftCudaKernel *list_kernels(Arena *arena, const Plan *plan, const 
     int count = 0;
     for (int s = 0; s < plan->step_count; s++)
         if (plan->steps[s].prepare == prepare)
-            list[count++] =
-                (RaftCudaKernel){cuda[s].symbol,      cuda[s].threads, cuda[s].shared_bytes,
-                                 cuda[s].spill_bytes, cuda[s].block,   cuda[s].fine};
+            list[count++] = (RaftCudaKernel){
+                cuda[s].symbol, cuda[s].threads, cuda[s].shared_bytes, cuda[s].spill_bytes,
+                cuda[s].block,  cuda[s].outer,   cuda[s].fine};
     return list;
 }
 
@@ -205,7 +205,7 @@ static void name_gpu(Arena *arena, RaftProgram *program, const Plan *plan, const
     cuda->step = list_kernels(arena, plan, code->cuda, false);
     program->device = &raft_cuda;
     program->code = cuda;
-    program->chunk = choose_gpu_chunk(plan);
+    program->chunk = cuda_chunk(plan);
 }
 
 /* Does a value depend on all images? */

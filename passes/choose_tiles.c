@@ -16,9 +16,15 @@
 
 #include <string.h>
 
-/* Elements of a unit of a kernel that only moves or maps, and units an image below which lanes are
- * shared out too. */
-enum { UNIT_ELEMENTS = 4096, FEW_UNITS = 8, ENOUGH_UNITS = 4, LONG_LANES = 4 * UNIT_ELEMENTS };
+/* Elements of a unit of a kernel that only moves or maps; units an image below which lanes are shared
+ * out, too; lanes that a block of threads takes of many. */
+enum {
+    UNIT_ELEMENTS = 4096,
+    FEW_UNITS = 8,
+    ENOUGH_UNITS = 4,
+    LONG_LANES = 4 * UNIT_ELEMENTS,
+    BLOCK_LANES = 128
+};
 
 /* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take
  * whole rows. */
@@ -100,6 +106,13 @@ static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
         if (cut_parts(kernel, p, target, size[i][0], size[i][1]) >= ENOUGH_UNITS) return;
 }
 
+/* Lanes for each of the fewest blocks with at most `most`, in whole tiles. */
+static int64_t even_share(int64_t extent, int64_t most, int64_t tile)
+{
+    int64_t blocks = (extent + most - 1) / most, share = (extent + blocks - 1) / blocks;
+    return (share + tile - 1) / tile * tile;
+}
+
 static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,
                          NodeId linear, const char *lane, const Target *target)
 {
@@ -120,7 +133,7 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
     if (at < 0) return;
     int64_t width = product_width(&p, target), extent = kernel->axis[at].extent;
     bool kept = graph_node(graph, graph_node(graph, linear)->operands[0])->op != OP_READ;
-    if (target->stages_operands && !kept) width *= 2;
+    if (target->stages_operands && !kept) width = even_share(extent, BLOCK_LANES, width);
     bool few = units_without(kernel, lane) < FEW_UNITS || (target->stages_operands && !kept);
     bool shared = few && extent > width;
     kernel->tile[at] = shared ? width : extent;

@@ -21,7 +21,7 @@
  */
 #include "passes/kernels.h"
 
-enum { LEAST_USES = 56 }; /* of an element of the weights by one block of threads */
+enum { LEAST_USES = 48 }; /* of an element of the weights by one block of threads */
 
 static bool missed(PassContext *context, const Node *node, const char *why)
 {

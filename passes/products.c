@@ -109,22 +109,46 @@ static int64_t tiles_cost(const Product *p, const Type *result, int64_t width)
     return cost;
 }
 
-/* Vectors that pairs of tiles of `vectors` have room for. */
-static int64_t paired_width(int64_t width, int64_t vectors)
+int64_t product_step_cost(int64_t rows, int64_t vectors)
 {
-    return width <= vectors ? vectors : ceil_divide(width, 2 * vectors) * 2 * vectors;
+    int64_t group = vectors % 4 == 0 ? 4 : vectors % 2 == 0 ? 2 : 1; /* loaded together */
+    return 4 * rows * vectors + 4 * vectors / group + rows;
 }
 
-/* Where all lanes of a tile take their time, be they past the end or not, and tiles go in pairs: 4 vectors, or 3 if that
- * leaves fewer of them without work. */
+/* The same for the whole result, where the rows and lanes of a tile take their time, be they past the end or not; looking
+ * where the end is takes some, too. */
+static int64_t threads_cost(const Product *p, const Type *result, int64_t width)
+{
+    int64_t rows = 1, tiles = ceil_divide(width, p->vectors);
+    bool edge = width % p->vectors != 0;
+    for (int i = 0; i < p->row_count; i++) {
+        int64_t extent = result->axis[type_find(result, p->row[i])].extent;
+        rows *= p->row_tile[i];
+        tiles *= ceil_divide(extent, p->row_tile[i]);
+        edge |= extent % p->row_tile[i] != 0;
+    }
+    int64_t cost = tiles * product_step_cost(rows, p->vectors);
+    return edge ? cost + cost / 16 : cost;
+}
+
+/* The cheapest tile for threads: the registers hold its sums, and four steps of the operand with the lanes. */
 static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
                             int64_t width, const Target *target)
 {
-    p.vectors = width < 4 ? (int)width : 4;
-    if (width > 4 && paired_width(width, 3) < paired_width(width, 4)) p.vectors = 3;
-    choose_rows(&p, result, rows, vectors, most_rows(target, p.vectors));
-    if (p.row_count == 0) p.vectors = width > 8 ? 8 : (int)width;
-    return p;
+    enum { MOST_VECTORS = 8, MOST_ROWS = 14 };
+    Product best = {0};
+    int64_t least = INT64_MAX;
+    for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
+        int64_t most = target->vector_registers / p.vectors - 4;
+        for (most = most > MOST_ROWS ? MOST_ROWS : most; most > 0; most--) {
+            choose_rows(&p, result, rows, vectors, most);
+            int64_t cost = threads_cost(&p, result, width);
+            if (cost >= least) continue;
+            least = cost;
+            best = p;
+        }
+    }
+    return best;
 }
 
 /* Is the operand read for this product alone? */

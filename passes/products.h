@@ -41,6 +41,9 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
 int64_t product_cost(const Graph *graph, NodeId linear, const Product *product,
                      const Target *target);
 
+/* What a step along the sum takes in a tile of threads that load four numbers at a time, in instructions for four steps. */
+int64_t product_step_cost(int64_t rows, int64_t vectors);
+
 /* Lanes of a full tile. */
 static inline int64_t product_width(const Product *product, const Target *target)
 {

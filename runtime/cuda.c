@@ -119,7 +119,8 @@ static int launch_step(RaftShell *shell, const RaftStep *step, const RaftCudaKer
 {
     CudaState *cuda = shell->device;
     long long batch = images, units = step->batched ? step->units * images : step->units;
-    long long blocks = (units + kernel->block - 1) / kernel->block;
+    long long each = units / kernel->outer;
+    long long blocks = (each + kernel->block - 1) / kernel->block * kernel->outer;
     int count = step->argument_count;
     if (kernel->fine && blocks < cuda->gpu.processors) blocks = units * kernel->fine;
     if (kernel->spill_bytes && blocks > loaded->resident) blocks = loaded->resident;

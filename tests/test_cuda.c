@@ -25,11 +25,12 @@ static const FakeKernel fake_kernels[] = {
 static const FakeImage fake_image = {"FAKECUDA", fake_kernels, ARRAY_SIZE(fake_kernels)};
 static const FakeImage empty_image = {"FAKECUDA", NULL, 0};
 
-static const RaftCudaKernel cuda_prepare[] = {{"pack", 128, 0, 0, 1, 0}, {"sum", 128, 0, 0, 4, 0}};
+static const RaftCudaKernel cuda_prepare[] = {{"pack", 128, 0, 0, 1, 1, 0},
+                                              {"sum", 128, 0, 0, 4, 1, 0}};
 static const RaftCudaKernel cuda_steps[] = {
-    {"hidden", 128, 64 << 10, 0, 3, 0}, {"double", 256, 0, 0, 1, 0},
-    {"shifted", 128, 1000, 0, 1, 0},    {"copy", 128, 0, SPILLS, 1, 0},
-    {"logits", 128, 0, 4096, 2, 0},
+    {"hidden", 128, 64 << 10, 0, 3, 1, 0}, {"double", 256, 0, 0, 1, 1, 0},
+    {"shifted", 128, 1000, 0, 1, 1, 0},    {"copy", 128, 0, SPILLS, 1, 1, 0},
+    {"logits", 128, 0, 4096, 2, 1, 0},
 };
 /* That of sm_80 must not be chosen where sm_90 is there. */
 static const RaftCudaImage images[] = {

@@ -198,8 +198,7 @@ static void test_races(void **state)
 static void test_divergence(void **state)
 {
     (void)state;
-    expect_fault(axis, "const long long each",
-                 "if (threadIdx.x < 32) raft_barrier(); const long long each",
+    expect_fault(axis, "const int each", "if (threadIdx.x < 32) raft_barrier(); const int each",
                  "raft_barrier is not reached by thread");
     expect_fault(axis, "raft_warp_sum(sum)", "(lane < 16 ? raft_warp_sum(sum) : 0.0f)",
                  "raft_warp_sum is not reached by thread");

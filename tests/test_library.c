@@ -303,7 +303,8 @@ static void use_gpu(Fixture *f)
                                  .threads = 128,
                                  .units = step->units,
                                  .batched = step->batched,
-                                 .block = 3};
+                                 .block = 3,
+                                 .outer = 1};
         text_printf(&list, "%s %d ", step->symbol, f->plan->steps[s].argument_count);
     }
     image[0] = (RaftCudaImage){80, list.data, list.length + 1};

@@ -5,9 +5,10 @@
  *   Writer   the state of writing one kernel
  *
  * A thread block takes `block` units of work at a time. Each stage of the schedule is one loop over items that are shared out
- * over threads (maps, means, windows) or warps (products, statistics), and ends with a barrier. A warp is what a
- * vector register is on a CPU: the lanes of a register tile are its threads, `vectors` times over, and each thread
- * keeps the sums of all rows of the tile. Every sum has one order, so results do not depend on the grid.
+ * over threads (maps, means, windows), warps (statistics) or teams (products), and ends with a barrier. A team, 8 threads
+ * of a warp, is what a vector register is on a CPU: the lanes of a register tile are its threads, `vectors` times over,
+ * and each thread keeps the sums of all rows of the tile. So the teams of a warp, which have different tiles, load little
+ * for many sums. Every sum has one order, so results do not depend on the grid.
  */
 #ifndef RAFTC_CUDA_EMIT_H
 #define RAFTC_CUDA_EMIT_H
@@ -17,12 +18,13 @@
 
 enum {
     WARP = 32,
+    TEAM = 8,
     MAX_TERMS = 16,
     MAX_COORDINATES = 64,
     LEAST_STAGING = 8 << 10,
     MOST_STAGING = 80 << 10,
-    FINE_LANES = 64,
-    FINE_ROWS = 7
+    FINE_UNITS = 100,
+    FINE_VECTORS = 4
 };
 
 typedef struct Sum {
@@ -42,11 +44,13 @@ typedef struct Writer {
     const Graph *graph;
     const Target *target;
     const Step *step;
-    Text *out;    /* the kernels */
-    Text *tables; /* constants that kernels share; before them */
+    Text *out;         /* the kernels */
+    Text *tables;      /* constants that kernels share; before them */
+    const char *index; /* the type of indices of elements, units and images */
     Schedule schedule;
     int threads; /* of a thread block */
     bool fine; /* the shape for few images is being written: registers are plenty, warps are few */
+    int64_t scratch;    /* bytes of all units of a block */
     int64_t staging;    /* floats of shared memory for slabs of operands */
     int temporaries;    /* names v0, v1, .. given out in this kernel */
     Sum base[MAX_AXES]; /* first index along each axis of the kernel, in the present unit */
@@ -137,6 +141,8 @@ void enter_block(Writer *w);
 /* Names the indices of unit g of the block along the other axes and sets base[] and coordinates; clamped: of the last
  * unit, where there is no unit g. */
 void enter_unit(Writer *w, bool clamped);
+/* `of` / before % count, without what changes nothing; count 0: it is below that. */
+const char *digit_text(Writer *w, const char *of, int64_t before, int64_t count);
 void push_dims(Writer *w, const ItemDim *dim, int count);
 void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp);
 /* Dims of tile 1 for every constant axis of `type` but those in `without`. */

@@ -522,6 +522,11 @@ template <typename Number> static inline Number raft_again(Number x)
     return x;
 }
 
+template <int count> static inline int raft_thread()
+{
+    return (int)threadIdx.x;
+}
+
 /* Floats side by side must be aligned to their size. */
 static inline void raft_check_aligned(long long index, int count, int line)
 {

@@ -1,8 +1,8 @@
-/* product.c: matrix products: a thread block computes tiles of rows x lanes, one a warp at a time.
+/* product.c: matrix products: a thread block computes tiles of rows x lanes, one a team of threads at a time.
  *
  * An operand that lies in scratch is read there. Of any other the block brings a slab to shared memory, some indices of
- * the sum for the tiles that its warps work on, while it computes with those before (slab.c). Each thread has its lanes
- * of every row of its warp's tile, and adds along the sum in one order, whatever the grid.
+ * the sum for the tiles that its teams work on, while it computes with those before (slab.c). Each thread has its lanes
+ * of every row of its team's tile, and adds along the sum in one order, whatever the grid.
  */
 #include "backends/cuda/product.h"
 
@@ -55,8 +55,8 @@ void at_rows(Writer *w, const Tile *t, bool clamped)
 static void at_lane(Writer *w, const Tile *t, int v, bool clamped)
 {
     if (!t->p->lane) return;
-    Sum by = sum_term("lane", t->group, WARP);
-    by.constant = v / t->group * t->group * WARP + v % t->group;
+    Sum by = sum_term("lane", t->group, TEAM);
+    by.constant = v / t->group * t->group * TEAM + v % t->group;
     push_moved(w, t->p->lane, &by);
     if (clamped) clamp_lane(w, t);
 }
@@ -65,7 +65,7 @@ static void at_lane(Writer *w, const Tile *t, int v, bool clamped)
 static void at_group(Writer *w, const Tile *t)
 {
     if (!t->p->lane) return;
-    Sum by = sum_term("lane", t->group, WARP);
+    Sum by = sum_term("lane", t->group, TEAM);
     push_moved(w, t->p->lane, &by);
 }
 
@@ -86,12 +86,13 @@ void enter_side(Writer *w, const Side *side, const char *index)
     for (int i = side->dim_count; i-- > 0;) {
         const ItemDim *dim = &side->dim[i];
         if (dim->count == 1) continue;
-        line(w, "const int %s = %s / %lld %% %lld;", dim->name, index, (long long)before,
-             (long long)dim->count);
+        bool top = before * dim->count == side->tiles;
+        line(w, "const int %s = %s;", dim->name,
+             digit_text(w, index, before, top ? 0 : dim->count));
         before *= dim->count;
     }
     if (side->of_unit) {
-        line(w, "const int g = %s / %lld;", index, (long long)before);
+        if (w->schedule.block > 1) line(w, "const int g = %s;", digit_text(w, index, before, 0));
         enter_unit(w, true);
     }
     push_dims(w, side->dim, side->dim_count);
@@ -109,24 +110,23 @@ void enter_slab(Writer *w, const Tile *t)
         const char *name = arena_printf(w->arena, "k_%s", over->name[i]);
         push_coordinate(w, over->name[i], sum_term(name, step, extent / step));
         if (extent == step) continue;
-        line(w, "const int %s = slab / %lld %% %lld;", name, (long long)before,
-             (long long)(extent / step));
+        line(w, "const int %s = %s;", name,
+             digit_text(w, "slab", before, i > 0 ? extent / step : 0));
         before *= extent / step;
     }
 }
 
 /* ---- loops ---------------------------------------------------------------------------------- */
 
-static void open_unrolled(Writer *w, const char *name, int64_t count, int64_t step)
+static void open_unrolled(Writer *w, const char *name, int64_t count)
 {
     line(w, "raft_unroll");
-    open_block(w, "for (int %s = 0; %s < %lld; %s += %lld)", name, name, (long long)count, name,
-               (long long)step);
+    open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)count, name);
 }
 
 static int open_rows(Writer *w, const Tile *t)
 {
-    for (int k = 0; k < t->row_count; k++) open_unrolled(w, t->row[k].name, t->row[k].tile, 1);
+    for (int k = 0; k < t->row_count; k++) open_unrolled(w, t->row[k].name, t->row[k].tile);
     return t->row_count;
 }
 
@@ -180,7 +180,7 @@ static void load_lanes(Writer *w, const Tile *t)
     int mark = w->coordinate_count, vectors = t->p->vectors;
     Spot spot;
     line(w, "float y[%d][%d];", t->at_once, vectors);
-    open_unrolled(w, "j", t->at_once, 1);
+    open_unrolled(w, "j", t->at_once);
     at_sum(w, t, "j");
     bool whole = !side->staged && !t->lane_edge;
     if (whole) {
@@ -193,8 +193,10 @@ static void load_lanes(Writer *w, const Tile *t)
         int start = w->coordinate_count;
         at_lane(w, t, v, true);
         if (side->staged) {
-            line(w, "raft_load<%d>(&y[j][%d], slab_lanes, (q * %d + j) * %lld + %d + lane * %d);",
-                 t->group, v, t->at_once, (long long)t->width, v * WARP, t->group);
+            Sum lane = sum_term("lane", t->group, TEAM);
+            lane.constant = v * TEAM;
+            line(w, "raft_load<%d>(&y[j][%d], slab_lanes, (q * %d + j) * %lld + %s);", t->group, v,
+                 t->at_once, (long long)t->width, sum_text(w, &lane));
         } else if (whole) {
             find_spot(w, side->operand, &spot);
             line(w, "raft_load<%d>(&y[j][%d], %s, %s);", t->group, v, spot.base,
@@ -217,8 +219,9 @@ static void load_row(Writer *w, const Tile *t)
     line(w, "float x[%d];", t->at_once);
     if (side->staged) {
         Sum row = row_number(w, t);
-        line(w, "raft_load<%d>(x, slab_rows, (%s) * %lld + q * %d);", t->at_once, sum_text(w, &row),
-             (long long)t->depth, t->at_once);
+        Sum at = sum_term("q", t->at_once, t->depth / t->at_once);
+        at = sum_add(w, at, &row, t->depth);
+        line(w, "raft_load<%d>(x, slab_rows, %s);", t->at_once, sum_text(w, &at));
         return;
     }
     at_rows(w, t, true);
@@ -229,7 +232,7 @@ static void load_row(Writer *w, const Tile *t)
         w->coordinate_count = mark;
         at_rows(w, t, true);
         at_sum(w, t, "j");
-        open_unrolled(w, "j", t->at_once, 1);
+        open_unrolled(w, "j", t->at_once);
         line(w, "x[j] = %s;", value_text(w, side->operand));
         close_block(w);
     }
@@ -264,7 +267,7 @@ static void add_products(Writer *w, const Tile *t)
         load_lanes(w, t);
         int blocks = open_rows(w, t);
         load_row(w, t);
-        open_unrolled(w, "j", t->at_once, 1);
+        open_unrolled(w, "j", t->at_once);
         for (int v = 0; v < t->p->vectors; v++)
             line(w, "%s = fmaf(x[j], y[j][%d], %s);", sum_name(w, t, v), v, sum_name(w, t, v));
         close_blocks(w, blocks + 1);
@@ -334,26 +337,38 @@ static void finish_sums(Writer *w, const Tile *t)
 }
 
 /* Opens the loop over the tiles of one operand and names the present one; "" or a condition that it is one. */
-static const char *open_side(Writer *w, Side *side, const char *name, const char *warp, int *blocks)
+static const char *open_side(Writer *w, Side *side, const char *name, const char *team, int *blocks)
 {
     const char *first = "";
-    if (side->tiles > side->warps) {
+    if (side->tiles > side->teams) {
         first = arena_printf(w->arena, "%s0 + ", name);
         open_block(w, "for (int %s0 = 0; %s0 < %lld; %s0 += %lld)", name, name,
-                   (long long)side->tiles, name, (long long)side->warps);
+                   (long long)side->tiles, name, (long long)side->teams);
         ++*blocks;
     }
     side->first = first;
-    side->warp = warp;
-    if (side->tiles % side->warps == 0) return "";
-    return arena_printf(w->arena, "%s%s < %lld", first, warp, (long long)side->tiles);
+    side->team = team;
+    if (side->tiles % side->teams == 0) return "";
+    return arena_printf(w->arena, "%s%s < %lld", first, team, (long long)side->tiles);
 }
 
 static const char *present_tile(Writer *w, const Side *side)
 {
-    const char *tile = arena_printf(w->arena, "%s%s", side->first, side->warp);
-    if (side->tiles % side->warps == 0) return tile;
+    const char *tile = arena_printf(w->arena, "%s%s", side->first, side->team);
+    if (side->tiles % side->teams == 0) return tile;
     return arena_printf(w->arena, "raft_min(%s, %lld)", tile, (long long)side->tiles - 1);
+}
+
+/* Names this thread, its team, and its place in that; anew, so that what follows from them is computed here, not kept in
+ * registers from before. */
+static void name_thread(Writer *w, const Tile *t)
+{
+    const char *team = arena_printf(w->arena, "thread / %d", TEAM);
+    if (t->teams < w->threads / TEAM)
+        team = arena_printf(w->arena, "raft_min(%s, %lld)", team, (long long)t->teams - 1);
+    line(w, "const int thread = raft_thread<%d>();", w->threads);
+    line(w, "const int team = %s;", team);
+    line(w, "const int lane = thread %% %d;", TEAM);
 }
 
 /* Opens a block in which coordinates are those of the present tile. What they take is computed anew in each, not kept
@@ -362,12 +377,9 @@ static void open_tile(Writer *w, const Tile *t, bool again)
 {
     text_put(w->out, "{\n");
     w->out->indent++;
-    if (again) {
-        line(w, "const int thread = raft_again((int)threadIdx.x);");
-        line(w, "const int warp = thread / 32, lane = thread %% 32;");
-    }
-    line(w, "const int m = %s, n = %s;", present_tile(w, &t->side[ROWS]),
-         present_tile(w, &t->side[LANES]));
+    if (again) name_thread(w, t);
+    line(w, "const int m = %s;", present_tile(w, &t->side[ROWS]));
+    line(w, "const int n = %s;", present_tile(w, &t->side[LANES]));
     enter_side(w, &t->side[ROWS], "m");
     enter_side(w, &t->side[LANES], "n");
 }
@@ -376,10 +388,11 @@ static int open_outer(Writer *w, const Tile *t)
 {
     int blocks = t->outer_count;
     if (t->unit_outer) {
-        open_block(w, "for (int g = 0; g < %lld && first + g < each; g++)",
-                   (long long)w->schedule.block);
+        if (w->schedule.block > 1) {
+            open_block(w, "for (int g = 0; g < here; g++)");
+            blocks++;
+        }
         enter_unit(w, false);
-        blocks++;
     }
     for (int i = 0; i < t->outer_count; i++) {
         const ItemDim *dim = &t->outer[i];
@@ -396,10 +409,11 @@ void write_product(Writer *w, const Stage *stage)
     Side *rows = &t.side[ROWS], *lanes = &t.side[LANES];
     text_put(w->out, "{\n");
     w->out->indent++;
-    line(w, "const int warp = threadIdx.x / 32, lane = threadIdx.x %% 32;");
     int blocks = 1 + open_outer(w, &t), outside = w->coordinate_count;
-    const char *along = arena_printf(w->arena, "warp %% %lld", (long long)lanes->warps);
-    const char *across = arena_printf(w->arena, "warp / %lld", (long long)lanes->warps);
+    name_thread(w, &t);
+    const char *along =
+        lanes->teams == 1 ? "0" : digit_text(w, "team", 1, rows->teams > 1 ? lanes->teams : 0);
+    const char *across = rows->teams == 1 ? "0" : digit_text(w, "team", lanes->teams, 0);
     const char *rows_here = open_side(w, rows, "m", across, &blocks);
     const char *lanes_here = open_side(w, lanes, "n", along, &blocks);
     start_slabs(w, &t);
@@ -417,8 +431,12 @@ void write_product(Writer *w, const Stage *stage)
     blocks++;
     Text here = text_new(w->arena);
     bool partial = !t.unit_outer && w->schedule.block > 1;
-    const char *unit_here = partial ? "first + g < each" : "";
-    const char *conditions[] = {rows_here, lanes_here, unit_here, t.p->lane ? "" : "lane == 0"};
+    const char *unit_here = partial ? "g < here" : "";
+    const char *team_here = t.teams < w->threads / TEAM
+                                ? arena_printf(w->arena, "thread < %lld", (long long)t.teams * TEAM)
+                                : "";
+    const char *conditions[] = {team_here, rows_here, lanes_here, unit_here,
+                                t.p->lane ? "" : "lane == 0"};
     for (size_t i = 0; i < ARRAY_SIZE(conditions); i++)
         if (conditions[i][0]) text_printf(&here, "%s%s", here.length ? " && " : "", conditions[i]);
     if (here.length) {

@@ -4,7 +4,10 @@
 
 #include "backends/cuda/emit.h"
 
-enum { ROWS, LANES, MAX_SLABS = 2 };
+enum { ROWS, LANES };
+/* Slabs in memory: one is computed with while the others are on their way; where a multiprocessor has few threads, none
+ * of which can do something else meanwhile, more are. */
+enum { MOST_SLABS = 2, FINE_SLABS = 5 };
 
 typedef struct Row {
     const char *axis, *name; /* r0, r1: the row within the tile */
@@ -19,9 +22,9 @@ typedef struct Side {
     ItemDim dim[MAX_AXES]; /* tiles along the axes of the result that only this operand has */
     bool of_unit; /* it differs from unit to unit: tiles of several units lie side by side */
     bool staged;  /* it is brought to shared memory in slabs */
-    int64_t tiles, warps;     /* tiles in all; how many the warps work on at a time */
-    int64_t slab;             /* where in a slab its part begins, in floats */
-    const char *first, *warp; /* text: the present tile is their sum */
+    int64_t tiles, teams;      /* tiles in all; how many the teams work on at a time */
+    int64_t slab, tile_floats; /* where in a slab its part begins; of one tile there */
+    const char *first, *team;  /* text: the present tile is their sum */
 } Side;
 
 typedef struct Tile {
@@ -30,6 +33,8 @@ typedef struct Tile {
     const Node *linear;
     bool both; /* do both operands have the lanes? */
     int64_t rows, width;
+    int64_t
+        teams; /* that have tiles: the others of the block do what the last does, and store nothing */
     int row_count, group; /* lanes that follow one another in one thread */
     Row row[2];
     int64_t lane_extent; /* of the axis: lanes past it are not stored */

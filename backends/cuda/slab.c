@@ -1,12 +1,15 @@
 /* slab.c: brings operands of a product to shared memory, slab by slab, ahead of the sums.
  *
  * A slab holds `depth` indices of the sum for all tiles of one round: of the operand with the rows [tile][row][depth],
- * of the one with the lanes [tile][depth][lane]. Three slabs take turns: with one the block computes, two are on their
- * way. All threads bring each slab together, `chunk` floats at a time.
+ * of the one with the lanes [tile][depth][lane]. Slabs take turns: with one the block computes, the others are on their
+ * way. All threads bring each slab together, `chunk` floats at a time. The teams of a warp read their rows at the same
+ * time: tiles are padded so that these lie in different banks of the memory.
  */
 #include "backends/cuda/product.h"
 
 #include <string.h>
+
+enum { MOST_PREPARED = 24 }; /* registers for where one operand's chunks lie, from slab to slab */
 
 static bool is_staged(const Tile *t)
 {
@@ -51,17 +54,18 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
     int64_t across = (rows ? t->depth : t->width) / chunk, lines = rows ? t->rows : t->depth;
     const char *tile =
         arena_printf(w->arena, "%se / %lld", side->first, (long long)(across * lines));
-    if (side->tiles % side->warps != 0)
+    if (side->tiles % side->teams != 0)
         tile = arena_printf(w->arena, "raft_min(%s, %lld)", tile, (long long)side->tiles - 1);
     line(w, "const int tile = %s;", tile);
-    line(w, "const int c = e %% %lld, l = e / %lld %% %lld;", (long long)across, (long long)across,
-         (long long)lines);
+    line(w, "const int c = %s;", digit_text(w, "e", 1, across));
+    line(w, "const int l = %s;", digit_text(w, "e", across, side->teams > 1 ? lines : 0));
     enter_side(w, side, "tile");
     Sum c = sum_term("c", chunk, across), l = sum_term("l", 1, lines);
     if (rows) {
         int64_t inner = t->row_count == 2 ? t->row[1].tile : 1;
         if (t->row_count == 2)
-            line(w, "const int r0 = l / %lld, r1 = l %% %lld;", (long long)inner, (long long)inner);
+            line(w, "const int r0 = l / %lld;\nconst int r1 = l %% %lld;", (long long)inner,
+                 (long long)inner);
         else if (t->row_count == 1)
             line(w, "const int r0 = l;");
         at_rows(w, t, true);
@@ -117,11 +121,13 @@ typedef struct Load {
     Spot spot;  /* at the coordinates of a turn */
 } Load;
 
+/* Where nothing is ready, what each turn takes is computed anew in every slab, not kept in registers. */
 static void open_turns(Writer *w, const Load *load, bool guarded)
 {
     line(w, "raft_unroll");
     open_block(w, "for (int turn = 0; turn < %lld; turn++)", (long long)load->turns);
-    line(w, "const int e = threadIdx.x + turn * %d;", w->threads);
+    if (guarded && !load->ready) line(w, "const int thread = raft_thread<%d>();", w->threads);
+    line(w, "const int e = thread + turn * %d;", w->threads);
     if (guarded && load->chunks % w->threads != 0)
         line(w, "if (e >= %lld) continue;", (long long)load->chunks);
 }
@@ -131,7 +137,7 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side)
 {
     bool rows = side == &t->side[ROWS];
     Load load = {.name = rows ? "rows" : "lanes", .chunk = find_chunk(w, t, side)};
-    load.chunks = side->warps * (rows ? t->rows : t->width) * t->depth / load.chunk;
+    load.chunks = side->teams * (rows ? t->rows : t->width) * t->depth / load.chunk;
     load.turns = (load.chunks + w->threads - 1) / w->threads;
     int mark = w->coordinate_count;
     Text *out = w->out, text = text_new(w->arena);
@@ -148,12 +154,13 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side)
             load.ready &= split_slab(&load.spot.bound[i].at, &changing, &rest);
             line(w, "%s_at%d[turn] = %s;", load.name, i, sum_text(w, &rest));
         }
+        load.ready &= load.turns * (1 + load.spot.bound_count) <= MOST_PREPARED;
     }
     close_block(w);
     w->coordinate_count = mark;
     w->out = out;
     if (!load.ready) return load;
-    line(w, "long long %s_from[%lld];", load.name, (long long)load.turns);
+    line(w, "%s %s_from[%lld];", w->index, load.name, (long long)load.turns);
     for (int i = 0; i < load.spot.bound_count; i++)
         line(w, "int %s_at%d[%lld];", load.name, i, (long long)load.turns);
     int indent = w->out->indent;
@@ -175,8 +182,12 @@ static void use_prepared(Writer *w, Sum *at, const char *name)
 static void bring_side(Writer *w, const Tile *t, const Side *side, Load *load)
 {
     int mark = w->coordinate_count;
+    int64_t tile = (side == &t->side[ROWS] ? t->rows : t->width) * t->depth;
     Sum at = sum_constant(side->slab), e = sum_term("e", load->chunk, 0);
+    Sum padding = sum_term(arena_printf(w->arena, "(e / %lld)", (long long)(tile / load->chunk)),
+                           side->tile_floats - tile, side->teams);
     at = sum_add(w, at, &e, 1);
+    if (side->tile_floats > tile) at = sum_add(w, at, &padding, 1);
     const char *to = sum_text(w, &at);
     open_turns(w, load, true);
     Spot *spot = &load->spot;
@@ -212,8 +223,10 @@ void start_slabs(Writer *w, const Tile *t)
     for (int s = 0; s < 2; s++)
         if (t->side[s].staged) load[s] = prepare_side(w, t, &t->side[s]);
     open_block(w, "const auto bring = [&](int slab)");
-    line(w, "const raft_scratch to = slabs + slab %% %d * %lld;", t->buffers,
-         (long long)t->slab_floats);
+    line(w, "const raft_scratch to = slabs%s;",
+         t->buffers > 1
+             ? arena_printf(w->arena, " + slab %% %d * %lld", t->buffers, (long long)t->slab_floats)
+             : "");
     w->coordinate_count = mark;
     enter_slab(w, t);
     for (int s = 0; s < 2; s++)
@@ -234,14 +247,18 @@ void next_slab(Writer *w, const Tile *t)
         line(w, "if (slab < %lld) bring(slab + %d);", (long long)t->slabs - ahead, ahead);
         line(w, "raft_copies_sent();");
     }
-    static const char *const names[] = {"slab_rows", "slab_lanes"};
-    static const char *const tiles[] = {"/", "%"};
     for (int s = 0; s < 2; s++) {
         const Side *side = &t->side[s];
         if (!side->staged) continue;
-        int64_t tile = (s == ROWS ? t->rows : t->width) * t->depth;
-        line(w, "const raft_scratch %s = slabs + (slab %% %d * %lld + warp %s %lld * %lld + %lld);",
-             names[s], t->buffers, (long long)t->slab_floats, tiles[s],
-             (long long)t->side[LANES].warps, (long long)tile, (long long)side->slab);
+        Sum at = sum_term(strchr(side->team, ' ') ? arena_printf(w->arena, "(%s)", side->team)
+                                                  : side->team,
+                          side->tile_floats, side->teams);
+        Sum turn = sum_term(arena_printf(w->arena, "(slab %% %d)", t->buffers), t->slab_floats,
+                            t->buffers);
+        at = sum_add(w, at, &turn, 1);
+        at.constant += side->slab;
+        bool first = sum_is_constant(&at) && at.constant == 0;
+        line(w, first ? "const raft_scratch %s = slabs;" : "const raft_scratch %s = slabs + (%s);",
+             s == ROWS ? "slab_rows" : "slab_lanes", sum_text(w, &at));
     }
 }

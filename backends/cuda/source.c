@@ -8,10 +8,10 @@ enum { THREADS = 256, BLOCKS = 2 }; /* of a thread block; of these on a multipro
 
 void cuda_target(Target *target)
 {
-    /* A warp is the vector. Half of `l2_bytes` bounds the scratch of a block of units, which is to fit in the shared
+    /* A team of threads is the vector. Half of `l2_bytes` bounds the scratch of a block of units, which is to fit in the shared
      * memory of a thread block beside the parts of operands. */
-    *target = (Target){.vector_floats = WARP,
-                       .vector_registers = 64,
+    *target = (Target){.vector_floats = TEAM,
+                       .vector_registers = 72,
                        .fma = true,
                        .l1_bytes = 48 << 10,
                        .l2_bytes = 2 * (CUDA_SHARED_BYTES - (24 << 10)),
@@ -60,23 +60,36 @@ static void write_head(Writer *w, const CudaKernel *made)
              (long long)made->spill_bytes / 4);
     else if (made->shared_bytes > 4 * w->staging)
         line(w, "const raft_scratch scratch = shared;");
+    int64_t before = made->shared_bytes / 4 - w->staging;
     if (w->staging > 0)
-        line(w, "const raft_scratch slabs = shared + %lld;",
-             (long long)(made->shared_bytes / 4 - w->staging));
+        line(w,
+             before > 0 ? "const raft_scratch slabs = shared + %lld;"
+                        : "const raft_scratch slabs = shared;",
+             (long long)before);
 }
 
-/* The loop over the blocks of units that fall to this thread block; a unit is one of `pieces` of the units that are launched. */
-static void write_loop(Writer *w, long long pieces)
+/* The loop over the blocks of units that fall to this thread block: of `units` an image, where `launched` are counted in
+ * the kernel's argument. Where all units of a block have the same index along the outermost axis, that changes first:
+ * blocks that run side by side then read the same activations. */
+static void write_loop(Writer *w, int64_t launched, int64_t units)
 {
     const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
-    long long outer = outermost_tiles(w), block = w->schedule.block;
-    const char *units = pieces > 1 ? arena_printf(w->arena, "units * %lld", pieces) : "units";
-    line(w, "const long long each = %s / %lld, parts = (each + %lld) / %lld;", units, outer,
-         block - 1, block);
-    open_block(w, "for (long long part = blockIdx.x; part < parts * %lld; part += gridDim.x)",
-               outer);
-    if (outer > 1) line(w, "const int u_%s = (int)(part / parts);", kernel->axis[0].name);
-    line(w, "const long long first = part %% parts * %lld;", block);
+    long long outer = outermost_tiles(w), block = w->schedule.block, each = units / outer;
+    const char *share = digit_text(w, arena_printf(w->arena, "raft_again((%s)units)", w->index),
+                                   each % launched == 0 ? 1 : launched, 0);
+    long long times = each % launched == 0 ? each / launched : each;
+    open_block(w, "for (%s part = blockIdx.x;; part += gridDim.x)", w->index);
+    const char *part = "part";
+    if (outer > 1) {
+        line(w, "const int u_%s = part %% %lld;", kernel->axis[0].name, outer);
+        part = arena_printf(w->arena, "part / %lld", outer);
+    }
+    line(w, block > 1 ? "const %s first = %s * %lld;" : "const %s first = %s;", w->index, part,
+         block);
+    line(w, times > 1 ? "const %s each = %s * %lld;" : "const %s each = %s;", w->index, share,
+         times);
+    line(w, "if (first >= each) break;");
+    if (block > 1) line(w, "const int here = raft_min(each - first, %lld);", block);
     enter_block(w);
     for (int i = 0; i < w->schedule.stage_count; i++) write_stage(w, &w->schedule.stages[i]);
     close_block(w);
@@ -84,15 +97,27 @@ static void write_loop(Writer *w, long long pieces)
 
 /* ---- the fine shape --------------------------------------------------------------------------- */
 
-/* The largest divisor of n up to `most`. */
-static int64_t divisor(int64_t n, int64_t most)
+static int64_t count_units(const Kernel *kernel)
 {
-    while (n % most != 0) most--;
-    return most;
+    int64_t units = 1;
+    for (int i = 0; i < kernel->rank; i++)
+        if (!kernel->axis[i].symbol[0])
+            units *= (kernel->axis[i].extent + kernel->tile[i] - 1) / kernel->tile[i];
+    return units;
 }
 
-/* The same kernel cut into smaller units, for a graph of its own: fewer lanes in each. */
-static Graph *cut_finer(Writer *w, int64_t *pieces)
+/* Halves the kernel's tile along an axis, to whole multiples of `least`. False: it is no more than that. */
+static bool halve(Kernel *kernel, int k, int64_t least)
+{
+    if (k < 0 || kernel->axis[k].symbol[0] || kernel->tile[k] <= least) return false;
+    int64_t half = (kernel->tile[k] + 1) / 2;
+    kernel->tile[k] = (half + least - 1) / least * least;
+    return true;
+}
+
+/* The same kernel cut into smaller units, for a graph of its own: as many an image as a GPU has multiprocessors, if
+ * products have lanes or rows enough along the axes of the kernel. */
+static Graph *cut_finer(Writer *w)
 {
     const Schedule *s = &w->schedule;
     Graph *graph = arena_alloc(w->arena, sizeof *graph);
@@ -100,34 +125,34 @@ static Graph *cut_finer(Writer *w, int64_t *pieces)
     graph->kernels = arena_array(w->arena, graph->kernel_count, sizeof *graph->kernels);
     memcpy(graph->kernels, w->graph->kernels, graph->kernel_count * sizeof *graph->kernels);
     Kernel *kernel = &graph->kernels[s->kernel];
-    *pieces = 1;
-    for (int i = 0; i < s->stage_count; i++) {
-        const Product *p = &s->stages[i].product;
-        int k = s->stages[i].kind == STAGE_PRODUCT && p->lane ? schedule_axis(s, p->lane) : -1;
-        if (k < 0 || kernel->axis[k].symbol[0] || kernel->tile[k] <= FINE_LANES) continue;
-        if (kernel->tile[k] % FINE_LANES != 0 || kernel->axis[k].extent % kernel->tile[k] != 0)
-            continue;
-        *pieces *= kernel->tile[k] / FINE_LANES;
-        kernel->tile[k] = FINE_LANES;
+    bool cut = true;
+    while (cut && count_units(kernel) < FINE_UNITS) {
+        cut = false;
+        for (int i = 0; i < s->stage_count && !cut; i++) {
+            const Product *p = &s->stages[i].product;
+            if (s->stages[i].kind != STAGE_PRODUCT) continue;
+            if (p->lane) cut = halve(kernel, schedule_axis(s, p->lane), TEAM * FINE_VECTORS);
+            for (int k = 0; k < p->row_count && !cut; k++)
+                cut = halve(kernel, schedule_axis(s, p->row[k]), 1);
+        }
     }
     return graph;
 }
 
 /* Few images need fewer thread blocks than there are multiprocessors. Then more are launched, and share the work in
  * smaller pieces: one unit a block at most, and tiles of fewer sums, with every sum as it always is. Returns false where the
- * kernel has no products whose tiles can be smaller. */
-static bool write_fine(Writer *w, CudaKernel *made, int64_t *scratch)
+ * kernel has no products, or only those of whole units. */
+static bool write_fine(Writer *w, CudaKernel *made)
 {
     const Schedule schedule = w->schedule;
     const Graph *graph = w->graph;
-    int64_t pieces;
-    bool shared = false;
+    bool products = false;
     for (int i = 0; i < schedule.stage_count; i++)
-        shared |= schedule.stages[i].kind == STAGE_PRODUCT &&
-                  !schedule.stages[i].product.rows_in_w && schedule.stages[i].product.row_count > 0;
-    if (!shared) return false;
-    w->graph = cut_finer(w, &pieces);
-    if ((pieces == 1 && schedule.block == 1) ||
+        products |= schedule.stages[i].kind == STAGE_PRODUCT;
+    if (!products) return false;
+    w->graph = cut_finer(w);
+    int64_t units = made->units, fine = count_units(&w->graph->kernels[schedule.kernel]);
+    if ((fine == units && schedule.block == 1) ||
         !schedule_kernel(&w->schedule, w->arena, w->graph, schedule.kernel, w->target, w->diag)) {
         w->graph = graph;
         w->schedule = schedule;
@@ -137,13 +162,11 @@ static bool write_fine(Writer *w, CudaKernel *made, int64_t *scratch)
     w->fine = true;
     for (int i = 0; i < w->schedule.stage_count; i++) {
         Product *p = &w->schedule.stages[i].product;
-        if (w->schedule.stages[i].kind != STAGE_PRODUCT || p->row_count == 0) continue;
-        p->vectors = 1;
-        p->row_tile[p->row_count - 1] = divisor(p->row_tile[p->row_count - 1], FINE_ROWS);
+        if (p->vectors > FINE_VECTORS) p->vectors = FINE_VECTORS;
     }
-    made->fine = pieces;
-    write_loop(w, pieces);
-    *scratch = 4 * w->schedule.unit_floats;
+    made->fine = (fine + units - 1) / units;
+    write_loop(w, units, fine);
+    RAFTC_ASSERT(4 * w->schedule.unit_floats <= w->scratch);
     w->fine = false;
     w->graph = graph;
     w->schedule = schedule;
@@ -152,29 +175,31 @@ static bool write_fine(Writer *w, CudaKernel *made, int64_t *scratch)
 
 /* ---- kernels ---------------------------------------------------------------------------------- */
 
-static void write_body(Writer *w, CudaKernel *made, int64_t *scratch)
+static void write_body(Writer *w, CudaKernel *made)
 {
     Text *out = w->out, fine = text_new(w->arena);
-    int64_t fine_scratch = 0;
     int mark = w->coordinate_count;
     w->out = &fine;
     fine.indent = 2;
-    bool has_fine = write_fine(w, made, &fine_scratch);
+    bool has_fine = write_fine(w, made);
     w->coordinate_count = mark;
     w->out = out;
     if (has_fine) {
-        long long outer = outermost_tiles(w), block = w->schedule.block;
-        open_block(w, "if (gridDim.x > (units / %lld + %lld) / %lld * %lld)", outer, block - 1,
-                   block, outer);
+        const char *parts = digit_text(w, "units", made->outer, 0);
+        long long block = w->schedule.block;
+        if (block > 1)
+            parts = arena_printf(w->arena, "(%s + %lld) / %lld", parts, block - 1, block);
+        if (made->outer > 1)
+            parts = arena_printf(w->arena, "%s * %lld", parts, (long long)made->outer);
+        open_block(w, "if (gridDim.x > %s)", parts);
+        line(w, "// Few images: smaller units, one in a block.");
         w->out->indent = 0;
         text_put(w->out, fine.data);
-        w->out->indent = 1;
+        w->out->indent = 2;
         line(w, "return;");
         close_block(w);
     }
-    write_loop(w, 1);
-    *scratch = 4 * w->schedule.block * w->schedule.unit_floats;
-    if (fine_scratch > *scratch) *scratch = fine_scratch;
+    write_loop(w, made->units, made->units);
     w->out->indent--;
     text_put(w->out, "}\n\n");
 }
@@ -185,24 +210,25 @@ static void write_kernel(Writer *w, CudaKernel *made)
     Text *out = w->out, body = text_new(w->arena);
     w->out = &body;
     body.indent = 1;
-    int64_t scratch;
-    write_body(w, made, &scratch);
+    w->scratch = 4 * w->schedule.block * w->schedule.unit_floats;
+    write_body(w, made);
     w->out = out;
     made->shared_bytes = 4 * w->staging;
-    if (scratch + made->shared_bytes > CUDA_SHARED_BYTES)
-        made->spill_bytes = scratch;
+    if (w->scratch + made->shared_bytes > CUDA_SHARED_BYTES)
+        made->spill_bytes = w->scratch;
     else
-        made->shared_bytes += scratch;
+        made->shared_bytes += w->scratch;
     write_comment(w);
     write_head(w, made);
     w->out->indent = 0;
     text_put(w->out, body.data);
 }
 
-/* Units enough that every warp has a tile, if their scratch fits. */
+/* Units enough that every team has a tile, if their scratch fits; no more where each has one row of its own. */
 static void fill_block(Writer *w)
 {
     Schedule *s = &w->schedule;
+    bool rows = false;
     int64_t tiles = 0, most = w->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));
     for (int i = 0; i < s->stage_count; i++) {
         const Stage *stage = &s->stages[i];
@@ -210,8 +236,11 @@ static void fill_block(Writer *w)
             continue;
         int64_t own = product_tiles(w, stage);
         if (tiles == 0 || own < tiles) tiles = own;
+        rows |= stage->product.row_count > 0;
     }
-    while (tiles > 0 && tiles * s->block < w->threads / WARP && 2 * s->block <= most) s->block *= 2;
+    int64_t units = tiles > 0 ? w->threads / TEAM / tiles : 0;
+    if (units > most) units = most;
+    if (units > s->block || (units > 0 && !rows)) s->block = units;
 }
 
 static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
@@ -229,13 +258,9 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
                                 kernel_name(w->graph, step->kernel, w->arena));
     made->threads = w->threads;
     made->block = w->schedule.block;
-    made->units = 1;
-    for (int i = 0; i < kernel->rank; i++) {
-        if (kernel->axis[i].symbol[0])
-            made->batched = true;
-        else
-            made->units *= (kernel->axis[i].extent + kernel->tile[i] - 1) / kernel->tile[i];
-    }
+    made->units = count_units(kernel);
+    made->outer = outermost_tiles(w);
+    for (int i = 0; i < kernel->rank; i++) made->batched |= kernel->axis[i].symbol[0] != '\0';
     write_kernel(w, made);
     return true;
 }
@@ -263,6 +288,18 @@ static bool check_ops(const Graph *graph, Diag *diag)
     return true;
 }
 
+/* The type of all indices: the elements of every buffer, for as many images as there are at a time, can be counted with an
+ * int, unless a model is huge. */
+static const char *index_type(const Plan *plan)
+{
+    const int64_t most = INT64_C(1) << 30;
+    for (int i = 0; i < plan->buffer_count; i++) {
+        const Buffer *buffer = &plan->buffers[i];
+        if (buffer->elements > most / (buffer->batched ? cuda_chunk(plan) : 1)) return "long long";
+    }
+    return "int";
+}
+
 CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag)
 {
     if (!check_ops(plan->graph, diag)) return NULL;
@@ -275,7 +312,8 @@ CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag)
                 .graph = plan->graph,
                 .target = &target,
                 .out = &kernels,
-                .tables = &tables};
+                .tables = &tables,
+                .index = index_type(plan)};
     CudaSource *source = arena_alloc(arena, sizeof *source);
     source->kernels = arena_array(arena, (size_t)plan->step_count, sizeof *source->kernels);
     source->kernel_count = plan->step_count;

@@ -38,34 +38,55 @@ void enter_block(Writer *w)
     }
 }
 
+/* `of` / before % count, without what changes nothing; count 0: it is below that. */
+const char *digit_text(Writer *w, const char *of, int64_t before, int64_t count)
+{
+    Text text = text_new(w->arena);
+    text_put(&text, of);
+    if (before > 1) text_printf(&text, " / %lld", (long long)before);
+    if (count > 0) text_printf(&text, " %% %lld", (long long)count);
+    return text.data;
+}
+
+/* Is it the first axis along which units of a block differ? */
+static bool is_outermost(const Writer *w, int k)
+{
+    for (int i = 0; i < k; i++)
+        if (!kernel_axis_is_fixed(w, i)) return false;
+    return true;
+}
+
 void enter_unit(Writer *w, bool clamped)
 {
     const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
     bool split = false;
     for (int i = 0; i < kernel->rank; i++) split |= !kernel_axis_is_fixed(w, i);
-    if (clamped && w->schedule.block > 1)
-        line(w, "const int there = first + g < each ? g : (int)(each - first) - 1;");
-    const char *g = clamped && w->schedule.block > 1 ? "there" : "g";
-    if (split) line(w, "long long number = first + %s;", g);
+    bool several = w->schedule.block > 1;
+    const char *g = clamped ? "there" : "g";
+    if (clamped && several) line(w, "const int there = raft_min(g, here - 1);");
+    if (split)
+        line(w, "const %s number = first%s;", w->index,
+             several ? arena_printf(w->arena, " + %s", g) : "");
     if (w->schedule.unit_floats > 0)
-        line(w, "const raft_scratch unit = scratch + %s * %lld;", g,
-             (long long)w->schedule.unit_floats);
-    int outer = 0;
-    while (outer < kernel->rank && kernel_axis_is_fixed(w, outer)) outer++;
-    for (int i = kernel->rank; i-- > outer;) {
+        line(w, "const raft_scratch unit = scratch%s;",
+             several ? arena_printf(w->arena, " + %s * %lld", g, (long long)w->schedule.unit_floats)
+                     : "");
+    const char *of = "number";
+    int64_t before = 1;
+    for (int i = kernel->rank; i-- > 0;) {
         if (kernel_axis_is_fixed(w, i)) continue;
         const Axis *axis = &kernel->axis[i];
         int64_t count = tiles_along(w, i);
         const char *name = arena_printf(w->arena, "u_%s", axis->name);
         w->base[i] = sum_term(name, kernel->tile[i], count);
         push_coordinate(w, axis->name, w->base[i]);
-        const char *size = count ? arena_printf(w->arena, "%lld", (long long)count) : "batch";
-        const char *type = count ? "int" : "long long";
-        if (i == outer)
-            line(w, "const %s %s = (%s)number;", type, name, type);
-        else
-            line(w, "const %s %s = (%s)(number %% %s); number /= %s;", type, name, type, size,
-                 size);
+        bool top = is_outermost(w, i);
+        const char *digit = digit_text(w, of, before, top ? 0 : count);
+        line(w, top || count ? "const %s %s = %s;" : "const %s %s = %s %% batch;",
+             count ? "int" : w->index, name, digit);
+        before *= count ? count : 1;
+        if (count == 0) of = digit_text(w, arena_printf(w->arena, "%s / batch", of), before, 0);
+        if (count == 0) before = 1;
     }
 }
 
@@ -78,26 +99,30 @@ void push_dims(Writer *w, const ItemDim *dim, int count)
     }
 }
 
+static int64_t items_before(const ItemDim *dim, int count)
+{
+    int64_t items = 1;
+    for (int i = 0; i < count; i++) items *= dim[i].count;
+    return items;
+}
+
 void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp)
 {
-    int64_t items = w->schedule.block;
-    for (int i = 0; i < count; i++) items *= dim[i].count;
-    const char *start = by_warp ? "threadIdx.x / 32" : "threadIdx.x";
-    if (!by_warp && items >= 2 * w->threads) line(w, "raft_several");
-    open_block(w, "for (int item = %s; item < %lld; item += %d)", start, (long long)items,
+    int64_t items = w->schedule.block * items_before(dim, count);
+    open_block(w, "for (int thread = raft_thread<%d>(), item = thread%s; item < %lld; item += %d)",
+               w->threads, by_warp ? " / 32" : "", (long long)items,
                by_warp ? w->threads / WARP : w->threads);
-    const char *rest = "item";
     int64_t before = 1;
     for (int i = count; i-- > 0;) {
         if (dim[i].count == 1) continue;
-        line(w, before == 1 ? "const int %s = %s %% %lld;" : "const int %s = %s / %lld %% %lld;",
-             dim[i].name, rest, (long long)(before == 1 ? dim[i].count : before),
-             (long long)dim[i].count);
+        bool top = w->schedule.block * items_before(dim, i) == 1;
+        line(w, "const int %s = %s;", dim[i].name,
+             digit_text(w, "item", before, top ? 0 : dim[i].count));
         before *= dim[i].count;
     }
-    line(w, "const int g = item / %lld;", (long long)before);
-    if (by_warp) line(w, "const int lane = threadIdx.x %% 32;");
-    if (w->schedule.block > 1) line(w, "if (first + g >= each) continue;");
+    if (w->schedule.block > 1) line(w, "const int g = %s;", digit_text(w, "item", before, 0));
+    if (by_warp) line(w, "const int lane = thread %% 32;");
+    if (w->schedule.block > 1) line(w, "if (g >= here) continue;");
     enter_unit(w, false);
     push_dims(w, dim, count);
 }
@@ -167,6 +192,7 @@ static void write_map(Writer *w, const Stage *stage)
     ItemDim dim[MAX_AXES];
     int count = list_dims(w, &node->type, NULL, dim);
     lane_last(dim, count, lane);
+    line(w, "raft_several"); /* many loads at a time */
     open_items(w, dim, count, false);
     skip_outside(w, dim, count);
     store_stage_end(w, stage, fresh_value(w, stage->end));
@@ -226,7 +252,7 @@ static void enter_over(Writer *w, NodeId x, const AxisNames *over)
     for (int i = over->count; i-- > 0;) {
         int64_t extent = type->axis[type_find(type, over->name[i])].extent;
         const char *name = arena_printf(w->arena, "e_%s", over->name[i]);
-        line(w, "const int %s = e / %lld %% %lld;", name, (long long)before, (long long)extent);
+        line(w, "const int %s = %s;", name, digit_text(w, "e", before, i > 0 ? extent : 0));
         push_coordinate(w, over->name[i], sum_term(name, 1, extent));
         before *= extent;
     }

@@ -1,4 +1,4 @@
-/* tile.c: how one product is cut: tiles of the result, warps that share them out, slabs of the sum. */
+/* tile.c: how one product is cut: tiles of the result, teams that share them out, slabs of the sum. */
 #include "backends/cuda/product.h"
 
 #include <string.h>
@@ -85,27 +85,31 @@ static void find_tiles(Writer *w, Tile *t)
     }
 }
 
-/* Shares the tiles out over warps: in the fewest rounds, then with the fewest floats to bring. */
-static void share_out(const Writer *w, Tile *t)
+/* Shares the tiles out over teams: in the fewest rounds, then with the fewest floats to bring. Returns the rounds. */
+static int64_t share_out(const Writer *w, Tile *t)
 {
-    int64_t best = INT64_MAX;
+    enum { ROUND = 1 << 20 };
+    int64_t best = INT64_MAX, teams = w->threads / TEAM;
     int64_t floats[2] = {t->side[ROWS].staged ? t->rows : 0, t->side[LANES].staged ? t->width : 0};
-    for (int along = 1; along <= w->threads / WARP; along *= 2) {
-        int64_t across = w->threads / WARP / along;
+    for (int64_t along = 1; along <= teams && along <= t->side[LANES].tiles; along++) {
+        int64_t across = teams / along;
+        if (across > t->side[ROWS].tiles) across = t->side[ROWS].tiles;
         int64_t rounds =
             ceil_divide(t->side[ROWS].tiles, across) * ceil_divide(t->side[LANES].tiles, along);
-        int64_t cost = rounds * 4096 + across * floats[ROWS] + along * floats[LANES];
+        int64_t cost = rounds * ROUND + across * floats[ROWS] + along * floats[LANES];
         if (cost >= best) continue;
         best = cost;
-        t->side[ROWS].warps = across;
-        t->side[LANES].warps = along;
+        t->side[ROWS].teams = across;
+        t->side[LANES].teams = along;
     }
+    t->teams = t->side[ROWS].teams * t->side[LANES].teams;
+    return best / ROUND;
 }
 
 /* Shared memory for slabs: what scratch leaves, if that is enough for any. */
 static int64_t staging_bytes(const Writer *w)
 {
-    int64_t rest = CUDA_SHARED_BYTES - 4 * w->schedule.block * w->schedule.unit_floats;
+    int64_t rest = CUDA_SHARED_BYTES - w->scratch;
     return rest < LEAST_STAGING || rest > MOST_STAGING ? MOST_STAGING : rest;
 }
 
@@ -119,30 +123,32 @@ static void choose_slab(Writer *w, Tile *t)
         t->inner = x->axis[type_find(x, over->name[i])].extent;
         sum *= t->inner;
     }
-    if (t->side[ROWS].staged) bytes += 4 * t->side[ROWS].warps * t->rows;
-    if (t->side[LANES].staged) bytes += 4 * t->side[LANES].warps * t->width;
+    for (int s = 0; s < 2; s++)
+        if (t->side[s].staged) bytes += 4 * t->side[s].teams * (s == ROWS ? t->rows : t->width);
+    int64_t most = w->fine ? FINE_SLABS : MOST_SLABS;
     t->depth = 1;
     for (int64_t step = 4; step > 0 && t->depth == 1; step /= 2)
         for (int64_t depth = step; depth <= 32 && !t->both; depth += step)
-            if (t->inner % depth == 0 && MAX_SLABS * depth * bytes <= staging_bytes(w))
-                t->depth = depth;
+            if (t->inner % depth == 0 && most * depth * bytes <= staging_bytes(w)) t->depth = depth;
     t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
     t->slabs = sum / t->depth;
-    t->buffers = t->slabs < MAX_SLABS ? (int)t->slabs : MAX_SLABS;
+    t->buffers = (int)(t->slabs < most ? t->slabs : most);
     for (int s = 0; s < 2; s++) {
         Side *side = &t->side[s];
-        int64_t tile = s == ROWS ? t->rows : t->width;
         side->slab = t->slab_floats;
+        side->tile_floats = (s == ROWS ? t->rows : t->width) * t->depth;
+        /* Rows of up to four floats are read together: of an odd number of fours, no two teams meet in a bank. */
+        if (s == ROWS && t->at_once == 4 && side->teams > 1 && side->tile_floats % 8 == 0)
+            side->tile_floats += 4;
         /* Copies are of up to four floats, aligned to their size. */
-        if (side->staged) t->slab_floats += (side->warps * tile * t->depth + 3) / 4 * 4;
+        if (side->staged) t->slab_floats += (side->teams * side->tile_floats + 3) / 4 * 4;
     }
     int64_t needed = t->buffers * t->slab_floats;
     if (needed > w->staging) w->staging = needed;
 }
 
-Tile find_tile(Writer *w, const Stage *stage)
+static Tile cut(Writer *w, const Stage *stage, const Product *p, int64_t *rounds)
 {
-    const Product *p = &stage->product;
     Tile t = {.stage = stage,
               .p = p,
               .linear = graph_node(w->graph, stage->root),
@@ -154,7 +160,28 @@ Tile find_tile(Writer *w, const Stage *stage)
     find_side(w, &t, &t.side[ROWS], t.linear->operands[p->rows_in_w ? 1 : 0]);
     find_side(w, &t, &t.side[LANES], t.linear->operands[p->rows_in_w ? 0 : 1]);
     find_tiles(w, &t);
-    share_out(w, &t);
+    *rounds = share_out(w, &t);
+    return t;
+}
+
+/* Where a block has too few tiles for its teams, tiles have fewer rows. */
+Tile find_tile(Writer *w, const Stage *stage)
+{
+    Product *p = arena_alloc(w->arena, sizeof *p);
+    *p = stage->product;
+    int64_t none = 1, rounds, least = INT64_MAX, best = 1;
+    int64_t *inner = p->row_count ? &p->row_tile[p->row_count - 1] : &none;
+    for (int64_t most = *inner, tile = most; tile > 0; tile--) {
+        if (most % tile != 0) continue;
+        *inner = tile;
+        Tile t = cut(w, stage, p, &rounds);
+        int64_t cost = rounds * product_step_cost(t.rows, p->vectors);
+        if (cost >= least) continue;
+        least = cost;
+        best = tile;
+    }
+    *inner = best;
+    Tile t = cut(w, stage, p, &rounds);
     choose_slab(w, &t);
     return t;
 }
