@@ -119,6 +119,11 @@ void line(Writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
 void open_block(Writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
 void close_block(Writer *w);
 
+/* ---- tidy.c ---- */
+
+/* The text of a kernel without declarations that nothing uses. */
+const char *tidy(Arena *arena, const char *text);
+
 /* ---- stage.c, product.c ---- */
 
 /* Opens the loop over the items of a stage and sets coordinates. An item is one of the `block` units and one tile of each

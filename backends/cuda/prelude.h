@@ -4,7 +4,6 @@
 
 static const char cuda_prelude[] =
     "#ifndef RAFT_EMULATE\n"
-    "#pragma nv_diag_suppress 177 // names that a kernel has no use for\n"
     "typedef const float *__restrict__ raft_input;\n"
     "typedef float *__restrict__ raft_output;\n"
     "typedef float *raft_scratch;\n"

@@ -221,7 +221,7 @@ static void write_kernel(Writer *w, CudaKernel *made)
     write_comment(w);
     write_head(w, made);
     w->out->indent = 0;
-    text_put(w->out, body.data);
+    text_put(w->out, tidy(w->arena, body.data));
 }
 
 /* Units enough that every team has a tile, if their scratch fits; no more where each has one row of its own. */
