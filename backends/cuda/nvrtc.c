@@ -149,18 +149,15 @@ CudaCompiler *cuda_compiler_open(Arena *arena, Diag *diag)
 
 /* ---- compiling ------------------------------------------------------------------------------- */
 
-static bool refuse(const CudaCompiler *c, Program program, const char *name, int architecture,
-                   int result, Arena *arena, Diag *diag)
+/* All that NVRTC has to say. */
+static void show_log(const CudaCompiler *c, Program program, Arena *arena, Diag *diag)
 {
     size_t size = 0;
     c->log_size(program, &size);
     char *log = arena_alloc(arena, size + 1);
     c->log(program, log);
-    diag_error(diag, (Loc){0}, "NVRTC %d.%d refuses the kernels of %s for sm_%d: %s", c->major,
-               c->minor, name, architecture, c->error(result));
     for (char *line; (line = strsep(&log, "\n"));)
         if (*line) diag_note(diag, (Loc){0}, "%s", line);
-    return false;
 }
 
 static bool read_result(const CudaCompiler *c, Program program, CudaCodeKind kind, Arena *arena,
@@ -185,8 +182,11 @@ static bool compile(const CudaCompiler *c, const char *text, const char *name, C
     if (result != 0)
         return diag_error(diag, (Loc){0}, "NVRTC cannot be used: %s", c->error(result));
     result = c->compile(program, option_count, options);
-    bool good = result == 0 ? read_result(c, program, kind, arena, image)
-                            : refuse(c, program, name, image->architecture, result, arena, diag);
+    if (result != 0)
+        diag_error(diag, (Loc){0}, "NVRTC %d.%d refuses the kernels of %s for sm_%d: %s", c->major,
+                   c->minor, name, image->architecture, c->error(result));
+    show_log(c, program, arena, diag);
+    bool good = result == 0 && read_result(c, program, kind, arena, image);
     if (result == 0 && !good)
         diag_error(diag, (Loc){0}, "NVRTC %d.%d gives no code for sm_%d", c->major, c->minor,
                    image->architecture);
@@ -203,6 +203,8 @@ bool cuda_compile(const CudaCompiler *c, Arena *arena, const char *text, const c
                      architecture),
         "--std=c++17",
         "--fmad=true",
+        "--ptxas-options=--warn-on-spills",
+        "--ptxas-options=--warn-on-local-memory-usage",
     };
     Text made_of = text_new(arena); /* all that the result depends on */
     text_printf(&made_of, "%s of NVRTC %d.%d", kind == CUDA_PTX ? "ptx" : "cubin", c->major,

@@ -1,0 +1,126 @@
+/* cuda_kernels.c: every kernel of every published model, compiled by NVRTC for one architecture: it has nothing to say of
+ * any, neither names without use nor registers that spill. Kernels that differ in names alone are compiled once; an
+ * architecture takes 70 s of a processor where there is an NVRTC, and nothing elsewhere.
+ * usage: cuda_kernels FOLDER ARCHITECTURE        exit 77: skipped, there is no NVRTC
+ */
+#define _GNU_SOURCE
+#include "backends/backend.h"
+#include "frontend/frontend.h"
+
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { MOST_KERNELS = 4096, SKIPPED = 77 };
+
+static const char begin[] = "\n// kernel for (", head[] = "extern \"C\" __global__ void ";
+
+typedef struct Kernels {
+    Arena arena;
+    Diag diag;
+    Text text;                       /* the prelude, tables and kernels so far */
+    const char *known[MOST_KERNELS]; /* without name and comment */
+    int count, all;
+} Kernels;
+
+/* The kernel without its comment and its name. */
+static const char *without_names(Kernels *k, const char *kernel)
+{
+    const char *start = strstr(kernel, head);
+    const char *name = start + strcspn(start, ")") + 2, *rest = name + strcspn(name, "(");
+    return arena_printf(&k->arena, "%.*s%s", (int)(name - start), start, rest);
+}
+
+static void add_kernel(Kernels *k, const char *kernel)
+{
+    const char *key = without_names(k, kernel);
+    k->all++;
+    for (int i = 0; i < k->count; i++)
+        if (strcmp(k->known[i], key) == 0) return;
+    RAFTC_ASSERT(k->count < MOST_KERNELS);
+    k->known[k->count++] = key;
+    text_put(&k->text, kernel);
+}
+
+/* Tables of resampling stand before the first kernel, a statement each. */
+static void add_tables(Kernels *k, const char *text)
+{
+    char *rest = arena_strdup(&k->arena, text);
+    for (char *end; (rest = strstr(rest, "\nraft_table(")) && (end = strstr(rest, "};\n"));) {
+        const char *table = arena_strndup(&k->arena, rest, (size_t)(end + 3 - rest));
+        if (!strstr(k->text.data, table)) text_put(&k->text, table);
+        rest = end + 2;
+    }
+}
+
+static void add_source(Kernels *k, const char *text)
+{
+    const char *kernel = strstr(text, begin);
+    const char *before = arena_strndup(&k->arena, text, (size_t)(kernel - text));
+    const char *tables = strstr(before, "\nraft_table(");
+    if (k->count == 0)
+        text_put(&k->text, arena_strndup(&k->arena, before,
+                                         tables ? (size_t)(tables - before) : strlen(before)));
+    add_tables(k, before);
+    for (const char *next; kernel; kernel = next) {
+        next = strstr(kernel + 1, begin);
+        add_kernel(k, next ? arena_strndup(&k->arena, kernel, (size_t)(next - kernel)) : kernel);
+    }
+}
+
+static bool add_model(Kernels *k, const char *path)
+{
+    const Source *source = diag_read_source(&k->diag, path, SETTINGS_MAX_SIZE);
+    Settings *settings = source ? settings_parse(&k->arena, source, NULL, 0, &k->diag) : NULL;
+    Model *model = settings ? model_resolve(&k->arena, settings, NULL, 0, 0, &k->diag) : NULL;
+    if (!model) return false;
+    Target target;
+    cuda_target(&target);
+    const PipelineOptions options = {.rewrite_limit = INT64_MAX};
+    Graph *graph =
+        pipeline_run(&k->arena, build_graph(&k->arena, model), &target, &options, &k->diag, NULL);
+    if (!graph) return false;
+    CudaSource *made = cuda_emit(&k->arena, plan_memory(&k->arena, graph), &k->diag);
+    if (made) add_source(k, made->text);
+    return made != NULL;
+}
+
+static bool add_models(Kernels *k, const char *folder)
+{
+    glob_t found;
+    bool good = glob(arena_printf(&k->arena, "%s/*.yaml", folder), 0, NULL, &found) == 0;
+    for (size_t i = 0; good && i < found.gl_pathc; i++) good = add_model(k, found.gl_pathv[i]);
+    if (good) globfree(&found);
+    return good;
+}
+
+int main(int count, char **argument)
+{
+    static Kernels k;
+    k.diag = diag_new(&k.arena);
+    k.text = text_new(&k.arena);
+    if (count != 3) return 2;
+    CudaCompiler *compiler = cuda_compiler_open(&k.arena, &k.diag);
+    if (!compiler) {
+        fputs("cuda_kernels: skipped:\n", stderr);
+        diag_print(&k.diag, stderr);
+        return SKIPPED;
+    }
+    char cache[] = "/tmp/cuda_kernels.XXXXXX"; /* what is known there is not compiled */
+    if (!mkdtemp(cache) || setenv("XDG_CACHE_HOME", cache, 1) != 0) return 2;
+    RaftCudaImage image;
+    const char *note;
+    bool good = add_models(&k, argument[1]);
+    Diag said = diag_new(&k.arena);
+    clock_t start = clock();
+    good = good && cuda_compile(compiler, &k.arena, k.text.data, "all", atoi(argument[2]),
+                                CUDA_CUBIN, &image, &note, &said);
+    printf("cuda_kernels: %d of %d kernels differ; sm_%s: %.1f s of a processor\n", k.count, k.all,
+           argument[2], (double)(clock() - start) / CLOCKS_PER_SEC);
+    diag_print(k.diag.errors ? &k.diag : &said, stdout);
+    good = good && said.count == 0 && k.count > 0;
+    int status = system(arena_printf(&k.arena, "rm -rf '%s'", cache));
+    arena_free(&k.arena);
+    return good && status == 0 ? 0 : 1;
+}
