@@ -89,7 +89,7 @@ typedef struct Options {
     int64_t emit, report; /* sets of EMIT_ and REPORT_ */
     bool profile, json;
     const char *roofline, *trace; /* where they are written to */
-    int64_t budget; /* of tuning, in milliseconds */
+    int64_t budget;               /* of tuning, in milliseconds */
     const char *tune_database;
     bool train; /* with a backward pass and the step of an optimiser */
     /* running */
@@ -153,6 +153,8 @@ Exit session_write(Session *session, const char *path, const void *data, size_t 
 bool has_extension(const char *path, const char *extension);
 /* Prints text of the user's with '?' for control characters. */
 void print_clean(const char *text, FILE *file);
+/* An argument as a shell would read it; control characters are shown as '?'. */
+const char *shell_argument(Arena *arena, const char *argument);
 /* The sum, or INT64_MAX where that is too large: a graph that is read may claim any work. */
 int64_t saturating_add(int64_t a, int64_t b);
 /* 9868768 as "9,868,768". */

@@ -62,6 +62,19 @@ Exit compilation_load(Session *session, const char *path, Compilation *c)
 
 /* ---- passes ---------------------------------------------------------------------------------- */
 
+/* Code for another CPU may hold instructions that this one lacks, which would end raftc. */
+static Exit check_host(Session *session, const Compilation *c)
+{
+    Target host;
+    const CpuOptions here = {0};
+    if (!llvm_target(&here, &host, session->diag)) return EXIT_LACKING;
+    if (c->target.vector_floats <= host.vector_floats && c->target.fma <= host.fma)
+        return EXIT_DONE;
+    return session_fail(session, EXIT_LACKING,
+                        "this machine lacks instructions of the chosen CPU; it can compile for "
+                        "that, and run for --mcpu host");
+}
+
 Exit compilation_target(Session *session, Compilation *c)
 {
     const Options *options = session->options;
@@ -83,7 +96,9 @@ Exit compilation_target(Session *session, Compilation *c)
                             "--target reference runs models slowly");
     bool known =
         llvm_check(&c->cpu, session->diag) && llvm_target(&c->cpu, &c->target, session->diag);
-    return known ? EXIT_DONE : EXIT_LACKING;
+    if (!known) return EXIT_LACKING;
+    bool runs = options->verb != VERB_COMPILE && !inspects && (options->cpu || options->features);
+    return runs ? check_host(session, c) : EXIT_DONE;
 }
 
 static Exit make_folder(Session *session, const char *path)

@@ -282,13 +282,14 @@ static void summarise(const Job *job)
         if (stat(job->written.item[i], &status) == 0)
             fprintf(stderr, "  %-32s %12s bytes\n", job->written.item[i],
                     grouped(arena, status.st_size));
-    const char *base = job->base;
+    const char *shared = arena_printf(arena, "%s.so", job->base);
+    const char *archive = arena_printf(arena, "%s.a", job->base);
     if (job->emit & EMIT_LIB)
         fprintf(stderr,
                 "Next: include %s.h, which says how to call the model, and link with one of\n"
-                "  cc program.c %s.so -Wl,-rpath,'$ORIGIN'\n"
-                "  cc program.c %s.a %s\n",
-                base, base, base,
+                "  cc program.c %s -Wl,-rpath,'$ORIGIN'\n"
+                "  cc program.c %s %s\n",
+                job->base, shell_argument(arena, shared), shell_argument(arena, archive),
                 job->session->options->target == TARGET_CUDA ? "-ldl" : "-fopenmp -lm");
 }
 

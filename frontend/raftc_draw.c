@@ -197,10 +197,14 @@ static const char *graph_text(Arena *arena, const Graph *graph)
 
 /* ---- Graphviz -------------------------------------------------------------------------------- */
 
+static const char *const formats[] = {".svg", ".png", ".pdf"};
+
 /* Runs dot on a file; what it prints comes into another. */
-static Exit run_dot(Session *session, const char *text_path, const char *picture_path)
+static Exit run_dot(Session *session, const char *text_path, const char *format,
+                    const char *picture_path)
 {
-    const char *const command[] = {"dot", "-Tsvg", "-o", picture_path, text_path, NULL};
+    const char *option = arena_printf(session->arena, "-T%s", format + 1);
+    const char *const command[] = {"dot", option, "-o", picture_path, text_path, NULL};
     bool good;
     int reason = rt_run_program(command, "/dev/null", &good);
     if (reason)
@@ -232,7 +236,15 @@ static bool make_temporary(char *path)
 
 Exit draw_graph(Session *session, const Graph *graph, const char *path)
 {
-    const char *text = graph_text(session->arena, graph), *folder = getenv("TMPDIR");
+    const char *text = graph_text(session->arena, graph), *folder = getenv("TMPDIR"),
+               *format = NULL;
+    if (has_extension(path, ".dot")) return session_write(session, path, text, strlen(text));
+    for (size_t i = 0; i < ARRAY_SIZE(formats); i++)
+        if (has_extension(path, formats[i])) format = formats[i];
+    if (!format)
+        return session_fail(session, EXIT_USAGE,
+                            "--graph writes .svg, .png, .pdf, or .dot for Graphviz, not '%s'",
+                            path);
     if (!folder || !*folder) folder = "/tmp";
     char *text_path = arena_printf(session->arena, "%s/raftc-XXXXXX", folder);
     char *picture_path = arena_printf(session->arena, "%s/raftc-XXXXXX", folder);
@@ -242,7 +254,7 @@ Exit draw_graph(Session *session, const Graph *graph, const char *path)
         exit = session_fail(session, EXIT_UNDONE, "%s: a temporary file cannot be made: %s", folder,
                             strerror(errno));
     if (exit == EXIT_DONE) exit = session_write(session, text_path, text, strlen(text));
-    if (exit == EXIT_DONE) exit = run_dot(session, text_path, picture_path);
+    if (exit == EXIT_DONE) exit = run_dot(session, text_path, format, picture_path);
     if (exit == EXIT_DONE) exit = place_picture(session, picture_path, path);
     unlink(text_path);
     unlink(picture_path);

@@ -108,9 +108,10 @@ static void put_model(Text *out, const Compilation *c)
 {
     const Model *model = c->model;
     const Settings *settings = model->settings;
-    text_printf(out, "%s: %d %s, %lldx%lld images of %lld channels, %lld classes, ", model->name,
+    text_printf(out, "%s: %d %s, %lldx%lld images of %lld %s, %lld classes, ", model->name,
                 model->level_count, model->level_count == 1 ? "level" : "levels",
                 (long long)model->height, (long long)model->width, (long long)settings->in_channels,
+                settings->in_channels == 1 ? "channel" : "channels",
                 (long long)settings->num_classes);
     text_printf(out, "%d feature maps\n", model->feature_count);
     text_printf(out, "%-5s %6s %6s %6s %6s %9s %9s  %s\n", "level", "depth", "dim", "patch", "raft",

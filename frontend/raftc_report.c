@@ -36,26 +36,52 @@ bool *graph_prepare_kernels(const Graph *graph, Arena *arena)
 
 /* ---- fusion ---------------------------------------------------------------------------------- */
 
+/* For each kernel the bytes for one image of values that it computes and uses itself, and of windows
+ * that it reads where they lie: what ops on their own would write to memory, and read again. */
+static int64_t *bytes_inside(const Graph *graph, Arena *arena)
+{
+    int64_t *bytes = arena_array(arena, graph->kernel_count, sizeof *bytes);
+    bool *stored = arena_array(arena, graph->node_count, sizeof *stored);
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        stored[id] |= node->op == OP_WRITE || node->kernel == NO_KERNEL;
+        if (node->op == OP_WRITE) stored[node->operands[0]] = true;
+    }
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        int64_t elements = type_elements(&node->type, NULL);
+        bool same = node->op == OP_READ &&
+                    elements <= type_elements(graph_type(graph, node->operands[0]), NULL);
+        if (stored[id] || same) continue;
+        bytes[node->kernel] = saturating_add(bytes[node->kernel], 4 * elements);
+    }
+    return bytes;
+}
+
 void report_kernels(const Graph *graph, Text *out)
 {
     Arena *arena = out->arena;
     const bool *prepare = graph_prepare_kernels(graph, arena);
+    const int64_t *inside = bytes_inside(graph, arena);
     const char **name = arena_array(arena, graph->kernel_count, sizeof *name);
     for (uint32_t k = 0; k < graph->kernel_count; k++)
         name[k] = arena_printf(arena, "%s%s", prepare[k] ? "prepare: " : "",
                                kernel_name(graph, (int)k, arena));
-    text_printf(out, "%7s %15s  %s\n", "kernels", "multiply-adds", "fused from");
+    text_printf(out, "%7s %15s %15s  %s\n", "kernels", "multiply-adds", "bytes saved",
+                "fused from");
     for (uint32_t k = 0; k < graph->kernel_count; k++) {
         uint32_t before = 0;
         while (strcmp(name[before], name[k]) != 0) before++;
         if (before < k) continue; /* told already */
-        int64_t count = 0, cost = 0;
+        int64_t count = 0, cost = 0, saved = 0;
         for (uint32_t i = k; i < graph->kernel_count; i++) {
             if (strcmp(name[i], name[k]) != 0) continue;
             count++;
             cost = saturating_add(cost, kernel_cost(graph, (int)i));
+            saved = saturating_add(saved, inside[i]);
         }
-        text_printf(out, "%7lld %15s  %s\n", (long long)count, grouped(arena, cost), name[k]);
+        text_printf(out, "%7lld %15s %15s  %s\n", (long long)count, grouped(arena, cost),
+                    grouped(arena, saved), name[k]);
     }
 }
 

@@ -30,8 +30,14 @@ static Exit read_labels(Job *job, int64_t classes)
     if (!path) return EXIT_DONE;
     const Source *source = diag_read_source(session->diag, path, LABELS_MAX_SIZE);
     if (!source) return EXIT_FILES;
+    if (memchr(source->text, '\0', source->size))
+        return session_fail(session, EXIT_FILES, "%s: holds a byte 0, which no text in UTF-8 does",
+                            path);
     Strings *labels = &job->labels;
-    for (const char *line = source->text, *end = line + source->size; line < end;) {
+    const char *line = source->text, *end = line + source->size;
+    if (source->size >= 3 && memcmp(line, "\xef\xbb\xbf", 3) == 0) line += 3; /* some editors' */
+    while (end > line && (end[-1] == '\n' || end[-1] == '\r')) end--;
+    while (line < end) {
         const char *newline = memchr(line, '\n', (size_t)(end - line));
         size_t length = (size_t)((newline ? newline : end) - line);
         if (length > 0 && line[length - 1] == '\r') length--;
@@ -41,9 +47,8 @@ static Exit read_labels(Job *job, int64_t classes)
     }
     if (labels->count == classes) return EXIT_DONE;
     return session_fail(session, EXIT_FILES,
-                        "%s: has %u labels, one a line; the model has %lld "
-                        "classes",
-                        path, labels->count, (long long)classes);
+                        "%s: has %u %s, one a line; the model has %lld classes", path,
+                        labels->count, labels->count == 1 ? "label" : "labels", (long long)classes);
 }
 
 /* Index of the greatest of the values that are not taken yet; the first where some are equal. */

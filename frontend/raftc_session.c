@@ -84,6 +84,7 @@ static void change_signals(int how)
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGHUP);
     sigaddset(&signals, SIGQUIT);
+    sigaddset(&signals, SIGPIPE); /* whoever read the messages has left */
     sigprocmask(how, &signals, NULL);
 }
 
@@ -147,20 +148,21 @@ const char *raftc_version(void)
     return "raftc " RAFTC_VERSION;
 }
 
-/* An argument as a shell would read it; control characters are shown as '?'. */
-static void put_argument(Text *text, const char *argument)
+const char *shell_argument(Arena *arena, const char *argument)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                 "_-./=,:@%+";
     bool quoted = strspn(argument, plain) != strlen(argument) || !*argument;
-    text_put(text, quoted ? " '" : " ");
+    Text text = text_new(arena);
+    text_put(&text, quoted ? "'" : "");
     for (const char *c = argument; *c; c++) {
         if (*c == '\'')
-            text_put(text, "'\\''");
+            text_put(&text, "'\\''");
         else
-            text_printf(text, "%c", iscntrl((unsigned char)*c) ? '?' : *c);
+            text_printf(&text, "%c", iscntrl((unsigned char)*c) ? '?' : *c);
     }
-    text_put(text, quoted ? "'" : "");
+    text_put(&text, quoted ? "'" : "");
+    return text.data;
 }
 
 uint64_t bytes_hash(const char *bytes, size_t size)
@@ -174,7 +176,8 @@ const char *session_made_by(Session *session, const Source *source)
 {
     Text text = text_new(session->arena);
     text_printf(&text, "made by %s\ncommand: raftc", raftc_version());
-    for (int i = 1; i < session->argc; i++) put_argument(&text, session->argv[i]);
+    for (int i = 1; i < session->argc; i++)
+        text_printf(&text, " %s", shell_argument(session->arena, session->argv[i]));
     text_printf(&text, "\nmodel: %zu bytes, FNV-1a hash %016llx", source->size,
                 (unsigned long long)bytes_hash(source->text, source->size));
     return text.data;

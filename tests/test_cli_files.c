@@ -265,7 +265,7 @@ static int count_entries(const char *path, const char *part)
  * decides where, and the compiler is a real one; test_faults.c has each call.) */
 static void signals_leave_nothing_behind(void **state)
 {
-    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGPIPE};
     Place *place = cpu_place(state);
     const char *temporary = in_folder(place, "temporary");
     assert_int_equal(mkdir(temporary, 0700), 0);
@@ -277,11 +277,11 @@ static void signals_leave_nothing_behind(void **state)
                                                   "--emit lib,obj,ir --weights @fill",
                                                   temporary));
         usleep((useconds_t)(20000 * (i + 1)));
-        kill(process, signals[i % 4]);
+        kill(process, signals[i % 5]);
         int status = finish(process);
         if (WIFSIGNALED(status)) {
             ended++;
-            assert_int_equal(WTERMSIG(status), signals[i % 4]);
+            assert_int_equal(WTERMSIG(status), signals[i % 5]);
         } else {
             assert_int_equal(WEXITSTATUS(status), 0);
         }
@@ -290,6 +290,18 @@ static void signals_leave_nothing_behind(void **state)
     }
     assert_true(ended > 0);
 }
+
+#ifdef __x86_64__
+/* Code for a CPU with more than this one has is refused, not run. */
+static void lacking_instructions_are_told(void **state)
+{
+    Place *place = cpu_place(state);
+    int status = finish(start(place, "raftc run cli/tiny.yaml --weights @fill @fill -q --mcpu "
+                                     "x86-64-v4"));
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), __builtin_cpu_supports("avx512f") ? 0 : 5);
+}
+#endif
 
 /* What a terminal would show of `text`, whose cursor goes back at \r. */
 static const char *as_shown(Arena *arena, const char *text)
@@ -370,6 +382,9 @@ int main(void)
         cmocka_unit_test(bench_draws_and_traces),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(signals_leave_nothing_behind),
+#ifdef __x86_64__
+        cmocka_unit_test(lacking_instructions_are_told),
+#endif
         cmocka_unit_test(progress_makes_way_for_messages),
     };
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) tests[i].initial_state = &place;

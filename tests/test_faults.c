@@ -216,9 +216,9 @@ static int run_undisturbed(Bench *bench, const Scenario *scenario, const Fault *
 static int try_call(Bench *bench, const Scenario *scenario, const Fault *fault, int at,
                     bool from_then_on, bool exist)
 {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
     const FaultOrder order = {.call = fault->call,
-                              .signal = fault->signals ? signals[(at + exist) % 4] : 0,
+                              .signal = fault->signals ? signals[(at + exist) % 5] : 0,
                               .at = at,
                               .from_then_on = from_then_on,
                               .error = fault->error,

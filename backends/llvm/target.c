@@ -82,6 +82,21 @@ const char *llvm_describe(Arena *arena, const CpuOptions *options, Diag *diag)
     return text;
 }
 
+/* Stores some lanes of a vector, as kernels do at their edges. */
+static void store_some(LLVMModuleRef module, LLVMBuilderRef builder, LLVMValueRef y,
+                       LLVMValueRef pointer)
+{
+    LLVMContextRef context = LLVMGetModuleContext(module);
+    LLVMTypeRef i1 = LLVMInt1TypeInContext(context), i32 = LLVMInt32TypeInContext(context);
+    LLVMTypeRef types[] = {LLVMTypeOf(y), LLVMTypeOf(pointer)};
+    LLVMValueRef lane[16];
+    for (unsigned i = 0; i < 16; i++) lane[i] = LLVMConstInt(i1, i < 5 || i == 8, false);
+    unsigned id = LLVMLookupIntrinsicID("llvm.masked.store", 17);
+    LLVMValueRef store = LLVMGetIntrinsicDeclaration(module, id, types, 2);
+    LLVMValueRef arguments[] = {y, pointer, LLVMConstInt(i32, 4, false), LLVMConstVector(lane, 16)};
+    LLVMBuildCall2(builder, LLVMIntrinsicGetType(context, id, types, 2), store, arguments, 4, "");
+}
+
 /* Assembly of a function that multiplies and adds vectors of 16 floats: the registers it uses tell
  * what the machine has, whatever its name and features are called. */
 static LLVMMemoryBufferRef probe_assembly(LLVMTargetMachineRef machine)
@@ -104,6 +119,7 @@ static LLVMMemoryBufferRef probe_assembly(LLVMTargetMachineRef machine)
     LLVMValueRef y = LLVMBuildCall2(builder, LLVMIntrinsicGetType(context, id, &vector, 1), fma,
                                     arguments, 3, "");
     LLVMBuildStore(builder, y, LLVMGetParam(function, 0));
+    store_some(module, builder, y, LLVMGetParam(function, 0));
     LLVMBuildRetVoid(builder);
     LLVMDisposeBuilder(builder);
     LLVMMemoryBufferRef buffer = NULL;
@@ -160,6 +176,10 @@ bool llvm_check(const CpuOptions *options, Diag *diag)
         if (machine) LLVMDisposeTargetMachine(machine);
         return machine;
     }
+    if (strstr(text, "Cannot select")) /* what follows is about LLVM's inner life */
+        return diag_error(diag, (Loc){0},
+                          "LLVM cannot compile for the chosen CPU: its features do not "
+                          "go together");
     char *aside = strstr(text, " (ignoring");
     text[aside ? (size_t)(aside - text) : strcspn(text, "\n")] = '\0';
     return diag_error(diag, (Loc){0}, "LLVM cannot compile for the chosen CPU: %s", text);
