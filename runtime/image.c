@@ -46,7 +46,7 @@ static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
                            (unsigned long long)least_size);
     width = (width + scale - 1) / scale;
     height = (height + scale - 1) / scale;
-    image->rgb = calloc(width * height, 3);
+    image->rgb = decoder->partial ? calloc(width * height, 3) : malloc(width * height * 3);
     if (!image->rgb) return rt_no_memory(decoder->error, decoder->path);
     image->width = (int)width;
     image->height = (int)height;

@@ -9,6 +9,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 enum { PRECISION_BITS = 32 - 8 - 2 };
 
@@ -74,7 +77,7 @@ static bool make_taps(const Window *window, Taps *taps)
     return good;
 }
 
-static uint8_t rounded(int32_t sum)
+static inline uint8_t rounded(int32_t sum)
 {
     sum >>= PRECISION_BITS;
     return (uint8_t)(sum > 255 ? 255 : sum);
@@ -94,24 +97,70 @@ static void sum_columns(const Taps *taps, int count, const uint8_t *row, uint8_t
     }
 }
 
-/* Output row `index` from the rows that it sums; as many sums are open as a register or two hold. */
-static void sum_rows(const Taps *taps, int index, const uint8_t *rows, size_t row_bytes,
-                     uint8_t *out)
+#if defined(__x86_64__)
+/* The same of two rows at a time, as four values a pixel: so a byte is read behind both, and written
+ * behind both results. */
+__attribute__((target("avx2"))) static void sum_columns_avx2(const Taps *taps, int count,
+                                                             const uint8_t *a, const uint8_t *b,
+                                                             uint8_t *out_a, uint8_t *out_b)
 {
-    enum { OPEN = 32 };
-    const int32_t *weight = taps->weight + (size_t)index * (size_t)taps->most;
-    for (size_t x = 0; x < row_bytes; x += OPEN) {
-        int32_t sum[OPEN];
-        size_t count = row_bytes - x < OPEN ? row_bytes - x : OPEN;
-        for (int k = 0; k < OPEN; k++) sum[k] = 1 << (PRECISION_BITS - 1);
-        for (int i = 0; i < taps->length[index]; i++) {
-            const uint8_t *input = rows + (size_t)i * row_bytes + x;
-            if (count == OPEN)
-                for (int k = 0; k < OPEN; k++) sum[k] += input[k] * weight[i];
-            else
-                for (size_t k = 0; k < count; k++) sum[k] += input[k] * weight[i];
+    for (int x = 0; x < count; x++, out_a += 3, out_b += 3) {
+        const int32_t *weight = taps->weight + (size_t)x * (size_t)taps->most;
+        size_t at = 3 * (size_t)taps->start[x];
+        __m256i sum = _mm256_set1_epi32(1 << (PRECISION_BITS - 1));
+        for (int i = 0; i < taps->length[x]; i++, at += 3) {
+            int32_t pixel[2];
+            memcpy(&pixel[0], a + at, 4);
+            memcpy(&pixel[1], b + at, 4);
+            __m128i bytes = _mm_insert_epi32(_mm_cvtsi32_si128(pixel[0]), pixel[1], 1);
+            __m256i values = _mm256_cvtepu8_epi32(bytes);
+            sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(values, _mm256_set1_epi32(weight[i])));
         }
-        for (size_t k = 0; k < count; k++) out[x + k] = rounded(sum[k]);
+        sum = _mm256_srai_epi32(sum, PRECISION_BITS);
+        sum = _mm256_packus_epi32(sum, sum);
+        sum = _mm256_packus_epi16(sum, sum); /* in both, what is over 255 becomes 255 */
+        int32_t result[2] = {_mm256_extract_epi32(sum, 0), _mm256_extract_epi32(sum, 4)};
+        memcpy(out_a, &result[0], 4);
+        memcpy(out_b, &result[1], 4);
+    }
+}
+#endif
+
+/* Narrows rows [first, last) of the picture to rows of `stride` bytes, a few more than they take. */
+static void narrow(const RaftImage *image, const Taps *columns, int count, int first, int last,
+                   size_t stride, uint8_t *out)
+{
+    size_t row_bytes = (size_t)image->width * 3;
+    const uint8_t *row = image->rgb + (size_t)first * row_bytes;
+    int y = first;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        for (; y + 2 <= last && y + 2 < image->height; y += 2) { /* a byte is behind them */
+            sum_columns_avx2(columns, count, row, row + row_bytes, out, out + stride);
+            row += 2 * row_bytes;
+            out += 2 * stride;
+        }
+#endif
+    for (; y < last; y++, row += row_bytes, out += stride) sum_columns(columns, count, row, out);
+}
+
+enum { OPEN = 32 }; /* sums, as many as a few registers hold */
+
+/* A result row of so many bytes from the rows that it sums, whose stride is a multiple of OPEN. */
+RT_WIDE static void sum_rows(const int32_t *restrict weight, int length,
+                             const uint8_t *restrict rows, size_t stride, size_t bytes,
+                             uint8_t *restrict out)
+{
+    for (size_t x = 0; x < bytes; x += OPEN) {
+        int32_t sum[OPEN];
+        uint8_t result[OPEN];
+        for (int k = 0; k < OPEN; k++) sum[k] = 1 << (PRECISION_BITS - 1);
+        for (int i = 0; i < length; i++) {
+            const uint8_t *input = rows + (size_t)i * stride + x;
+            for (int k = 0; k < OPEN; k++) sum[k] += input[k] * weight[i];
+        }
+        for (int k = 0; k < OPEN; k++) result[k] = rounded(sum[k]);
+        memcpy(out + x, result, bytes - x < OPEN ? bytes - x : OPEN);
     }
 }
 
@@ -125,13 +174,14 @@ static RaftStatus resample(const RaftImage *image, const Window *across, const W
     int first = good ? rows.start[0] : 0;
     int last = good ? rows.start[down->count - 1] + rows.length[down->count - 1] : 0;
     size_t row_bytes = (size_t)across->count * 3;
-    if (good) narrowed = malloc((size_t)(last - first) * row_bytes);
-    for (int y = first; narrowed && y < last; y++)
-        sum_columns(&columns, across->count, image->rgb + (size_t)y * (size_t)image->width * 3,
-                    narrowed + (size_t)(y - first) * row_bytes);
-    for (int y = 0; narrowed && y < down->count; y++, out += row_bytes)
-        sum_rows(&rows, y, narrowed + (size_t)(rows.start[y] - first) * row_bytes, row_bytes, out);
+    size_t stride = (row_bytes + 1 + OPEN - 1) / OPEN * OPEN;
+    if (good) narrowed = malloc((size_t)(last - first) * stride);
     good = narrowed;
+    if (good) narrow(image, &columns, across->count, first, last, stride, narrowed);
+    for (int y = 0; good && y < down->count; y++)
+        sum_rows(rows.weight + (size_t)y * (size_t)rows.most, rows.length[y],
+                 narrowed + (size_t)(rows.start[y] - first) * stride, stride, row_bytes,
+                 out + (size_t)y * row_bytes);
     free(narrowed);
     free_taps(&columns);
     free_taps(&rows);

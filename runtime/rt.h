@@ -12,6 +12,15 @@
 
 #define RT_PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))
 
+/* Such a function is compiled for the vectors of AVX2, too; which of the two runs is decided as a program
+ * starts. That would be before a sanitizer has started. */
+#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&                \
+    !defined(__SANITIZE_THREAD__)
+#define RT_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define RT_WIDE
+#endif
+
 /* ---- status.c -------------------------------------------------------------------------------- */
 
 /* Writes the message, where `error` is not NULL, and returns `status`. */

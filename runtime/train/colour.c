@@ -2,6 +2,7 @@
 #include "runtime/rt.h"
 #include "runtime/train/train.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,44 +14,74 @@ static size_t bytes_of(const RaftImage *image)
 /* ---- ImageEnhance: between a degenerate picture and the picture itself, or beyond ------------- */
 
 /* Image.blend: from `degenerate` (factor 0) to `value` (factor 1). */
-static uint8_t blend(int degenerate, int value, float factor)
+static inline uint8_t blend(int degenerate, int value, float factor)
 {
-    float mixed = (float)degenerate + factor * (float)(value - degenerate);
-    return (uint8_t)(mixed <= 0 ? 0 : mixed >= 255 ? 255 : mixed);
+    int mixed = (int)((float)degenerate + factor * (float)(value - degenerate));
+    return (uint8_t)(mixed < 0 ? 0 : mixed > 255 ? 255 : mixed);
 }
 
-static void blend_with(RaftImage *image, uint8_t degenerate, double factor)
+RT_WIDE static void blend_all(uint8_t *rgb, size_t bytes, int degenerate, float factor)
 {
-    uint8_t table[256];
-    size_t bytes = bytes_of(image);
-    for (int v = 0; v < 256; v++) table[v] = blend(degenerate, v, (float)factor);
-    for (size_t i = 0; i < bytes; i++) image->rgb[i] = table[image->rgb[i]];
+    for (size_t i = 0; i < bytes; i++) rgb[i] = blend(degenerate, rgb[i], factor);
+}
+
+static inline uint8_t grey_of(int red, int green, int blue)
+{
+    return (uint8_t)((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
 }
 
 uint8_t raft_colour_grey(const uint8_t rgb[3])
 {
-    return (uint8_t)((rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16);
+    return grey_of(rgb[0], rgb[1], rgb[2]);
+}
+
+RT_WIDE static uint64_t sum_of_grey(const uint8_t *rgb, size_t pixels)
+{
+    enum { SPAN = 1 << 16 }; /* pixels, of which 32 bits hold the sum */
+    uint64_t total = 0;
+    for (size_t first = 0; first < pixels; first += SPAN) {
+        uint32_t sum = 0, count = (uint32_t)(pixels - first < SPAN ? pixels - first : SPAN);
+        for (uint32_t i = 0; i < count; i++, rgb += 3) sum += grey_of(rgb[0], rgb[1], rgb[2]);
+        total += sum;
+    }
+    return total;
 }
 
 void raft_colour_brightness(RaftImage *image, double factor)
 {
-    blend_with(image, 0, factor);
+    blend_all(image->rgb, bytes_of(image), 0, (float)factor);
 }
 
 void raft_colour_contrast(RaftImage *image, double factor)
 {
-    uint64_t sum = 0;
-    size_t bytes = bytes_of(image);
-    for (size_t i = 0; i < bytes; i += 3) sum += raft_colour_grey(image->rgb + i);
-    blend_with(image, (uint8_t)((double)sum / (double)(bytes / 3) + 0.5), factor);
+    size_t pixels = bytes_of(image) / 3;
+    uint64_t sum = sum_of_grey(image->rgb, pixels);
+    blend_all(image->rgb, 3 * pixels, (uint8_t)((double)sum / (double)pixels + 0.5), (float)factor);
+}
+
+RT_WIDE static void saturate(uint8_t *rgb, size_t pixels, float factor)
+{
+    for (size_t i = 0; i < pixels; i++, rgb += 3) {
+        int red = rgb[0], green = rgb[1], blue = rgb[2], grey = grey_of(red, green, blue);
+        rgb[0] = blend(grey, red, factor);
+        rgb[1] = blend(grey, green, factor);
+        rgb[2] = blend(grey, blue, factor);
+    }
 }
 
 void raft_colour_saturation(RaftImage *image, double factor)
 {
-    size_t bytes = bytes_of(image);
-    for (size_t i = 0; i < bytes; i += 3) {
-        uint8_t *rgb = image->rgb + i, grey = raft_colour_grey(rgb);
-        for (int c = 0; c < 3; c++) rgb[c] = blend(grey, rgb[c], (float)factor);
+    saturate(image->rgb, bytes_of(image) / 3, (float)factor);
+}
+
+RT_WIDE static void sharpen_row(const uint8_t *restrict p, size_t row, size_t count, float factor,
+                                uint8_t *restrict out)
+{
+    for (size_t x = 0; x < count; x++, p++) {
+        const uint8_t *above = p - row, *below = p + row;
+        int sum = above[-3] + above[0] + above[3] + p[-3] + 5 * p[0] + p[3] + below[-3] + below[0] +
+                  below[3];
+        out[x] = blend((sum * 2 + 13) / 26, p[0], factor);
     }
 }
 
@@ -61,14 +92,10 @@ RaftStatus raft_colour_sharpness(RaftImage *image, double factor, RaftError *err
     uint8_t *old = malloc(bytes);
     if (!old) return rt_no_memory(error, "sharpening a picture");
     memcpy(old, image->rgb, bytes);
-    for (int y = 1; y < image->height - 1; y++)
-        for (size_t x = 3; x + 3 < row; x++) {
-            size_t i = (size_t)y * row + x;
-            const uint8_t *p = old + i, *above = p - row, *below = p + row;
-            int sum = above[-3] + above[0] + above[3] + p[-3] + 5 * p[0] + p[3] + below[-3] +
-                      below[0] + below[3];
-            image->rgb[i] = blend((sum * 2 + 13) / 26, p[0], (float)factor);
-        }
+    for (int y = 1; y < image->height - 1 && image->width > 2; y++) {
+        size_t first = (size_t)y * row + 3;
+        sharpen_row(old + first, row, row - 6, (float)factor, image->rgb + first);
+    }
     free(old);
     return RAFT_OK;
 }
@@ -96,11 +123,14 @@ void raft_colour_posterize(RaftImage *image, int bits)
     for (size_t i = 0; i < bytes; i++) image->rgb[i] &= (uint8_t)(0xff << (8 - bits));
 }
 
+RT_WIDE static void invert_from(uint8_t *rgb, size_t bytes, int least)
+{
+    for (size_t i = 0; i < bytes; i++) rgb[i] = (uint8_t)(rgb[i] >= least ? 255 - rgb[i] : rgb[i]);
+}
+
 void raft_colour_solarize(RaftImage *image, double threshold)
 {
-    size_t bytes = bytes_of(image);
-    for (size_t i = 0; i < bytes; i++)
-        if (image->rgb[i] >= threshold) image->rgb[i] = (uint8_t)(255 - image->rgb[i]);
+    invert_from(image->rgb, bytes_of(image), (int)ceil(threshold));
 }
 
 void raft_colour_invert(RaftImage *image)

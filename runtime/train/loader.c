@@ -48,14 +48,23 @@ struct RaftLoader {
 
 /* ---- one picture ------------------------------------------------------------------------------- */
 
+RT_WIDE static void split(const uint8_t *rgb, size_t pixels, uint8_t *restrict out)
+{
+    uint8_t *restrict green = out + pixels, *restrict blue = green + pixels;
+    for (size_t i = 0; i < pixels; i++, rgb += 3) {
+        out[i] = rgb[0];
+        green[i] = rgb[1];
+        blue[i] = rgb[2];
+    }
+}
+
 static void store(const RaftLoader *loader, const RaftImage *image, uint8_t *out)
 {
     size_t pixels = (size_t)image->width * (size_t)image->height;
-    if (loader->loading.channels == 1)
-        for (size_t i = 0; i < pixels; i++) out[i] = raft_colour_grey(image->rgb + 3 * i);
+    if (loader->loading.channels == 3)
+        split(image->rgb, pixels, out);
     else
-        for (size_t i = 0; i < pixels; i++)
-            for (size_t c = 0; c < 3; c++) out[c * pixels + i] = image->rgb[3 * i + c];
+        for (size_t i = 0; i < pixels; i++) out[i] = raft_colour_grey(image->rgb + 3 * i);
 }
 
 static RaftStatus load(const RaftLoader *loader, int64_t item, bool *truncated, uint8_t *out)

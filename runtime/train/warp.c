@@ -35,17 +35,32 @@ RaftStatus raft_warp_crop(RaftImage *image, int left, int top, int width, int he
     return RAFT_OK;
 }
 
+/* A row's pixels in the order from its end: swapped by threes of bytes within fours, which do not overlap
+ * until the middle. */
+static void flip_row(uint8_t *row, int width)
+{
+    uint8_t *a = row, *b = row + 3 * ((size_t)width - 1);
+    for (; a + 6 <= b; a += 3, b -= 3) {
+        uint32_t left, right; /* right: with the byte before */
+        memcpy(&left, a, 4);
+        memcpy(&right, b - 1, 4);
+        uint32_t new_left = (left & 0xff000000) | right >> 8;
+        uint32_t new_right = (right & 0xff) | left << 8;
+        memcpy(a, &new_left, 4);
+        memcpy(b - 1, &new_right, 4);
+    }
+    for (; a < b; a += 3, b -= 3)
+        for (int c = 0; c < 3; c++) {
+            uint8_t value = a[c];
+            a[c] = b[c];
+            b[c] = value;
+        }
+}
+
 void raft_warp_flip(RaftImage *image)
 {
-    for (int y = 0; y < image->height; y++) {
-        uint8_t *a = image->rgb + (size_t)y * (size_t)image->width * 3;
-        for (uint8_t *b = a + 3 * (image->width - 1); a < b; a += 3, b -= 3)
-            for (int c = 0; c < 3; c++) {
-                uint8_t value = a[c];
-                a[c] = b[c];
-                b[c] = value;
-            }
-    }
+    for (int y = 0; y < image->height; y++)
+        flip_row(image->rgb + (size_t)y * (size_t)image->width * 3, image->width);
 }
 
 void raft_warp_erase(RaftImage *image, int left, int top, int width, int height)
@@ -60,81 +75,100 @@ void raft_warp_erase(RaftImage *image, int left, int top, int width, int height)
 
 /* ---- affine ----------------------------------------------------------------------------------- */
 
-static const uint8_t *pixel(const RaftImage *image, int x, int y)
-{
-    return image->rgb + ((size_t)y * (size_t)image->width + (size_t)x) * 3;
-}
-
 /* Fixed point of 16 bits. */
 static int64_t to_fixed(double value)
 {
     return (int64_t)floor(value * 65536.0 + 0.5);
 }
 
-/* Shifts are summed up step by step and turns in fixed point, as Pillow does: a last bit may choose
- * another pixel. */
-static void nearest(const RaftImage *image, const double m[6], uint8_t *out)
+static bool is_within(int64_t value, int count)
 {
-    double shift_y = m[5] + m[4] * 0.5;
+    return value >= 0 && value < count;
+}
+
+/* Neither turned nor sheared: all rows take the same columns. Shifts are summed up step by step, as Pillow
+ * does: a last bit may choose another pixel. */
+static RaftStatus shift(const uint8_t *rgb, int width, int height, const double m[6], uint8_t *out,
+                        RaftError *error)
+{
+    int64_t *from = malloc((size_t)width * sizeof *from);
+    if (!from) return rt_no_memory(error, "moving a picture");
+    double from_x = m[2] + m[0] * 0.5, from_y = m[5] + m[4] * 0.5;
+    for (int x = 0; x < width; x++, from_x += m[0]) from[x] = (int64_t)floor(from_x);
+    for (int y = 0; y < height; y++, from_y += m[4]) {
+        int64_t row = (int64_t)floor(from_y);
+        if (!is_within(row, height)) {
+            out += (size_t)width * 3;
+            continue;
+        }
+        for (int x = 0; x < width; x++, out += 3)
+            if (is_within(from[x], width)) memcpy(out, rgb + 3 * (row * width + from[x]), 3);
+    }
+    free(from);
+    return RAFT_OK;
+}
+
+/* In fixed point, as Pillow does. */
+static void nearest(const uint8_t *rgb, int width, int height, const double m[6], uint8_t *out)
+{
     int64_t row_x = to_fixed(m[2] + m[0] * 0.5 + m[1] * 0.5);
     int64_t row_y = to_fixed(m[5] + m[3] * 0.5 + m[4] * 0.5);
-    bool shift = m[1] == 0 && m[3] == 0;
-    for (int y = 0; y < image->height; y++) {
-        double shift_x = m[2] + m[0] * 0.5;
+    const int64_t right[2] = {to_fixed(m[0]), to_fixed(m[3])};
+    for (int y = 0; y < height; y++, row_x += to_fixed(m[1]), row_y += to_fixed(m[4])) {
         int64_t at_x = row_x, at_y = row_y;
-        for (int x = 0; x < image->width; x++, out += 3) {
-            int64_t from_x = shift ? (int64_t)floor(shift_x) : at_x >> 16;
-            int64_t from_y = shift ? (int64_t)floor(shift_y) : at_y >> 16;
-            if (from_x >= 0 && from_x < image->width && from_y >= 0 && from_y < image->height)
-                memcpy(out, pixel(image, (int)from_x, (int)from_y), 3);
-            shift_x += m[0];
-            at_x += to_fixed(m[0]);
-            at_y += to_fixed(m[3]);
-        }
-        shift_y += m[4];
-        row_x += to_fixed(m[1]);
-        row_y += to_fixed(m[4]);
+        for (int x = 0; x < width; x++, out += 3, at_x += right[0], at_y += right[1])
+            if (is_within(at_x >> 16, width) && is_within(at_y >> 16, height))
+                memcpy(out, rgb + 3 * ((at_y >> 16) * width + (at_x >> 16)), 3);
     }
 }
 
-/* The cubic with a = -1 through v[1] and v[2], at d of the way. */
-static double cubic(const double v[4], double d)
-{
-    double p2 = v[2] - v[0], p3 = 2 * (v[0] - v[1]) + v[2] - v[3], p4 = v[1] - v[0] + v[3] - v[2];
-    return v[1] + d * (p2 + d * (p3 + d * p4));
-}
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef int32_t Values __attribute__((vector_size(16))); /* of a pixel; the fourth is another's */
+typedef double Reals __attribute__((vector_size(32)));
+
+/* The parts of the cubic with a = -1 through v[1] and v[2], which is, at d of the way, */
+#define CUBIC_1(v)     ((v)[2] - (v)[0])
+#define CUBIC_2(v)     (2 * ((v)[0] - (v)[1]) + (v)[2] - (v)[3])
+#define CUBIC_3(v)     ((v)[1] - (v)[0] + (v)[3] - (v)[2])
+#define CUBIC(v, d)    ((v)[1] + (d) * (CUBIC_1(v) + (d) * (CUBIC_2(v) + (d)*CUBIC_3(v))))
+#define TO_REALS(x)    __builtin_convertvector(x, Reals)
+#define CUBIC_OF(v, d) /* of whole numbers, their parts exact */                                   \
+    (TO_REALS((v)[1]) +                                                                            \
+     (d) * (TO_REALS(CUBIC_1(v)) + (d) * (TO_REALS(CUBIC_2(v)) + (d)*TO_REALS(CUBIC_3(v)))))
 
 static int clamp(int value, int count)
 {
     return value < 0 ? 0 : value >= count ? count - 1 : value;
 }
 
-static void bicubic_pixel(const RaftImage *image, double x, double y, uint8_t *out)
+/* A byte behind the last pixel is read. */
+RT_WIDE static void bicubic(const uint8_t *rgb, int width, int height, const double m[6],
+                            uint8_t *out)
 {
-    int left = (int)floor(x - 0.5), top = (int)floor(y - 0.5);
-    double right_part = x - 0.5 - left, lower_part = y - 0.5 - top;
-    for (int c = 0; c < 3; c++) {
-        double column[4];
-        for (int i = 0; i < 4; i++) {
-            double row[4];
-            for (int k = 0; k < 4; k++)
-                row[k] = pixel(image, clamp(left - 1 + k, image->width),
-                               clamp(top - 1 + i, image->height))[c];
-            column[i] = cubic(row, right_part);
-        }
-        double value = cubic(column, lower_part);
-        out[c] = (uint8_t)(value <= 0 ? 0 : value >= 255 ? 255 : value);
-    }
-}
-
-static void bicubic(const RaftImage *image, const double m[6], uint8_t *out)
-{
-    for (int y = 0; y < image->height; y++)
-        for (int x = 0; x < image->width; x++, out += 3) {
+    const Bytes spread = {0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16};
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++, out += 3) {
             double from_x = m[0] * (x + 0.5) + m[1] * (y + 0.5) + m[2];
             double from_y = m[3] * (x + 0.5) + m[4] * (y + 0.5) + m[5];
-            if (from_x >= 0 && from_x < image->width && from_y >= 0 && from_y < image->height)
-                bicubic_pixel(image, from_x, from_y, out);
+            if (!(from_x >= 0 && from_x < width && from_y >= 0 && from_y < height)) continue;
+            int left = (int)floor(from_x - 0.5), top = (int)floor(from_y - 0.5);
+            double right_part = from_x - 0.5 - left, lower_part = from_y - 0.5 - top;
+            Reals column[4];
+            for (int i = lower_part == 0; i < (lower_part == 0 ? 2 : 4); i++) {
+                size_t row = (size_t)clamp(top - 1 + i, height) * (size_t)width;
+                Values value[4];
+                for (int k = 0; k < 4; k++) {
+                    int32_t bytes;
+                    memcpy(&bytes, rgb + 3 * (row + (size_t)clamp(left - 1 + k, width)), 4);
+                    value[k] =
+                        (Values)__builtin_shuffle((Bytes)(Values){bytes}, (Bytes){0}, spread);
+                }
+                column[i] = CUBIC_OF(value, right_part);
+            }
+            if (lower_part != 0) column[1] = CUBIC(column, lower_part);
+            Values rounded = __builtin_convertvector(column[1], Values);
+            for (int c = 0; c < 3; c++)
+                out[c] = (uint8_t)(rounded[c] < 0 ? 0 : rounded[c] > 255 ? 255 : rounded[c]);
         }
 }
 
@@ -142,12 +176,20 @@ RaftStatus raft_warp_affine(RaftImage *image, const double matrix[6], bool cubic
                             RaftError *error)
 {
     size_t bytes = (size_t)image->width * (size_t)image->height * 3;
-    uint8_t *rgb = malloc(bytes);
-    if (!rgb) return rt_no_memory(error, "turning a picture");
-    memset(rgb, fill, bytes);
-    (cubic_taps ? bicubic : nearest)(image, matrix, rgb);
-    replace(image, rgb, image->width, image->height);
-    return RAFT_OK;
+    RaftStatus status = RAFT_OK;
+    uint8_t *old = malloc(bytes + 1);
+    if (!old) return rt_no_memory(error, "turning a picture");
+    memcpy(old, image->rgb, bytes);
+    old[bytes] = 0; /* is read, not used */
+    memset(image->rgb, fill, bytes);
+    if (cubic_taps)
+        bicubic(old, image->width, image->height, matrix, image->rgb);
+    else if (matrix[1] == 0 && matrix[3] == 0)
+        status = shift(old, image->width, image->height, matrix, image->rgb, error);
+    else
+        nearest(old, image->width, image->height, matrix, image->rgb);
+    free(old);
+    return status;
 }
 
 /* Pillow rounds so, to make multiples of 90 degrees exact. */
