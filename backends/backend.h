@@ -25,6 +25,19 @@ typedef struct ReferenceTensor {
 bool reference_run(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
                    int tensor_count, const char *entry, bool f64, void *const *outputs, Diag *diag);
 
+/* A value that is not finite. */
+typedef struct ReferenceFault {
+    NodeId node; /* NO_NODE: there is none */
+    int64_t element;
+    float value;
+} ReferenceFault;
+
+/* The same in f32, but ends at the first value with an element that is not finite; true then, too.
+ * `outputs` may be NULL: they are only looked at. */
+bool reference_search(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
+                      int tensor_count, const char *entry, void *const *outputs,
+                      ReferenceFault *fault, Diag *diag);
+
 /* ---- llvm/: machine code for CPUs ----------------------------------------------------------- */
 
 typedef struct CpuOptions {

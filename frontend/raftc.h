@@ -92,6 +92,7 @@ typedef struct Options {
     int64_t budget;               /* of tuning, in milliseconds */
     const char *tune_database;
     bool train; /* with a backward pass and the step of an optimiser */
+    bool check_numerics;
     /* running */
     Strings inputs;
     int64_t batch, threads, top;
@@ -235,6 +236,7 @@ typedef struct Engine {
     unsigned forward, features; /* entries of its program */
     ReferenceTensor *tensors;   /* of the reference backend: the parameters, then the input */
     int tensor_count;
+    struct Numerics *numerics; /* NULL: not looked for */
 } Engine;
 
 /* The parameters of a graph in its order, *count of them. */

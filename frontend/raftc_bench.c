@@ -20,7 +20,6 @@ typedef struct Bench {
     int64_t batch;
     float *input, **output; /* of a forward */
     Trainer *trainer;       /* NULL: a forward is timed */
-    int64_t steps;          /* of training, so far */
     Profile profile[2];     /* the second one: of the optimiser */
     int profile_count;      /* 0: none are wanted */
 } Bench;
@@ -93,9 +92,10 @@ static Exit run_once(Bench *bench)
     Trainer *trainer = bench->trainer;
     if (!trainer)
         return engine_run(&bench->engine, bench->batch, bench->input, false, bench->output);
+    trainer->step++;
     Exit exit = trainer_run_backward(trainer, bench->batch, bench->batch, false);
     if (exit != EXIT_DONE) return exit;
-    return trainer_run_step(trainer, ++bench->steps, bench->compilation->settings->lr);
+    return trainer_run_step(trainer, bench->compilation->settings->lr);
 }
 
 static Exit measure_runs(Bench *bench, Times *times)

@@ -1,5 +1,5 @@
 /* raftc_engine.c: a compilation that runs: as code of its target, or by the reference backend. */
-#include "frontend/raftc.h"
+#include "frontend/raftc_numerics.h"
 #include "runtime/cuda_calls.h"
 
 #include <string.h>
@@ -171,6 +171,8 @@ static Exit open_code(Engine *engine, Compilation *c)
     RaftStatus status =
         raft_shell_create(program, &options, &engine->shell, message, sizeof message);
     if (status != RAFT_OK) return session_fail(session, EXIT_UNDONE, "%s", message);
+    engine->numerics = arena_alloc(session->arena, sizeof *engine->numerics);
+    numerics_watch(engine->numerics, session, c, engine->shell);
     engine->emulation = c->emulation;
     engine->forward = program->forward_entry;
     engine->features = program->features_entry;
@@ -199,25 +201,33 @@ void engine_close(Engine *engine)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+static Exit run_reference(Engine *engine, int64_t batch, const char *entry, float *const *outputs)
+{
+    Session *session = engine->session;
+    void *const *room = (void *const *)outputs;
+    if (session->options->check_numerics)
+        return numerics_run(session, engine->graph, batch, engine->tensors, engine->tensor_count,
+                            entry, room, 0);
+    bool done = reference_run(engine->graph, batch, engine->tensors, engine->tensor_count, entry,
+                              false, room, session->diag);
+    return done ? EXIT_DONE : EXIT_UNDONE;
+}
+
 Exit engine_run(Engine *engine, int64_t batch, const float *input, bool features,
                 float *const *outputs)
 {
     if (!engine->shell) {
-        Diag *diag = engine->session->diag;
         engine->tensors[engine->tensor_count - 1].data = input;
-        bool done = reference_run(engine->graph, batch, engine->tensors, engine->tensor_count,
-                                  "forward", false, (void *const *)outputs, diag);
-        if (done && features)
-            done = reference_run(engine->graph, batch, engine->tensors, engine->tensor_count,
-                                 "features", false, (void *const *)outputs, diag);
-        return done ? EXIT_DONE : EXIT_UNDONE;
+        Exit exit = run_reference(engine, batch, "forward", outputs);
+        if (exit == EXIT_DONE && features) exit = run_reference(engine, batch, "features", outputs);
+        return exit;
     }
     unsigned entries = engine->forward | (features ? engine->features : 0);
     RaftStatus status = raft_shell_run(engine->shell, entries, batch, &input, outputs);
     if (status != RAFT_OK) return fail_shell(engine, status);
     const CudaEmulation *emulation = engine->emulation;
-    bool good = !emulation || cuda_emulation_check(emulation, engine->session->diag);
-    return good ? EXIT_DONE : EXIT_BUG;
+    if (emulation && !cuda_emulation_check(emulation, engine->session->diag)) return EXIT_BUG;
+    return numerics_tell(engine->numerics, NULL, 0, 0);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */

@@ -90,6 +90,8 @@ static const Row table[] = {
     FLAG("--train", COMPILE | BENCH, train,
          "with a backward pass and the step of the optimiser: a library that\n"
          "trains; bench times whole steps"),
+    FLAG("--check-numerics", RUN | BENCH | TRAIN, check_numerics,
+         "stop at the first NaN or infinity, and tell where it comes from"),
     FLAG("--profile", BENCH, profile,
          "each kernel: time, share of the peak and of the memory's speed"),
     TEXT("--roofline", "FILE.svg", BENCH, read_text, roofline,
@@ -297,6 +299,9 @@ static bool check_together(const Parser *parser)
         good = wrong(parser, "--dump-dir needs to know what: --dump-ir PASS, or --dump-ir all");
     if (options->emulate && options->target != TARGET_CUDA)
         good = wrong(parser, "--emulate is about the kernels of --target cuda");
+    if (options->check_numerics && options->target == TARGET_CUDA && !options->emulate)
+        good = wrong(parser, "--check-numerics looks at what kernels compute on the CPU; with "
+                             "--target cuda it needs --emulate");
     if (options->json && (options->report || (options->dump_ir && !options->dump_dir)))
         good = wrong(parser, "--json prints one object and nothing else: %s",
                      options->report ? "leave --report out" : "give --dump-ir a --dump-dir");

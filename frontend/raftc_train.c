@@ -55,12 +55,13 @@ static Exit take_steps(Trainer *t, Text *metrics)
     double lr = t->model.compilation.settings->lr;
     Exit exit = EXIT_DONE;
     for (int64_t step = 1; step <= options->steps && exit == EXIT_DONE; step++) {
+        t->step = step;
         exit = trainer_run_backward(t, t->batch, t->batch, false);
         if (exit != EXIT_DONE) break;
         add_metrics(t, step, metrics);
         if (step == 1 && options->dump_gradients)
             exit = write_block(t, options->dump_gradients, t->gradients);
-        if (exit == EXIT_DONE) exit = trainer_run_step(t, step, lr);
+        if (exit == EXIT_DONE) exit = trainer_run_step(t, lr);
     }
     return exit;
 }

@@ -131,11 +131,12 @@ static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
     RaftMix mix = draw_mix(run, batch, epoch);
     Exit exit = EXIT_DONE;
     run->loss = 0;
+    run->trainer.step = run->step + 1;
     for (int64_t part = 0; part < run->trainer.parts && exit == EXIT_DONE; part++)
         exit = run_part(run, batch, &mix, part);
     if (exit == EXIT_DONE) exit = gather(run);
     double lr = raft_schedule_rate(&run->schedule, run->step);
-    if (exit == EXIT_DONE) exit = trainer_run_step(&run->trainer, run->step + 1, lr);
+    if (exit == EXIT_DONE) exit = trainer_run_step(&run->trainer, lr);
     run->step++;
     run->due = run->step % run->batches == 0 && run->step / run->batches % run->validate_every == 0;
     run->seen += batch->count;

@@ -43,6 +43,7 @@ static Exit open_code(Machine *machine)
     RaftStatus status =
         raft_shell_create(machine->program, &options, &machine->shell, message, sizeof message);
     if (status != RAFT_OK) return session_fail(session, EXIT_UNDONE, "%s", message);
+    numerics_watch(&machine->numerics, session, c, machine->shell);
     return EXIT_DONE;
 }
 
@@ -84,22 +85,31 @@ static Exit fail_shell(const Machine *machine)
     return session_fail(machine->session, EXIT_UNDONE, "%s", raft_shell_error(machine->shell));
 }
 
-static Exit machine_run(Machine *machine, const char *entry, int64_t batch)
+static Exit run_reference(Machine *machine, const char *entry, int64_t batch, int64_t step)
 {
-    if (machine->shell) {
-        const RaftProgram *program = machine->program;
-        unsigned bit = strcmp(entry, "forward") == 0    ? program->forward_entry
-                       : strcmp(entry, "backward") == 0 ? program->backward_entry
-                                                        : program->step_entry;
-        return raft_shell_run(machine->shell, bit, batch, machine->input, machine->output) ==
-                       RAFT_OK
-                   ? EXIT_DONE
-                   : fail_shell(machine);
-    }
-    bool done =
-        reference_run(machine->compilation.graph, batch, machine->tensors, machine->tensor_count,
-                      entry, false, (void *const *)machine->output, machine->session->diag);
+    const Graph *graph = machine->compilation.graph;
+    const ReferenceTensor *tensors = machine->tensors;
+    void *const *outputs = (void *const *)machine->output;
+    Session *session = machine->session;
+    if (session->options->check_numerics)
+        return numerics_run(session, graph, batch, tensors, machine->tensor_count, entry, outputs,
+                            step);
+    bool done = reference_run(graph, batch, tensors, machine->tensor_count, entry, false, outputs,
+                              session->diag);
     return done ? EXIT_DONE : EXIT_UNDONE;
+}
+
+/* `step`: of the training, for messages; 0: of none. */
+static Exit machine_run(Machine *machine, const char *entry, int64_t batch, int64_t step)
+{
+    if (!machine->shell) return run_reference(machine, entry, batch, step);
+    const RaftProgram *program = machine->program;
+    unsigned bit = strcmp(entry, "forward") == 0    ? program->forward_entry
+                   : strcmp(entry, "backward") == 0 ? program->backward_entry
+                                                    : program->step_entry;
+    RaftStatus status = raft_shell_run(machine->shell, bit, batch, machine->input, machine->output);
+    if (status != RAFT_OK) return fail_shell(machine);
+    return numerics_tell(&machine->numerics, machine->tensors, machine->tensor_count, step);
 }
 
 /* ---- blocks ----------------------------------------------------------------------------------- */
@@ -296,11 +306,11 @@ static void swap(float *pair[2])
     pair[1] = first;
 }
 
-Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate)
+Exit trainer_run_step(Trainer *t, double learning_rate)
 {
     Machine *optimiser = &t->optimiser;
     double norm = t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats) : 0;
-    Exit exit = set_numbers(t, step, learning_rate, norm);
+    Exit exit = set_numbers(t, t->step, learning_rate, norm);
     if (exit != EXIT_DONE) return exit;
     set_tensor(optimiser, "g", t->gradients);
     for (int i = 0; i < t->state_count; i++) {
@@ -308,7 +318,7 @@ Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate)
         set_tensor(optimiser, state->name, state->block[0]);
         optimiser->output[find_output(optimiser, "step", state->name)] = state->block[1];
     }
-    exit = machine_run(optimiser, "step", 1);
+    exit = machine_run(optimiser, "step", 1, t->step);
     for (int i = 0; i < t->state_count; i++) swap(t->state[i].block);
     return exit;
 }
@@ -318,7 +328,7 @@ Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, bool add)
     for (int64_t i = 0; i < count; i++) t->weight[i] = (float)(1.0 / (double)batch);
     place_gradients(t, add ? t->part : t->gradients);
     Exit exit = use_weights(t, t->state[0].block[0]);
-    if (exit == EXIT_DONE) exit = machine_run(&t->model, "backward", count);
+    if (exit == EXIT_DONE) exit = machine_run(&t->model, "backward", count, t->step);
     if (exit != EXIT_DONE || !add) return exit;
 #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < t->floats; i++) t->gradients[i] += t->part[i];
@@ -342,7 +352,7 @@ Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
         for (int64_t k = 0; k < count * t->mask[i].elements; k++) t->mask[i].data[k] = 1;
     t->model.output[find_output(&t->model, "forward", "logits")] = logits;
     Exit exit = use_weights(t, trainer_best(t));
-    return exit == EXIT_DONE ? machine_run(&t->model, "forward", count) : exit;
+    return exit == EXIT_DONE ? machine_run(&t->model, "forward", count, 0) : exit;
 }
 
 /* ---- all ---------------------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@
 #ifndef RAFTC_TRAINER_H
 #define RAFTC_TRAINER_H
 
-#include "frontend/raftc.h"
+#include "frontend/raftc_numerics.h"
 #include "runtime/train/comm.h"
 #include "runtime/training.h"
 
@@ -24,6 +24,7 @@ typedef struct Machine {
     float **output;           /* and of each output */
     ReferenceTensor *tensors; /* of the reference backend: inputs and parameters */
     int input_count, tensor_count;
+    Numerics numerics;
 } Machine;
 
 /* What a model drops in training, as an input of its graph (build_dropping_graph). */
@@ -52,6 +53,7 @@ typedef struct Trainer {
     int state_count;
     float *gradients, *part;               /* of a step; of a part of its batch */
     float *image, *target, *weight, *loss; /* of a part, with room for `room` images */
+    int64_t step;                          /* the present one, from 1 */
     int64_t batch;                         /* images in a step, */
     int64_t parts;        /* and in how many parts this process runs its share of them */
     int64_t room, pixels; /* images in a part, at most; values of an image */
@@ -81,8 +83,8 @@ void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count);
 /* The losses of the first `count` images of a part; their gradients, each image's share being 1 / batch,
  * replace or, with `add`, are added to those of the step. */
 Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, bool add);
-/* Step number `step`, from 1, of the optimiser. */
-Exit trainer_run_step(Trainer *t, int64_t step, double learning_rate);
+/* The present step of the optimiser. */
+Exit trainer_run_step(Trainer *t, double learning_rate);
 /* logits[count][classes] of the first `count` images, with weights as trainer_best gives. */
 Exit trainer_run_forward(Trainer *t, int64_t count, float *logits);
 /* The tensors of a block, or of the present weights (NULL). */

@@ -244,6 +244,7 @@ typedef struct Run {
     int64_t batch;
     double *seconds; /* NULL, or of each thread and step */
     RaftMoments *moments;
+    RaftWatch *watch;
     const float *const *input;
     float *const *output;
 } Run;
@@ -296,6 +297,9 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
         double began = timed ? omp_get_wtime() : 0;
         if (begin < end) step->kernel(argument, images, begin, end, scratch);
         if (timed) note_time(run, (size_t)thread * (size_t)run->step_count + (size_t)s, began);
+        wait_for_all(run->barrier, threads);
+        if (!run->watch) continue;
+        if (thread == 0) run->watch(run->shell->watch_user, s, argument, first, images);
         wait_for_all(run->barrier, threads);
     }
 }
@@ -399,6 +403,7 @@ static RaftStatus run_cpu(RaftShell *shell, unsigned entry, int64_t batch,
                      .batch = batch,
                      .seconds = shell->seconds,
                      .moments = shell->moments,
+                     .watch = shell->watch,
                      .input = inputs,
                      .output = outputs};
     run_steps(run);

@@ -38,7 +38,9 @@ struct RaftShell {
     bool packed;              /* prepared is what the parameters give */
     double *seconds;          /* NULL, or where steps are timed */
     RaftMoments *moments;     /* likewise; NULL where seconds is */
-    void *device;             /* its state; NULL: not open */
+    RaftWatch *watch;         /* NULL, or what looks at each step */
+    void *watch_user;
+    void *device; /* its state; NULL: not open */
     char error[512];
 };
 

@@ -417,6 +417,12 @@ void raft_shell_measure(RaftShell *shell, double *seconds, RaftMoments *moments)
     shell->moments = moments;
 }
 
+void raft_shell_watch(RaftShell *shell, RaftWatch *watch, void *user)
+{
+    shell->watch = watch;
+    shell->watch_user = user;
+}
+
 static RaftStatus run_entry(RaftShell *shell, unsigned entry, int64_t batch, const float *nchw,
                             float *const *maps)
 {

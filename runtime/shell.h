@@ -79,6 +79,12 @@ RAFT_SHELL_LINKAGE RaftStatus raft_shell_forward(RaftShell *shell, int64_t batch
 RAFT_SHELL_LINKAGE RaftStatus raft_shell_features(RaftShell *shell, int64_t batch,
                                                   const float *nchw, float *const *maps);
 
+/* Looks at what a step has just computed for the `images` images from the `first` on; `step` is its
+ * number in the table, argument[i] its i-th buffer. No thread works meanwhile. */
+typedef void RaftWatch(void *user, int step, float *const *argument, int64_t first, int64_t images);
+/* From now on every run on the CPU calls `watch` after each step; NULL, as at first: it does not. */
+RAFT_SHELL_LINKAGE void raft_shell_watch(RaftShell *shell, RaftWatch *watch, void *user);
+
 /* When a thread last worked on a step, in seconds of omp_get_wtime. */
 typedef struct RaftMoments {
     double began, ended;

@@ -45,8 +45,9 @@ typedef struct Run {
     int64_t batch;
     const ReferenceTensor *tensors;
     int tensor_count;
-    void **values; /* of all nodes; those of the node and of its operands are there */
-    void **bounds; /* likewise, for the functions of bound.c */
+    void **values;         /* of all nodes; those of the node and of its operands are there */
+    void **bounds;         /* likewise, for the functions of bound.c */
+    ReferenceFault *fault; /* NULL: not looked for */
     Diag *diag;
 } Run;
 

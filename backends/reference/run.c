@@ -1,6 +1,7 @@
 /* run.c: evaluates graphs node by node: what is needed, when it is freed; the table of the ops. */
 #include "backends/reference/reference.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,6 +67,17 @@ static void release(const Run *run, uint32_t *uses, NodeId id)
     run->values[id] = NULL;
 }
 
+static bool is_faulty(const Run *run, NodeId id, size_t bytes)
+{
+    const float *value = run->values[id];
+    for (size_t i = 0; i < bytes / sizeof *value; i++) {
+        if (isfinite(value[i])) continue;
+        *run->fault = (ReferenceFault){id, (int64_t)i, value[i]};
+        return true;
+    }
+    return false;
+}
+
 /* Computes the values in use. With `outputs`, those of the entry are copied there and every value
  * is freed after its last use; without, all stay in run->values. */
 static bool run_nodes(const Run *run, uint32_t *uses, const char *entry, bool f64,
@@ -80,6 +92,7 @@ static bool run_nodes(const Run *run, uint32_t *uses, const char *entry, bool f6
         run->values[id] = value_new(run, id, f64 ? sizeof(double) : sizeof(float), &bytes);
         if (!run->values[id]) return run_out_of_memory(run, id);
         if (!(f64 ? op->f64 : op->f32)(run, id)) return false;
+        if (run->fault && is_faulty(run, id, bytes)) return false;
         if (!outputs) continue;
         for (uint32_t i = 0; i < node->operand_count; i++) release(run, uses, node->operands[i]);
         for (uint32_t i = 0; i < graph->output_count; i++) {
@@ -91,6 +104,19 @@ static bool run_nodes(const Run *run, uint32_t *uses, const char *entry, bool f6
     return true;
 }
 
+static bool run_graph(Run *run, const char *entry, bool f64, void *const *outputs)
+{
+    const Graph *graph = run->graph;
+    run->values = calloc((size_t)graph->node_count + 1, sizeof *run->values);
+    uint32_t *uses = count_uses(graph, entry);
+    bool done = run->values && uses ? run_nodes(run, uses, entry, f64, outputs)
+                                    : diag_error(run->diag, (Loc){0}, "out of memory");
+    if (run->values) values_free(run->values, graph->node_count);
+    free(run->values);
+    free(uses);
+    return done;
+}
+
 bool reference_run(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
                    int tensor_count, const char *entry, bool f64, void *const *outputs, Diag *diag)
 {
@@ -98,15 +124,22 @@ bool reference_run(const Graph *graph, int64_t batch, const ReferenceTensor *ten
                .batch = batch,
                .tensors = tensors,
                .tensor_count = tensor_count,
-               .values = calloc((size_t)graph->node_count + 1, sizeof *run.values),
                .diag = diag};
-    uint32_t *uses = count_uses(graph, entry);
-    bool done = run.values && uses ? run_nodes(&run, uses, entry, f64, outputs)
-                                   : diag_error(diag, (Loc){0}, "out of memory");
-    if (run.values) values_free(run.values, graph->node_count);
-    free(run.values);
-    free(uses);
-    return done;
+    return run_graph(&run, entry, f64, outputs);
+}
+
+bool reference_search(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
+                      int tensor_count, const char *entry, void *const *outputs,
+                      ReferenceFault *fault, Diag *diag)
+{
+    *fault = (ReferenceFault){.node = NO_NODE};
+    Run run = {.graph = graph,
+               .batch = batch,
+               .tensors = tensors,
+               .tensor_count = tensor_count,
+               .fault = fault,
+               .diag = diag};
+    return run_graph(&run, entry, false, outputs) || fault->node != NO_NODE;
 }
 
 bool reference_evaluate(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
