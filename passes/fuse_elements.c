@@ -92,13 +92,15 @@ static bool same_shape(const Type *a, const Type *b)
 }
 
 /* May the op `id` be computed in the kernel of its operand? */
-static bool may_follow(const Groups *g, NodeId id, NodeId operand)
+static bool may_follow(const PassContext *context, const Groups *g, NodeId id, NodeId operand)
 {
     const Graph *graph = g->draft->graph;
     const Node *node = graph_node(graph, operand);
     if (!draft_free(g->draft, operand) || !same_shape(&node->type, graph_type(graph, id)))
         return false;
-    return is_elementwise(node->op) || (is_start(node->op) && g->draft->uses[operand] == 1);
+    bool stored_too = node->op == OP_LINEAR && !context->target->stages_operands;
+    return is_elementwise(node->op) ||
+           (is_start(node->op) && (stored_too || g->draft->uses[operand] == 1));
 }
 
 /* Does the group have a product, sum or normalisation already? One kernel is laid out for one. */
@@ -114,7 +116,7 @@ static void join_operands(PassContext *context, Groups *g, NodeId id)
     const Node *node = graph_node(g->draft->graph, id);
     for (uint32_t i = 0; i < node->operand_count; i++) {
         NodeId operand = node->operands[i], mine = g->leader[id], other = g->leader[operand];
-        if (mine == other || !may_follow(g, id, operand) ||
+        if (mine == other || !may_follow(context, g, id, operand) ||
             (has_start(g, mine) && has_start(g, other)))
             continue;
         NodeId first = mine < other ? mine : other, second = mine < other ? other : mine;

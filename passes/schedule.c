@@ -42,13 +42,13 @@ static bool takes_again(Op op)
            op == OP_RESAMPLE_GRAD;
 }
 
-/* Uses of a value in the kernel. */
-static uint32_t count_uses(const Schedule *s, NodeId id, NodeId *user)
+/* Uses of a value in the kernel; of those that do not count in an epilogue the writes of a product. */
+static uint32_t count_uses(const Schedule *s, NodeId id, bool writes, NodeId *user)
 {
     uint32_t uses = 0;
     for (NodeId n = id + 1; n < s->end; n++)
         for (uint32_t i = 0; i < node_at(s, n)->operand_count; i++)
-            if (node_at(s, n)->operands[i] == id) {
+            if (node_at(s, n)->operands[i] == id && (writes || node_at(s, n)->op != OP_WRITE)) {
                 uses++;
                 *user = n;
             }
@@ -63,7 +63,8 @@ static NodeId *find_epilogues(Schedule *s, Arena *arena)
     for (NodeId id = s->end; id-- > s->first;) {
         if (!is_root(node_at(s, id)->op)) continue;
         NodeId at = id, user = NO_NODE;
-        while (count_uses(s, at, &user) == 1 && is_pointwise(node_at(s, user)->op) &&
+        bool writes = node_at(s, id)->op != OP_LINEAR || s->target->stages_operands;
+        while (count_uses(s, at, writes, &user) == 1 && is_pointwise(node_at(s, user)->op) &&
                !schedule_place(s, user)->fused &&
                node_at(s, user)->type.rank == node_at(s, at)->type.rank) {
             schedule_place(s, user)->fused = true;
@@ -279,6 +280,7 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     NodeId root = root_of[id - s->first];
     if (place->fused && root == NO_NODE) return true; /* inside an epilogue */
     bool kept = is_kept(s, id);
+    if (root != NO_NODE) lane = schedule_lane(s, root); /* the tiles that fill it have those */
     if (kept && !schedule_slot(s, &place->value, &node->type, NULL, lane)) return false;
     Stage probe = {.end = id};
     add_writes(s, &probe);

@@ -7,8 +7,9 @@
  *   Schedule  the places and stages of one kernel
  *
  * A product, mean or sum takes the point-wise ops that follow it into its epilogue, as long as each is
- * its predecessor's only user. What feeds a product, or is used more than once, is kept in a slot;
- * all else is computed where it is used.
+ * its predecessor's only user; on CPUs those of a product may be stored on the way, too. What feeds a
+ * product, or is used more than once, is kept in a slot, laid out along the lanes of the stage that fills
+ * it; all else is computed where it is used.
  */
 #ifndef RAFTC_SCHEDULE_H
 #define RAFTC_SCHEDULE_H

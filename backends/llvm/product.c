@@ -305,7 +305,9 @@ static NodeId next_of_epilogue(const Emitter *e, NodeId id, NodeId end)
 {
     for (NodeId n = id + 1; n <= end; n++)
         for (uint32_t i = 0; i < graph_node(e->graph, n)->operand_count; i++)
-            if (graph_node(e->graph, n)->operands[i] == id) return n;
+            if (graph_node(e->graph, n)->op != OP_WRITE &&
+                graph_node(e->graph, n)->operands[i] == id)
+                return n;
     RAFTC_BUG("no path from value %u to the end %u of its stage", id, end);
 }
 
@@ -359,6 +361,23 @@ static void apply_op(Tile *tile, NodeId from, NodeId to, LLVMValueRef *values)
     place->value = slot;
 }
 
+/* Stores what the epilogue passes on its way and the kernel writes. */
+static void write_on_the_way(Tile *tile, NodeId id, const LLVMValueRef *values)
+{
+    Emitter *e = tile->nest.e;
+    for (NodeId n = id + 1; n < e->schedule.end; n++) {
+        if (graph_node(e->graph, n)->op != OP_WRITE || graph_node(e->graph, n)->operands[0] != id)
+            continue;
+        for (int i = 0; i < tile->rows * tile->vectors; i++) {
+            int mark = e->coordinate_count;
+            at_row(tile, i / tile->vectors);
+            at_vector(tile, i % tile->vectors);
+            emit_write(e, n, values[i], vector_lanes(tile, i % tile->vectors));
+            e->coordinate_count = mark;
+        }
+    }
+}
+
 static void finish_sums(Tile *tile)
 {
     Emitter *e = tile->nest.e;
@@ -369,6 +388,7 @@ static void finish_sums(Tile *tile)
         values[i] = LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[i], "");
     for (NodeId at = stage->root; at != stage->end;) {
         NodeId next = next_of_epilogue(e, at, stage->end);
+        write_on_the_way(tile, at, values);
         apply_op(tile, at, next, values);
         at = next;
     }
