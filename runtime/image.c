@@ -352,6 +352,26 @@ static RaftStatus decode_png(Decoder *decoder)
 
 /* ---- both ------------------------------------------------------------------------------------ */
 
+/* Says what else a file is, where that is a picture that people have. */
+static RaftStatus refuse_kind(const Decoder *decoder)
+{
+    static const struct {
+        const char *kind, *bytes;
+        size_t at, length;
+    } others[] = {
+        {"WebP", "WEBP", 8, 4},     {"GIF", "GIF8", 0, 4},     {"TIFF", "II*\0", 0, 4},
+        {"TIFF", "MM\0*", 0, 4},    {"HEIF", "ftyphei", 4, 7}, {"HEIF", "ftypmif1", 4, 8},
+        {"AVIF", "ftypavif", 4, 8}, {"BMP", "BM", 0, 2},
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (decoder->size >= others[i].at + others[i].length &&
+            !memcmp(decoder->data + others[i].at, others[i].bytes, others[i].length))
+            return rt_bad_file(decoder->error, decoder->path, 0,
+                               "a %s picture; JPEG and PNG are read: convert it to PNG",
+                               others[i].kind);
+    return rt_bad_file(decoder->error, decoder->path, 0, "neither a JPEG nor a PNG file");
+}
+
 static RaftStatus decode(Decoder *decoder)
 {
     RaftStatus status;
@@ -363,7 +383,7 @@ static RaftStatus decode(Decoder *decoder)
     else if (decoder->size >= 8 && !memcmp(decoder->data, "\x89PNG\r\n\x1a\n", 8))
         status = decode_png(decoder);
     else
-        status = rt_bad_file(decoder->error, decoder->path, 0, "neither a JPEG nor a PNG file");
+        status = refuse_kind(decoder);
     if (!status) status = apply_orientation(decoder);
     if (status) raft_image_free(decoder->image);
     return status;

@@ -15,8 +15,10 @@ import re
 import threading
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 
 class RaftError(Exception):
@@ -59,7 +61,7 @@ class Model:
     def __init__(
         self,
         library_path: str | os.PathLike[str],
-        weights: str | os.PathLike[str] | Mapping[str, numpy.ndarray] | None = None,
+        weights: str | os.PathLike[str] | Mapping[str, NDArray[numpy.float32]] | None = None,
         threads: int | None = None,
         prefix: str | None = None,
     ) -> None:
@@ -97,7 +99,7 @@ class Model:
         if isinstance(weights, Mapping):
             self.set_parameters(weights)
 
-    def set_parameters(self, parameters: Mapping[str, numpy.ndarray]) -> None:
+    def set_parameters(self, parameters: Mapping[str, NDArray[numpy.float32]]) -> None:
         """Copies parameters into the instance, by name; those not given stay as they are."""
         for name, array in parameters.items():
             _check_array(array, f"parameter '{name}'")
@@ -105,14 +107,14 @@ class Model:
             data = ctypes.c_void_p(array.ctypes.data)
             self._call("set_parameter", name.encode(), shape, ctypes.c_int(array.ndim), data)
 
-    def forward(self, images: numpy.ndarray) -> numpy.ndarray:
+    def forward(self, images: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
         """The logits, float32 [b, classes], of images, float32 [b, c, h, w]."""
         batch = self._check_images(images)
         logits = numpy.empty((batch, *self._logits), numpy.float32)
         self._run("forward", images, ctypes.c_void_p(logits.ctypes.data))
         return logits
 
-    def features(self, images: numpy.ndarray) -> list[numpy.ndarray]:
+    def features(self, images: NDArray[numpy.float32]) -> list[NDArray[numpy.float32]]:
         """The feature maps, each float32 [b, c, h, w], of images, float32 [b, c, h, w]."""
         if not self._maps:
             raise RaftError("the model has no feature maps")
@@ -132,7 +134,7 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _function(self, name: str) -> ctypes._CFuncPtr:
+    def _function(self, name: str) -> Any:
         return getattr(self._library, f"{self._prefix}_{name}")
 
     def _list(self, function: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -143,14 +145,14 @@ class Model:
         tensors = table(self._model, ctypes.byref(count))
         return [(t.name.decode(), tuple(t.shape[: t.rank])) for t in tensors[: count.value]]
 
-    def _check_images(self, images: numpy.ndarray) -> int:
+    def _check_images(self, images: NDArray[numpy.float32]) -> int:
         _check_array(images, "images")
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, ("b", *self.image_shape)))
             raise ValueError(f"images have the shape {images.shape}, not ({wanted})")
-        return images.shape[0]
+        return int(images.shape[0])
 
-    def _run(self, function: str, images: numpy.ndarray, outputs: object) -> None:
+    def _run(self, function: str, images: NDArray[numpy.float32], outputs: object) -> None:
         data = ctypes.c_void_p(images.ctypes.data)
         self._call(function, ctypes.c_int64(images.shape[0]), data, outputs)
 
@@ -177,7 +179,8 @@ def _find_prefix(library: ctypes.CDLL, path: str) -> str:
     """The prefix of the functions that a file exports, from the names that stand in it."""
     with open(path, "rb") as file:
         names = re.findall(rb"\0([A-Za-z_][A-Za-z0-9_]*)_set_parameter(?=\0)", file.read())
-    found = sorted(n for n in {name.decode() for name in names} if hasattr(library, n + "_outputs"))
+    prefixes: set[str] = {name.decode() for name in names}
+    found = sorted(prefix for prefix in prefixes if hasattr(library, prefix + "_outputs"))
     if not found:
         raise RaftError(f"{path}: not a library of raftc")
     if len(found) > 1:

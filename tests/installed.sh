@@ -102,6 +102,9 @@ case_python() {
         if "$python" -c 'import numpy' 2>/dev/null; then break; fi
     done
     export PYTHONPATH=$tree/share/raft PYTHONDONTWRITEBYTECODE=1
+    if "$python" -c 'import mypy' 2>/dev/null; then
+        "$python" -m mypy --strict "$tree/share/raft/raft.py" || fail "its types are wrong"
+    fi
     for trains in "" --train; do
         compile_tiny --weights @fill $trains
         "$python" "$programs/user.py" tiny.so tiny.weights "$goldens/tiny.safetensors" \

@@ -78,6 +78,43 @@ static void test_refused(void **state)
     assert_int_equal(rt_image_decode("x", NULL, 0, &image, &error), RAFT_BAD_FILE);
 }
 
+/* Pictures of kinds that are not read are called by their names. */
+static void test_other_kinds(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes, *kind;
+    } others[] = {
+        {"RIFF\x10...WEBPVP8 ", "WebP"},
+        {"GIF89a......", "GIF"},
+        {"II*\0........", "TIFF"},
+        {"MM\0*........", "TIFF"},
+        {"\0\0\0\x18"
+         "ftypheic",
+         "HEIF"},
+        {"\0\0\0\x18"
+         "ftypmif1",
+         "HEIF"},
+        {"\0\0\0\x18"
+         "ftypavif",
+         "AVIF"},
+        {"BM..........", "BMP"},
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        RaftImage image;
+        RaftError error;
+        const uint8_t *bytes = (const uint8_t *)others[i].bytes;
+        char wanted[100];
+        snprintf(wanted, sizeof wanted,
+                 "x: byte 0: a %s picture; JPEG and PNG are read: convert it to PNG",
+                 others[i].kind);
+        assert_int_equal(rt_image_decode("x", bytes, 12, &image, &error), RAFT_BAD_FILE);
+        assert_string_equal(error.message, wanted);
+        assert_int_equal(rt_image_decode("x", bytes, 1, &image, &error), RAFT_BAD_FILE);
+        assert_message(&error, "neither a JPEG nor a PNG file");
+    }
+}
+
 /* Loads a picture and changes the size in its header. */
 static size_t load_with_size(const char *name, unsigned width, unsigned height, uint8_t *bytes,
                              size_t capacity)
@@ -468,7 +505,7 @@ int main(void)
         cmocka_unit_test(test_resize),        cmocka_unit_test(test_resize_wrong_arguments),
         cmocka_unit_test(test_what_is_there), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_preprocess),    cmocka_unit_test(test_photograph),
-        cmocka_unit_test(test_scaled),
+        cmocka_unit_test(test_scaled),        cmocka_unit_test(test_other_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
