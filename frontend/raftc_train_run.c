@@ -4,6 +4,7 @@
  * rest; so a run that was stopped, in whatever way, goes on to the same bits. */
 #define _GNU_SOURCE /* strchrnul */
 #include "frontend/raftc_train_run.h"
+#include "runtime/peak.h"
 
 #include <errno.h>
 #include <math.h>
@@ -113,10 +114,11 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
         double left =
             elapsed / (double)run->seen * count * (double)(run->schedule.iterations - run->step);
         printf(
-            "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s  waited %.0f %%  "
-            "%.0f min left\n",
+            "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s  %.1f %% of peak  "
+            "waited %.0f %%  %.0f min left\n",
             (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
             (long long)run->schedule.iterations, run->loss, lr, (double)run->seen / elapsed,
+            100 * (double)run->seen / elapsed * run->image_flops / run->peak,
             100 * run->waited / elapsed, left / 60);
         fflush(stdout);
     }
@@ -255,6 +257,16 @@ static void apply_settings(Run *run)
         arena_array(arena, (size_t)run->trainer.room * (size_t)s->num_classes, sizeof *run->logits);
 }
 
+/* What the progress is set beside, as `raftc bench --train` does: a step is worth three forwards. */
+static void measure_peak(Run *run)
+{
+    const double a_moment = 0.05;
+    const Compilation *model = &run->trainer.model.compilation;
+    if (run->comm.rank > 0 || run->session->options->quiet) return;
+    run->image_flops = 6 * (double)graph_multiply_adds(model->built, run->session->arena);
+    run->peak = 1e9 * run->comm.size * raft_peak_gflops(run->session->threads, a_moment);
+}
+
 static Exit make_folder(Run *run)
 {
     const Options *options = run->session->options;
@@ -324,6 +336,7 @@ static Exit prepare(Run *run)
     exit = make_folder(run);
     if (exit == EXIT_DONE) exit = run_begin(run);
     if (exit == EXIT_DONE) exit = open_metrics(run);
+    if (exit == EXIT_DONE) measure_peak(run);
     session_flush(run->session);
     return exit;
 }

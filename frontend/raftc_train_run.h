@@ -23,7 +23,8 @@ typedef struct Run {
     double loss;  /* of the last one */
     int64_t epochs, batches, validate_every, checkpoint_every, log_every;
     double started, waited;
-    int64_t seen; /* images since then */
+    int64_t seen;             /* images since then */
+    double image_flops, peak; /* of a step, for an image; a second, of all processes */
     uint32_t *orders[2];
     float *logits;
 } Run;

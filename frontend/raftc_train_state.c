@@ -103,11 +103,12 @@ static RaftTensor *state_tensors(Run *run, int *count)
     return all;
 }
 
-/* What a resumed run must have in common with the one before, as key, value, ..., NULL. */
+/* What a resumed run must have in common with the one before (the first four), and what else a checkpoint
+ * says, as key, value, ..., NULL. */
 static const char **identity(const Run *run, const char *step)
 {
     Arena *arena = run->session->arena;
-    const char **pairs = arena_array(arena, 13, sizeof *pairs);
+    const char **pairs = arena_array(arena, 15, sizeof *pairs);
     const struct {
         const char *key;
         int64_t value;
@@ -123,6 +124,8 @@ static const char **identity(const Run *run, const char *step)
     pairs[9] = step;
     pairs[10] = "validation";
     pairs[11] = run->due ? "due" : "done";
+    pairs[12] = "processes";
+    pairs[13] = arena_printf(arena, "%d", run->comm.size);
     return pairs;
 }
 
@@ -149,6 +152,12 @@ static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
     for (int i = 0; raft_weights_metadata(checkpoint, i, &key, &value); i++) {
         if (strcmp(key, "step") == 0) run->step = strtoll(value, NULL, 10);
         if (strcmp(key, "validation") == 0) run->due = strcmp(value, "due") == 0;
+        if (strcmp(key, "processes") == 0 && strcmp(value, wanted[13]) && run->comm.rank == 0)
+            session_note(run->session,
+                         "%s: the run there had %s %s, this one has %s; it goes on from the same "
+                         "state, but sums are rounded otherwise",
+                         run->folder, value, strcmp(value, "1") ? "processes" : "process",
+                         wanted[13]);
         for (int k = 0; k < 8; k += 2)
             if (strcmp(key, wanted[k]) == 0 && strcmp(value, wanted[k + 1]) != 0)
                 return session_fail(run->session, EXIT_FILES,

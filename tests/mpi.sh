@@ -47,6 +47,10 @@ train 4 parts --steps 9 -q >/dev/null
 train 4 parts --steps 20 --resume -q >/dev/null
 cmp four/checkpoint-0000000020.safetensors parts/checkpoint-0000000020.safetensors
 
+# By another number of processes it goes on, which is said.
+train 2 parts --steps 22 --resume >two.txt 2>&1
+[ "$(grep -c 'the run there had 4 processes, this one has 2' two.txt)" -eq 1 ] || fail "$(cat two.txt)"
+
 # One dies. Its end ends the run, which goes on from its checkpoint.
 train 4 dead --set num_epochs=100000 -q >dead.txt 2>&1 &
 job=$!
