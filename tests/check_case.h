@@ -24,6 +24,7 @@ typedef enum { VERDICT_NONE, VERDICT_PASSED, VERDICT_FAILED } Verdict;
 /* Lies in memory that a process shares with its child. */
 typedef struct Outcome {
     Verdict verdict;
+    bool same;          /* the disabled passes did nothing: the case with all passes tells */
     double ratio;       /* greatest error as a share of its bound */
     int outputs, loose; /* loose: so many of them have bounds too loose to be compared with */
     int64_t rewrites[MAX_PASSES];
@@ -32,7 +33,7 @@ typedef struct Outcome {
 
 /* The graph after passes must give what it gave before: run by the reference in f32, and as machine
  * code (or as emulated kernels) with 1 and 2 threads, all images at once and each alone, with the same
- * bits. */
+ * bits. Not run is what has the same kernels with all passes as without those that are disabled. */
 void check_case(const Case *c, Outcome *outcome);
 
 #endif
