@@ -81,12 +81,13 @@ goldens() {
 
 sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
     local tool
-    tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer | head -n 1) || return 1
+    tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
+    [ -n "$tool" ] || { echo "compute-sanitizer is not here: it is a part of the CUDA toolkit"; return 1; }
     cd tests && "$tool" --tool "$1" --error-exitcode 9 "$raftc" run cli/tiny.yaml --target cuda \
         --weights @fill @fill --batch 3 --features --output "$results/sanitized-$1.safetensors"
 }
 
-# The same bits twice, alone and in a batch. 300 images of 1000 logits; a header of fixed size.
+# The same bits twice, alone and in a batch.
 same_bits() {
     local folder=$results/bits batch
     mkdir -p "$folder"
