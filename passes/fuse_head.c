@@ -59,9 +59,8 @@ Graph *pass_fuse_head(PassContext *context, const Graph *graph)
         NodeId members[MOST_MEMBERS];
         int count = find_head(&draft, user, id, members);
         if (count == 0)
-            diag_remark(
-                context->diag, graph->nodes[id].loc,
-                "missed: fuse_head: what is averaged is no LayerNorm, or used elsewhere too");
+            pass_missed(context, graph, id, graph->nodes[id].operands[0], "fuse_head",
+                        "what is averaged is no LayerNorm, or used elsewhere too");
         else if (pass_may_rewrite(context))
             draft_add(&draft, members, count);
     }

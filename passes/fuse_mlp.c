@@ -23,9 +23,10 @@
 
 enum { LEAST_USES = 48 }; /* of an element of the weights by one block of threads */
 
-static bool missed(PassContext *context, const Node *node, const char *why)
+static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
+                   const char *why)
 {
-    diag_remark(context->diag, node->loc, "missed: fuse_mlp: %s", why);
+    pass_missed(context, graph, node, stored, "fuse_mlp", why);
     return false;
 }
 
@@ -50,15 +51,15 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
     NodeId first = graph_node(g, gelu)->operands[0];
     if (graph_node(g, first)->op != OP_LINEAR) return false;
     if (!is_link(draft, second, OP_LINEAR))
-        return missed(context, sum, "the second product is used elsewhere too");
+        return missed(context, g, add, second, "the second product is used elsewhere too");
     if (!is_link(draft, gelu, OP_GELU) || !is_link(draft, first, OP_LINEAR))
-        return missed(context, sum, "the hidden values are used elsewhere too");
+        return missed(context, g, add, gelu, "the hidden values are used elsewhere too");
     NodeId norm = graph_node(g, first)->operands[0];
     *count = 0;
     if (is_link(draft, norm, OP_LAYERNORM))
         members[(*count)++] = norm;
     else if (graph_node(g, norm)->op == OP_LAYERNORM)
-        missed(context, graph_node(g, norm), "the normalised values are used elsewhere too");
+        missed(context, g, norm, norm, "the normalised values are used elsewhere too");
     members[(*count)++] = first;
     members[(*count)++] = gelu;
     members[(*count)++] = second;

@@ -32,9 +32,10 @@ typedef struct Embedding {
     int largest;
 } Embedding;
 
-static bool missed(PassContext *context, const Node *node, const char *why)
+static bool missed(PassContext *context, const Graph *graph, NodeId linear, const char *why)
 {
-    diag_remark(context->diag, node->loc, "missed: merge_unfolds: %s", why);
+    NodeId features = graph_node(graph, linear)->operands[0];
+    pass_missed(context, graph, linear, features, "merge_unfolds", why);
     return false;
 }
 
@@ -77,11 +78,11 @@ static bool find_embedding(PassContext *context, const Graph *graph, NodeId id, 
     const NodeId *parts = joined ? x->operands : &linear->operands[0];
     e->count = joined ? (int)x->operand_count : 1;
     if (!is_features(graph, parts[0], feature)) return false;
-    if (e->count > MOST_WINDOWS) return missed(context, linear, "too many windows");
+    if (e->count > MOST_WINDOWS) return missed(context, graph, id, "too many windows");
     int64_t features = 0;
     for (int i = 0; i < e->count; i++) {
         if (!is_features(graph, parts[i], feature))
-            return missed(context, linear, "not all that is joined are features of windows");
+            return missed(context, graph, id, "not all that is joined are features of windows");
         e->unfold[i] = graph_node(graph, parts[i])->operands[0];
         e->first_feature[i] = features;
         const Type *type = graph_type(graph, parts[i]);
@@ -91,7 +92,7 @@ static bool find_embedding(PassContext *context, const Graph *graph, NodeId id, 
     }
     for (int i = 0; i < e->count; i++)
         if (!windows_fit(graph_node(graph, e->unfold[e->largest]), graph_node(graph, e->unfold[i])))
-            return missed(context, linear, "no window holds all the others");
+            return missed(context, graph, id, "no window holds all the others");
     return true;
 }
 
@@ -208,7 +209,7 @@ Graph *pass_merge_unfolds(PassContext *context, const Graph *graph)
         input.axis[0] = largest->type.axis[type_find(&largest->type, channel)];
         Type weight_type;
         if (!merged_weight_type(graph, linear, largest, &input, &weight_type)) {
-            missed(context, linear,
+            missed(context, graph, id,
                    "the weight's last axis is not the features, or a name is taken");
             rewriter_copy(&r, id);
         } else if (pass_may_rewrite(context)) {

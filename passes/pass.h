@@ -29,6 +29,10 @@ typedef struct PassContext {
 
 /* Asks leave for one rewrite: false once the limit is reached. Every rewrite asks exactly once. */
 bool pass_may_rewrite(PassContext *context);
+/* Leaves the remark that `node` was nearly rewritten, why it was not, and how large the value is that
+ * goes through memory instead. */
+void pass_missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
+                 const char *pass, const char *why);
 
 /* NULL after an error in context->diag: this graph cannot go on. */
 typedef Graph *PassFunction(PassContext *context, const Graph *graph);

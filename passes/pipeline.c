@@ -21,6 +21,14 @@ bool pass_may_rewrite(PassContext *context)
     return true;
 }
 
+void pass_missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
+                 const char *pass, const char *why)
+{
+    int64_t elements = type_elements(graph_type(graph, stored), NULL);
+    diag_remark(context->diag, graph_node(graph, node)->loc, "missed: %s: %s (%lld bytes an image)",
+                pass, why, (long long)(4 * elements));
+}
+
 static int find_pass(const char *name)
 {
     for (int i = 0; i < pass_count; i++)
