@@ -73,6 +73,8 @@ const RaftProgram *llvm_load(CpuCode *code, Diag *diag);
 
 /* Shared memory that a thread block may use; kernels that want more keep their scratch in global memory. */
 #define CUDA_SHARED_BYTES (96 << 10)
+/* The oldest GPUs that have all instructions of kernels: 80 is sm_80. */
+#define CUDA_LEAST_ARCHITECTURE 80
 
 /* How one step is launched: symbol(argument.., batch, units, spill) with `threads` threads a block, of which each takes
  * `block` units at a time, in a grid of any size. */

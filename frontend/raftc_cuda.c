@@ -9,9 +9,12 @@ static Exit find_gpu(Session *session, RaftCudaGpu *gpu)
 {
     char message[512];
     RaftStatus status = raft_cuda_find(0, gpu, message, sizeof message);
-    if (status == RAFT_OK) return EXIT_DONE;
+    if (status == RAFT_OK && gpu->architecture >= CUDA_LEAST_ARCHITECTURE) return EXIT_DONE;
+    if (status == RAFT_OK)
+        snprintf(message, sizeof message, "the GPU, %.100s, is sm_%d: kernels need sm_%d or newer",
+                 gpu->name, gpu->architecture, CUDA_LEAST_ARCHITECTURE);
     session_fail(session, EXIT_UNDONE, "%s", message);
-    if (status != RAFT_UNSUPPORTED) return EXIT_UNDONE;
+    if (status != RAFT_OK && status != RAFT_UNSUPPORTED) return EXIT_UNDONE;
     diag_note(session->diag, (Loc){0},
               "`raftc run --target cuda --emulate` runs the same kernels on the CPU, slowly");
     return EXIT_LACKING;
@@ -26,7 +29,8 @@ static int list_architectures(const Session *session, int architecture[MAX_ARCHI
     int count = options->architectures.count;
     for (int i = 0; i < count; i++) architecture[i] = options->architectures.item[i];
     if (count) return count;
-    if (raft_cuda_find(0, &gpu, message, sizeof message) == RAFT_OK) {
+    if (raft_cuda_find(0, &gpu, message, sizeof message) == RAFT_OK &&
+        gpu.architecture >= CUDA_LEAST_ARCHITECTURE) {
         architecture[0] = gpu.architecture;
         return 1;
     }

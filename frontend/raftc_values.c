@@ -178,7 +178,7 @@ bool read_dump(const Parser *parser, const Row *row, const char *value, void *me
 /* Like sm_80,sm_90; each once. */
 bool read_architectures(const Parser *parser, const Row *row, const char *value, void *member)
 {
-    enum { LEAST = 50, MOST = 999 };
+    enum { MOST = 999 };
     Architectures *list = member;
     Strings given = split(parser->arena, value, ",");
     list->count = 0;
@@ -186,8 +186,11 @@ bool read_architectures(const Parser *parser, const Row *row, const char *value,
         const char *word = given.item[i];
         int64_t number;
         bool good = strncmp(word, "sm_", 3) == 0 &&
-                    parse_number(word + 3, strlen(word + 3), LEAST, MOST, &number);
+                    parse_number(word + 3, strlen(word + 3), 1, MOST, &number);
         if (!good) return wrong(parser, "%s takes names like sm_80, not '%s'", row->name, word);
+        if (number < CUDA_LEAST_ARCHITECTURE)
+            return wrong(parser, "%s %s: kernels need sm_%d or newer", row->name, word,
+                         CUDA_LEAST_ARCHITECTURE);
         if (list->count == MAX_ARCHITECTURES)
             return wrong(parser, "%s takes at most %d names", row->name, MAX_ARCHITECTURES);
         bool again = false;

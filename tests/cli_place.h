@@ -1,8 +1,8 @@
 /* cli_place.h: a folder in which tests run raftc, and what it printed.
  *
  * A command is text: words parted by blanks, perhaps in '', perhaps VARIABLE=VALUE before them. In
- * the folder lie models, data (tests/data) and cli (tests/cli), so that messages name the same
- * paths everywhere. To be included after _GNU_SOURCE is defined.
+ * the folder lie models, data (tests/data), cli (tests/cli) and fake (where a libcuda.so.1 of ours is), so
+ * that messages name the same paths everywhere. To be included after _GNU_SOURCE is defined.
  */
 #ifndef CLI_PLACE_H
 #define CLI_PLACE_H
@@ -150,6 +150,9 @@ static inline void open_place_in(Place *place, const char *parent)
     link_to(place, "models", SOURCE_ROOT "/models");
     link_to(place, "data", TEST_DATA "/data");
     link_to(place, "cli", TEST_DATA "/cli");
+    link_to(place, "fake",
+            arena_printf(&place->arena, "%.*s/fake",
+                         (int)(strrchr(RAFTC_BINARY, '/') - RAFTC_BINARY), RAFTC_BINARY));
     run_well(place, "raftc --version");
     place->has_llvm = strstr(read_text(&place->arena, place->output), "with LLVM");
     setenv("XDG_CACHE_HOME", in_folder(place, "cache"), 1);
