@@ -93,6 +93,7 @@ typedef struct Options {
     const char *tune_database;
     bool train; /* with a backward pass and the step of an optimiser */
     bool check_numerics;
+    int64_t memory_limit; /* in bytes; 0: none */
     /* running */
     Strings inputs;
     int64_t batch, threads, top;
@@ -180,6 +181,7 @@ typedef struct Compilation {
     const Model *model;       /* likewise */
     Graph *built;             /* by the frontend, or as read */
     bool train;               /* with a backward pass */
+    int64_t images;           /* in one run of it, for --memory-limit; 0: there is no limit */
     const Graph *graph;       /* after the passes */
     CpuOptions cpu;
     Target target;

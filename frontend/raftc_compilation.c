@@ -113,6 +113,46 @@ static bool write_dump(void *user, const char *path, const char *text, size_t le
     return session_write(user, path, text, length) == EXIT_DONE;
 }
 
+/* Bytes that a run takes for what it computes, with so many values computed again; -1 after an error. */
+static int64_t planned_bytes(Session *session, const Compilation *c, PipelineOptions pipeline,
+                             int64_t recompute)
+{
+    Arena arena = {.out_of_memory = session->arena->out_of_memory};
+    Diag diag = diag_new(&arena); /* what is told of the passes is told once, of the last time */
+    int64_t bytes = -1;
+    pipeline.recompute = recompute;
+    pipeline.dump = NULL;
+    const Graph *graph = pipeline_run(&arena, c->built, &c->target, &pipeline, &diag, NULL);
+    if (graph) bytes = 4 * plan_memory(&arena, graph)->arena_floats * c->images;
+    arena_free(&arena);
+    return bytes;
+}
+
+/* Finds how few values must be computed again to stay within the limit. */
+static Exit find_recompute(Session *session, const Compilation *c, PipelineOptions *pipeline)
+{
+    const int64_t limit = session->options->memory_limit;
+    int64_t few = -1, enough = c->built->node_count;
+    int64_t all = planned_bytes(session, c, *pipeline, 0),
+            least = planned_bytes(session, c, *pipeline, enough), bytes = least;
+    if (least > limit)
+        return session_fail(session, EXIT_UNDONE,
+                            "--memory-limit: %lld images take at least %s bytes",
+                            (long long)c->images, grouped(session->arena, least));
+    while (enough - few > 1) {
+        int64_t middle = few + (enough - few) / 2;
+        int64_t there = planned_bytes(session, c, *pipeline, middle);
+        if (there > limit)
+            few = middle;
+        else
+            enough = middle, bytes = there;
+    }
+    pipeline->recompute = enough;
+    session_note(session, "%lld values are computed again: %s bytes are kept, not %s",
+                 (long long)enough, grouped(session->arena, bytes), grouped(session->arena, all));
+    return EXIT_DONE;
+}
+
 Exit compilation_optimise(Session *session, Compilation *c)
 {
     const Options *options = session->options;
@@ -123,22 +163,25 @@ Exit compilation_optimise(Session *session, Compilation *c)
     if (options->target == TARGET_CPU && llvm_available()) exit = tuned_open(session, c, &tuned);
     if (exit != EXIT_DONE) return exit;
     double start = seconds_now();
-    const PipelineOptions pipeline = {.only = options->passes,
-                                      .disabled = options->disabled_passes.item,
-                                      .disabled_count = (int)options->disabled_passes.count,
-                                      .train = c->train,
-                                      .choices = tuned_source(tuned),
-                                      .rewrite_limit = options->rewrite_limit,
-                                      .dump = options->dump_ir,
-                                      .dump_dir = options->dump_dir,
-                                      .dump_file = stdout,
-                                      .dump_write = write_dump,
-                                      .dump_user = session};
+    PipelineOptions pipeline = {.only = options->passes,
+                                .disabled = options->disabled_passes.item,
+                                .disabled_count = (int)options->disabled_passes.count,
+                                .train = c->train,
+                                .choices = tuned_source(tuned),
+                                .rewrite_limit = options->rewrite_limit,
+                                .dump = options->dump_ir,
+                                .dump_dir = options->dump_dir,
+                                .dump_file = stdout,
+                                .dump_write = write_dump,
+                                .dump_user = session};
     c->statistics = arena_array(session->arena, (size_t)pass_count, sizeof *c->statistics);
-    c->graph =
-        pipeline_run(session->arena, c->built, &c->target, &pipeline, session->diag, c->statistics);
+    if (c->images) exit = find_recompute(session, c, &pipeline);
+    c->graph = exit != EXIT_DONE ? NULL
+                                 : pipeline_run(session->arena, c->built, &c->target, &pipeline,
+                                                session->diag, c->statistics);
     tuned_close(tuned);
     session_stage(session, "passes", start);
+    if (exit != EXIT_DONE) return exit;
     if (c->graph) return EXIT_DONE;
     if (c->train) return EXIT_FILES; /* there is nothing to train in it */
     /* The options are checked already: a dump was not written, or a pass broke the graph. */

@@ -90,6 +90,9 @@ static const Row table[] = {
     FLAG("--train", COMPILE | BENCH, train,
          "with a backward pass and the step of the optimiser: a library that\n"
          "trains; bench times whole steps"),
+    TEXT("--memory-limit", "SIZE", BENCH | TRAIN, read_size, memory_limit,
+         "of what lies between forward and backward, as in 600M or 2G: what\n"
+         "would take more is computed again"),
     FLAG("--check-numerics", RUN | BENCH | TRAIN, check_numerics,
          "stop at the first NaN or infinity, and tell where it comes from"),
     FLAG("--profile", BENCH, profile,
@@ -299,6 +302,8 @@ static bool check_together(const Parser *parser)
         good = wrong(parser, "--dump-dir needs to know what: --dump-ir PASS, or --dump-ir all");
     if (options->emulate && options->target != TARGET_CUDA)
         good = wrong(parser, "--emulate is about the kernels of --target cuda");
+    if (options->memory_limit && options->verb == VERB_BENCH && !options->train)
+        good = wrong(parser, "--memory-limit is about what training keeps: give --train, too");
     if (options->check_numerics && options->target == TARGET_CUDA && !options->emulate)
         good = wrong(parser, "--check-numerics looks at what kernels compute on the CPU; with "
                              "--target cuda it needs --emulate");

@@ -40,6 +40,7 @@ ReadFunction read_text;          /* const char *: not empty */
 ReadFunction read_strings;       /* Strings: one more */
 ReadFunction read_number;        /* int64_t: digits, within the row's limits */
 ReadFunction read_time;          /* int64_t: milliseconds, given as 60s or 5m */
+ReadFunction read_size;          /* int64_t: bytes, given as 600M or 2G */
 ReadFunction read_choice;        /* int64_t: index of one of the row's words */
 ReadFunction read_list;          /* int64_t: set of them, given with commas */
 ReadFunction read_image;         /* height and width */

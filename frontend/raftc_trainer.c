@@ -412,6 +412,7 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *c
                             "(accumulation_steps, of each process)",
                             model->path, (long long)t->batch, (long long)all);
     t->room = (t->batch + all - 1) / all;
+    model->images = session->options->memory_limit ? t->room : 0;
     exit = machine_open(&t->model, session);
     if (exit != EXIT_DONE) return exit;
     lay_out(t);

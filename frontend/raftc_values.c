@@ -61,6 +61,19 @@ bool read_time(const Parser *parser, const Row *row, const char *value, void *me
     return true;
 }
 
+bool read_size(const Parser *parser, const Row *row, const char *value, void *member)
+{
+    static const char units[] = "KMGT";
+    size_t digits = strspn(value, "0123456789");
+    const char *unit = value[digits] ? strchr(units, value[digits]) : NULL;
+    int64_t number, scale = unit ? (int64_t)1 << 10 * (unit - units + 1) : 1;
+    bool whole = !value[digits] || (unit && !value[digits + 1]);
+    if (!whole || !parse_number(value, digits, 1, INT64_MAX / scale, &number))
+        return wrong(parser, "%s must be a size, as in 600M or 2G, not '%s'", row->name, value);
+    *(int64_t *)member = number * scale;
+    return true;
+}
+
 /* The words of "f32|bf16". */
 static Strings split(Arena *arena, const char *words, const char *separator)
 {

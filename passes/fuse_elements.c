@@ -14,6 +14,8 @@
  */
 #include "passes/kernels.h"
 
+#include <string.h>
+
 typedef struct Groups {
     const Draft *draft;
     NodeId *leader; /* of each node: the first of its group */
@@ -91,12 +93,27 @@ static bool same_shape(const Type *a, const Type *b)
     return true;
 }
 
+/* Is it computed a second time, later, so that the first one need not be kept (recompute)? */
+static bool is_again(const Graph *graph, NodeId id, NodeId operand)
+{
+    const Node *node = graph_node(graph, id);
+    size_t bytes = node->operand_count * sizeof *node->operands;
+    for (NodeId n = operand + 1; n < id; n++) {
+        const Node *other = graph_node(graph, n);
+        if (other->op == node->op && other->operand_count == node->operand_count &&
+            memcmp(other->operands, node->operands, bytes) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* May the op `id` be computed in the kernel of its operand? */
 static bool may_follow(const PassContext *context, const Groups *g, NodeId id, NodeId operand)
 {
     const Graph *graph = g->draft->graph;
     const Node *node = graph_node(graph, operand);
-    if (!draft_free(g->draft, operand) || !same_shape(&node->type, graph_type(graph, id)))
+    if (!draft_free(g->draft, operand) || !same_shape(&node->type, graph_type(graph, id)) ||
+        is_again(graph, id, operand))
         return false;
     bool stored_too = node->op == OP_LINEAR && !context->target->stages_operands;
     return is_elementwise(node->op) ||

@@ -25,6 +25,7 @@ typedef struct PassContext {
     Diag *diag;            /* remarks: `missed: ...` where a rewrite was near and did not happen */
     int64_t rewrites;      /* rewrites made so far in the compilation */
     int64_t rewrite_limit; /* no rewrite past this many; INT64_MAX: no limit */
+    int64_t recompute;     /* how many values the backward pass computes again */
 } PassContext;
 
 /* Asks leave for one rewrite: false once the limit is reached. Every rewrite asks exactly once. */
@@ -62,6 +63,7 @@ typedef struct PipelineOptions {
     bool train;            /* with a backward pass */
     ChoiceSource choices;  /* for choose_tiles */
     int64_t rewrite_limit; /* INT64_MAX: none */
+    int64_t recompute;     /* values that the backward pass computes again, at most */
     const char *dump;      /* pass name, "all", or NULL */
     const char *dump_dir;  /* NULL: dumps go to `dump_file` */
     FILE *dump_file;

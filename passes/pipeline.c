@@ -104,7 +104,8 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
                            .target = target,
                            .choices = options->choices,
                            .diag = diag,
-                           .rewrite_limit = options->rewrite_limit};
+                           .rewrite_limit = options->rewrite_limit,
+                           .recompute = options->recompute};
     for (int i = 0; i < pass_count; i++) {
         if (!selected[i]) continue;
         int64_t rewrites = context.rewrites;
