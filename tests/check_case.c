@@ -404,12 +404,10 @@ static bool check_cpu(Check *check, const Graph *graph, const CpuOptions *option
     return good;
 }
 
-static bool check_cuda(Check *check)
+static bool check_cuda(Check *check, const Target *target)
 {
-    Target target;
     float **expected = NULL;
-    cuda_target(&target);
-    const Graph *graph = run_passes(check, &target, NULL);
+    const Graph *graph = run_passes(check, target, NULL);
     if (!graph) return failed_with_messages(check, "passes");
     const Plan *plan = plan_memory(&check->arena, graph);
     if (!program_check(plan, &check->diag))
@@ -460,7 +458,9 @@ static bool check_all(Check *check)
 #ifdef __SANITIZE_ADDRESS__
     options.sanitize_address = true;
 #endif
-    if (llvm_available() && !llvm_target(&options, &target, &check->diag))
+    if (check->c->cuda)
+        cuda_target(&target);
+    else if (llvm_available() && !llvm_target(&options, &target, &check->diag))
         return failed_with_messages(check, "no target");
     if (makes_no_difference(check->c, &target)) {
         check->outcome->same = true;
@@ -468,7 +468,7 @@ static bool check_all(Check *check)
     }
     make_tensors(check);
     if (!find_expected(check)) return false;
-    if (check->c->cuda) return check_cuda(check);
+    if (check->c->cuda) return check_cuda(check, &target);
     const Graph *graph = run_passes(check, &target, NULL);
     if (!graph) return failed_with_messages(check, "passes");
     if (!check_reference(check, graph)) return false;

@@ -9,7 +9,8 @@
  * Case i has the seed S + i and depends on nothing else, so that it can be run alone. Each goes to
  * one of the vector widths that this machine has, some with a limit of rewrites, some with a stop
  * between two passes; one with a pass disabled that would do nothing is the case with all passes; with --long, models and graphs are larger. A file goes to all of the widths,
- * with all passes and without each. With --cuda all become CUDA kernels, and are emulated.
+ * with all passes and without each. With --cuda all become CUDA kernels, and are emulated; a file goes
+ * there with all passes.
  *
  * Each case runs in a process of its own: one that crashes or hangs has failed, and the others go
  * on. A failing graph is made smaller and printed. Exit status 1 if a case fails, or if in a run of
@@ -226,14 +227,15 @@ static void check_file(const Options *options, const char *path, Summary *summar
     const Source *source = diag_read_source(&diag, path, 1 << 20);
     Case c = draw_case(options, 0);
     const char *cpus[4];
-    int cpu_count = options->cuda ? 1 : list_cpus(cpus);
+    int cpu_count = list_cpus(cpus);
+    if (c.cuda) cpu_count = 1; /* of which none is used */
     c.graph = source ? graph_parse(&arena, source, &diag) : NULL;
     c.batch = 3;
     c.rewrite_limit = INT64_MAX;
     c.stop = 0;
     for (int cpu = 0; built(c.graph, path, &diag, summary) && cpu < cpu_count; cpu++) {
         c.cpu = cpus[cpu];
-        for (int pass = -1; pass < pass_count; pass++) {
+        for (int pass = -1; pass < (options->cuda ? 0 : pass_count); pass++) {
             if (pass >= 0 && pass_table[pass].required) continue;
             c.disabled_count = options->disabled_count;
             if (pass >= 0) c.disabled[c.disabled_count++] = pass_table[pass].name;

@@ -39,15 +39,34 @@ void clamp_lane(Writer *w, const Tile *t)
     if (t->lane_edge) clamp(w, t->p->lane, last_lane(w, t), t->lane_extent);
 }
 
+/* Holds the coordinate at the last index of the axis. */
+static void clamp_row(Writer *w, const Row *row)
+{
+    clamp(w, row->axis, arena_printf(w->arena, "%lld", (long long)row->extent - 1), row->extent);
+}
+
+static bool has_dim(const Side *side, const char *axis)
+{
+    for (int i = 0; i < side->dim_count; i++)
+        if (strcmp(side->dim[i].axis, axis) == 0) return true;
+    return false;
+}
+
+void clamp_edges(Writer *w, const Tile *t, const Side *side)
+{
+    for (int k = 0; k < t->edge_count; k++) {
+        bool other =
+            side && has_dim(&t->side[side == &t->side[ROWS] ? LANES : ROWS], t->edge[k].axis);
+        if (!other) clamp_row(w, &t->edge[k]);
+    }
+}
+
 void at_rows(Writer *w, const Tile *t, bool clamped)
 {
     for (int k = 0; k < t->row_count; k++) {
         Sum by = sum_term(t->row[k].name, 1, t->row[k].tile);
         push_moved(w, t->row[k].axis, &by);
-        if (clamped && t->row[k].edge)
-            clamp(w, t->row[k].axis,
-                  arena_printf(w->arena, "%lld", (long long)t->row[k].extent - 1),
-                  t->row[k].extent);
+        if (clamped && t->row[k].edge) clamp_row(w, &t->row[k]);
     }
 }
 
@@ -146,6 +165,7 @@ static void start_sums(Writer *w, const Tile *t)
     const Node *linear = t->linear;
     int blocks = open_rows(w, t), mark = w->coordinate_count;
     at_rows(w, t, true);
+    clamp_edges(w, t, NULL);
     int rows = w->coordinate_count;
     for (int v = 0; v < t->p->vectors; v++) {
         at_lane(w, t, v, true);
@@ -181,6 +201,7 @@ static void load_lanes(Writer *w, const Tile *t)
     Spot spot;
     line(w, "float y[%d][%d];", t->at_once, vectors);
     open_unrolled(w, "j", t->at_once);
+    clamp_edges(w, t, side);
     at_sum(w, t, "j");
     bool whole = !side->staged && !t->lane_edge;
     if (whole) {
@@ -225,12 +246,14 @@ static void load_row(Writer *w, const Tile *t)
         return;
     }
     at_rows(w, t, true);
+    clamp_edges(w, t, side);
     at_sum(w, t, NULL);
     if (find_floats(w, side->operand, last_over(t), t->at_once, &spot)) {
         line(w, "raft_load<%d>(x, %s, %s);", t->at_once, spot.base, sum_text(w, &spot.at));
     } else {
         w->coordinate_count = mark;
         at_rows(w, t, true);
+        clamp_edges(w, t, side);
         at_sum(w, t, "j");
         open_unrolled(w, "j", t->at_once);
         line(w, "x[j] = %s;", value_text(w, side->operand));
@@ -244,6 +267,7 @@ static void add_both(Writer *w, const Tile *t)
 {
     int blocks = open_rows(w, t), mark = w->coordinate_count;
     at_rows(w, t, true);
+    clamp_edges(w, t, NULL);
     at_sum(w, t, NULL);
     int rows = w->coordinate_count;
     for (int v = 0; v < t->p->vectors; v++) {
@@ -315,10 +339,11 @@ static void finish_sums(Writer *w, const Tile *t)
     const Stage *stage = t->stage;
     int blocks = open_rows(w, t), mark = w->coordinate_count;
     at_rows(w, t, false);
-    for (int k = 0; k < t->row_count; k++) {
-        if (!t->row[k].edge) continue;
-        open_block(w, "if (%s < %lld)", sum_text(w, coordinate_at(w, t->row[k].axis)),
-                   (long long)t->row[k].extent);
+    for (int k = 0; k < t->row_count + t->edge_count; k++) {
+        const Row *row = k < t->row_count ? &t->row[k] : &t->edge[k - t->row_count];
+        if (!row->edge) continue;
+        open_block(w, "if (%s < %lld)", sum_text(w, coordinate_at(w, row->axis)),
+                   (long long)row->extent);
         blocks++;
     }
     int rows = w->coordinate_count;

@@ -37,6 +37,8 @@ typedef struct Tile {
         teams; /* that have tiles: the others of the block do what the last does, and store nothing */
     int row_count, group; /* lanes that follow one another in one thread */
     Row row[2];
+    int edge_count;
+    Row edge[MAX_AXES];  /* axes without a tile of their own, of which the last units have less */
     int64_t lane_extent; /* of the axis: lanes past it are not stored */
     bool lane_edge;
     int lane_axis; /* of the kernel, of which the unit has no whole tile; or -1 */
@@ -56,6 +58,9 @@ Tile find_tile(Writer *w, const Stage *stage);
 /* ---- product.c ---- */
 
 void at_rows(Writer *w, const Tile *t, bool clamped);
+/* Holds coordinates inside the axes that have no tile of their own: those of one operand, or all where
+ * `side` is NULL. */
+void clamp_edges(Writer *w, const Tile *t, const Side *side);
 Sum row_number(Writer *w, const Tile *t);
 /* Names the indices of tile `index` of an operand and sets coordinates to its first element. */
 void enter_side(Writer *w, const Side *side, const char *index);

@@ -69,11 +69,13 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
         else if (t->row_count == 1)
             line(w, "const int r0 = l;");
         at_rows(w, t, true);
+        clamp_edges(w, t, side);
         push_plus(w, last, &c);
         return last;
     }
     push_plus(w, last, &l);
     push_plus(w, t->p->lane, &c);
+    clamp_edges(w, t, side);
     if (!has_padding(w, t, side->operand)) clamp_lane(w, t);
     return t->p->lane;
 }

@@ -35,6 +35,8 @@ static void cut_axis(Writer *w, Tile *t, ItemDim *dim)
         t->row[t->row_count] = (Row){dim->axis, t->row_count ? "r1" : "r0", row_tile, whole,
                                      whole % row_tile != 0 || whole % extent != 0};
         t->row_count++;
+    } else if (whole % extent != 0) {
+        t->edge[t->edge_count++] = (Row){dim->axis, NULL, 1, whole, true};
     }
     dim->count = ceil_divide(extent, dim->tile);
 }
