@@ -17,7 +17,7 @@
 
 typedef struct Recompute {
     Rewriter r;
-    bool *forward; /* what an output needs that is no gradient */
+    bool *forward; /* what can be known before any gradient is */
     bool *chosen;  /* to be computed again, or moved again because of that */
     NodeId *again; /* the second of it in the new graph; NO_NODE: not made yet */
 } Recompute;
@@ -42,16 +42,24 @@ static int by_gain(const void *left, const void *right)
     return a->id < b->id ? -1 : 1;
 }
 
+/* What depends on no input that gradients alone need. */
 static bool *find_forward(const Graph *graph, Arena *arena)
 {
+    bool *needed = arena_array(arena, graph->node_count, sizeof *needed);
     bool *forward = arena_array(arena, graph->node_count, sizeof *forward);
     for (uint32_t i = 0; i < graph->output_count; i++) {
         const Output *output = &graph->outputs[i];
-        if (strncmp(output->name, "grad.", strlen("grad.")) != 0) forward[output->value] = true;
+        if (strncmp(output->name, "grad.", strlen("grad.")) != 0) needed[output->value] = true;
     }
     for (NodeId id = graph->node_count; id-- > 0;)
-        for (uint32_t i = 0; forward[id] && i < graph->nodes[id].operand_count; i++)
-            forward[graph->nodes[id].operands[i]] = true;
+        for (uint32_t i = 0; needed[id] && i < graph->nodes[id].operand_count; i++)
+            needed[graph->nodes[id].operands[i]] = true;
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        forward[id] = node->op != OP_INPUT || needed[id];
+        for (uint32_t i = 0; i < node->operand_count; i++)
+            forward[id] &= forward[node->operands[i]];
+    }
     return forward;
 }
 
