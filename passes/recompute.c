@@ -98,6 +98,11 @@ static void choose(PassContext *context, const Graph *graph, Recompute *re)
     for (NodeId id = 0; id < graph->node_count; id++)
         if (re->forward[id] && is_movement(graph_node(graph, id)->op))
             re->chosen[id] = re->chosen[graph_node(graph, id)->operands[0]];
+    for (NodeId id = graph->node_count; id-- > 0;)
+        for (uint32_t i = 0; re->chosen[id] && i < graph->nodes[id].operand_count; i++) {
+            NodeId operand = graph->nodes[id].operands[i];
+            re->chosen[operand] |= is_movement(graph_node(graph, operand)->op);
+        }
 }
 
 static NodeId add_again(Recompute *re, NodeId id);
