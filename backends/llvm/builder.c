@@ -124,6 +124,16 @@ void store_lanes(Emitter *e, LLVMValueRef value, LLVMValueRef base, const Affine
     LLVMSetAlignment(LLVMBuildStore(e->builder, value, at), 4);
 }
 
+LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value)
+{
+    LLVMValueRef global = LLVMAddGlobal(e->module, LLVMTypeOf(value), name);
+    LLVMSetInitializer(global, value);
+    LLVMSetLinkage(global, LLVMPrivateLinkage);
+    LLVMSetGlobalConstant(global, true);
+    LLVMSetUnnamedAddress(global, LLVMGlobalUnnamedAddr);
+    return global;
+}
+
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type)
 {
     return LLVMBuildAlloca(e->entry_builder, type, "");

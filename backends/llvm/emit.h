@@ -113,6 +113,8 @@ void store_lanes(Emitter *e, LLVMValueRef value, LLVMValueRef base, const Affine
 /* A vector of which the lanes where `mask` is false are zero and not read. */
 LLVMValueRef load_masked(Emitter *e, LLVMValueRef base, const Affine *offset, LLVMValueRef mask,
                          LLVMTypeRef type);
+/* A constant in memory; those that are equal may become one. */
+LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value);
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry block */
 /* A loop of at least one turn; emit its body between the two calls. */
 Loop loop_begin(Emitter *e, LLVMValueRef count);

@@ -54,11 +54,7 @@ static LLVMValueRef coefficient_table(Emitter *e, const Curve *c)
     for (int i = 0; i < c->count; i++)
         entry[i] = LLVMConstReal(e->f32, (double)c->coefficient[c->count - 1 - i]);
     LLVMValueRef values = LLVMConstArray2(e->f32, entry, (uint64_t)c->count);
-    table = LLVMAddGlobal(e->module, LLVMTypeOf(values), c->name);
-    LLVMSetInitializer(table, values);
-    LLVMSetLinkage(table, LLVMPrivateLinkage);
-    LLVMSetGlobalConstant(table, true);
-    return table;
+    return global_constant(e, c->name, values);
 }
 
 /* p of each x. One step of Horner's rule waits for the one before, so all take each step in turn:

@@ -53,12 +53,7 @@ typedef struct Adjoint {
 static LLVMValueRef constant_array(Emitter *e, const char *name, LLVMTypeRef type,
                                    LLVMValueRef *entries, int64_t count)
 {
-    LLVMValueRef values = LLVMConstArray2(type, entries, (uint64_t)count);
-    LLVMValueRef array = LLVMAddGlobal(e->module, LLVMTypeOf(values), name);
-    LLVMSetInitializer(array, values);
-    LLVMSetLinkage(array, LLVMPrivateLinkage);
-    LLVMSetGlobalConstant(array, true);
-    return array;
+    return global_constant(e, name, LLVMConstArray2(type, entries, (uint64_t)count));
 }
 
 static LLVMValueRef constant_index(Emitter *e, int64_t value)

@@ -1,4 +1,4 @@
-/* jit.c: loads the object code of a module into this process: the same bytes that a library would
+/* jit.c: loads the object code of all parts into this process: the same functions that a library would
  * hold. */
 #include "backends/llvm/llvm.h"
 
@@ -27,14 +27,15 @@ static bool add_process_symbols(CpuCode *code, LLVMOrcJITDylibRef library, Diag 
 
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag)
 {
-    const char *bytes;
-    size_t size;
-    if (!llvm_write(code, CODE_OBJECT, code->arena, &bytes, &size, diag)) return NULL;
+    if (!llvm_generate_objects(code, diag)) return NULL;
     if (failed(LLVMOrcCreateLLJIT(&code->jit, NULL), diag)) return NULL;
     LLVMOrcJITDylibRef library = LLVMOrcLLJITGetMainJITDylib(code->jit);
     if (!add_process_symbols(code, library, diag)) return NULL;
-    LLVMMemoryBufferRef object = LLVMCreateMemoryBufferWithMemoryRangeCopy(bytes, size, "kernels");
-    if (failed(LLVMOrcLLJITAddObjectFile(code->jit, library, object), diag)) return NULL;
+    for (uint32_t i = 0; i < code->part_count; i++) {
+        LLVMMemoryBufferRef object = code->part[i].object; /* the loader's from now on */
+        code->part[i].object = NULL;
+        if (failed(LLVMOrcLLJITAddObjectFile(code->jit, library, object), diag)) return NULL;
+    }
     const Plan *plan = code->plan;
     RaftKernel **kernels = arena_array(code->arena, (size_t)plan->step_count, sizeof(RaftKernel *));
     for (int s = 0; s < plan->step_count; s++) {

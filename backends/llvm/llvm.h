@@ -8,12 +8,24 @@
 
 #include "backends/backend.h"
 
+/* Some successive kernels. */
+typedef struct CodePart {
+    LLVMContextRef context;
+    LLVMModuleRef module;
+    LLVMMemoryBufferRef object; /* NULL until llvm_generate_objects */
+    char *fault;                /* what LLVM says; NULL: none */
+} CodePart;
+
+enum { MOST_WORKERS = 8 };
+
 struct CpuCode {
     Arena *arena;
     const Plan *plan;
-    LLVMContextRef context;
-    LLVMModuleRef module;
-    LLVMTargetMachineRef machine;
+    CodePart *part;
+    uint32_t part_count, part_capacity;
+    LLVMTargetMachineRef
+        machine[MOST_WORKERS]; /* one for each thread that optimises and generates */
+    int machine_count;
     StepCode *steps;
     int64_t scratch_bytes;
     bool sanitized;
@@ -23,5 +35,7 @@ struct CpuCode {
 /* A target machine for the options, and the names it was made with (in `arena`); NULL with
  * messages. */
 LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag);
+/* Generates the object of each part that has none. False with a message. */
+bool llvm_generate_objects(CpuCode *code, Diag *diag);
 
 #endif

@@ -1,10 +1,21 @@
-/* module.c: all kernels of a plan as one LLVM module. Kernels that differ only in the buffers they
- * are given are one function. */
+/* module.c: all kernels of a plan as LLVM modules. Kernels that differ only in the buffers they are
+ * given are one function.
+ *
+ * A module holds some successive kernels, so that several processors optimise them and generate their
+ * code side by side. Which kernels depends on nothing but the kernels, and so do all bytes.
+ */
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "backends/llvm/emit.h"
 #include "backends/llvm/llvm.h"
 
 #include <llvm-c/Analysis.h>
+#include <llvm-c/BitReader.h>
+#include <llvm-c/BitWriter.h>
+#include <llvm-c/Linker.h>
 #include <llvm-c/Transforms/PassBuilder.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* Kept short: the emitter already writes the loops as they are to be; this promotes the sums to
@@ -14,9 +25,59 @@
     "lcssa,"                                                                                       \
     "loop-mssa(licm),early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg)"
 
+/* ---- emission -------------------------------------------------------------------------------- */
+
+static LLVMModuleRef new_module(const CpuCode *code, LLVMContextRef context)
+{
+    LLVMTargetMachineRef machine = code->machine[0];
+    LLVMModuleRef module = LLVMModuleCreateWithNameInContext(code->plan->graph->name, context);
+    char *triple = LLVMGetTargetMachineTriple(machine);
+    LLVMSetTarget(module, triple);
+    LLVMDisposeMessage(triple);
+    LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
+    char *text = LLVMCopyStringRepOfTargetData(layout);
+    LLVMSetDataLayout(module, text);
+    LLVMDisposeMessage(text);
+    LLVMDisposeTargetData(layout);
+    return module;
+}
+
+/* A part of the code, in which the emitter is to put what follows. */
+static void begin_part(Emitter *e, CpuCode *code)
+{
+    CodePart *part = ARENA_PUSH(code->arena, code->part, code->part_count, code->part_capacity);
+    *part = (CodePart){.context = LLVMContextCreate()};
+    part->module = new_module(code, part->context);
+    e->context = part->context;
+    e->module = part->module;
+    e->builder = LLVMCreateBuilderInContext(e->context);
+    e->entry_builder = LLVMCreateBuilderInContext(e->context);
+    e->f32 = LLVMFloatTypeInContext(e->context);
+    e->i32 = LLVMInt32TypeInContext(e->context);
+    e->i64 = LLVMInt64TypeInContext(e->context);
+    e->pointer = LLVMPointerTypeInContext(e->context, 0);
+}
+
+static void end_part(Emitter *e)
+{
+    LLVMDisposeBuilder(e->builder);
+    LLVMDisposeBuilder(e->entry_builder);
+    e->builder = NULL;
+}
+
+static int count_instructions(LLVMValueRef function)
+{
+    int count = 0;
+    for (LLVMBasicBlockRef b = LLVMGetFirstBasicBlock(function); b; b = LLVMGetNextBasicBlock(b))
+        for (LLVMValueRef i = LLVMGetFirstInstruction(b); i; i = LLVMGetNextInstruction(i)) count++;
+    return count;
+}
+
 static bool emit_kernels(Emitter *e, CpuCode *code)
 {
+    enum { MOST = 6000 }; /* instructions of a part, and one kernel more; S has some 50,000 */
     const Plan *plan = code->plan;
+    int instructions = 0;
     const char **key = arena_array(e->arena, (size_t)plan->step_count, sizeof *key);
     for (int s = 0; s < plan->step_count; s++) {
         key[s] = kernel_key(e->arena, plan->graph, plan->steps[s].kernel, true);
@@ -26,6 +87,11 @@ static bool emit_kernels(Emitter *e, CpuCode *code)
             code->steps[s] = code->steps[same];
             continue;
         }
+        if (instructions > MOST && !code->sanitized) { /* a program has one constructor of ASan's */
+            end_part(e);
+            begin_part(e, code);
+            instructions = 0;
+        }
         StepCode *step = &code->steps[s];
         step->symbol = arena_printf(code->arena, "%s_k%d_%s", plan->graph->name, s,
                                     kernel_name(plan->graph, plan->steps[s].kernel, e->arena));
@@ -34,63 +100,133 @@ static bool emit_kernels(Emitter *e, CpuCode *code)
                          &scratch_bytes))
             return false;
         if (scratch_bytes > code->scratch_bytes) code->scratch_bytes = scratch_bytes;
+        instructions += count_instructions(e->function);
     }
     return true;
 }
 
+/* ---- what several processors do -------------------------------------------------------------- */
+
 /* Every function is compiled for the chosen machine, also where a later tool reads the IR. */
-static void set_target_attributes(CpuCode *code)
+static void set_target_attributes(const CodePart *part, LLVMTargetMachineRef machine,
+                                  bool sanitized)
 {
-    char *cpu = LLVMGetTargetMachineCPU(code->machine);
-    char *features = LLVMGetTargetMachineFeatureString(code->machine);
-    for (LLVMValueRef f = LLVMGetFirstFunction(code->module); f; f = LLVMGetNextFunction(f)) {
+    char *cpu = LLVMGetTargetMachineCPU(machine);
+    char *features = LLVMGetTargetMachineFeatureString(machine);
+    for (LLVMValueRef f = LLVMGetFirstFunction(part->module); f; f = LLVMGetNextFunction(f)) {
         if (LLVMIsDeclaration(f)) continue;
         LLVMAttributeRef a =
-            LLVMCreateStringAttribute(code->context, "target-cpu", 10, cpu, (unsigned)strlen(cpu));
+            LLVMCreateStringAttribute(part->context, "target-cpu", 10, cpu, (unsigned)strlen(cpu));
         LLVMAddAttributeAtIndex(f, LLVMAttributeFunctionIndex, a);
-        a = LLVMCreateStringAttribute(code->context, "target-features", 15, features,
+        a = LLVMCreateStringAttribute(part->context, "target-features", 15, features,
                                       (unsigned)strlen(features));
         LLVMAddAttributeAtIndex(f, LLVMAttributeFunctionIndex, a);
-        const char *plain[] = {"nounwind", code->sanitized ? "sanitize_address" : NULL};
+        const char *plain[] = {"nounwind", sanitized ? "sanitize_address" : NULL};
         for (size_t i = 0; i < ARRAY_SIZE(plain) && plain[i]; i++) {
             unsigned kind = LLVMGetEnumAttributeKindForName(plain[i], strlen(plain[i]));
             LLVMAddAttributeAtIndex(f, LLVMAttributeFunctionIndex,
-                                    LLVMCreateEnumAttribute(code->context, kind, 0));
+                                    LLVMCreateEnumAttribute(part->context, kind, 0));
         }
     }
     LLVMDisposeMessage(cpu);
     LLVMDisposeMessage(features);
 }
 
-static bool optimise(CpuCode *code, Diag *diag)
+static void run_passes(LLVMModuleRef module, const char *passes, LLVMTargetMachineRef machine)
 {
-    char *message = NULL;
-    if (LLVMVerifyModule(code->module, LLVMReturnStatusAction, &message))
-        RAFTC_BUG("invalid LLVM IR: %s", message);
-    LLVMDisposeMessage(message);
     LLVMPassBuilderOptionsRef options = LLVMCreatePassBuilderOptions();
-    LLVMErrorRef error = LLVMRunPasses(code->module, code->sanitized ? PASSES ",asan" : PASSES,
-                                       code->machine, options);
+    LLVMErrorRef error = LLVMRunPasses(module, passes, machine, options);
     LLVMDisposePassBuilderOptions(options);
-    if (!error) return true;
-    char *text = LLVMGetErrorMessage(error);
-    diag_error(diag, (Loc){0}, "LLVM: %s", text);
-    LLVMDisposeErrorMessage(text);
-    return false;
+    if (error) RAFTC_BUG("LLVM: %s", LLVMGetErrorMessage(error)); /* it knows no such pass */
 }
 
-static void start_module(CpuCode *code)
+/* Leaves what went wrong, if anything did, in `part->fault`. */
+typedef void PartWork(CodePart *part, LLVMTargetMachineRef machine, bool sanitized);
+
+static void optimise(CodePart *part, LLVMTargetMachineRef machine, bool sanitized)
 {
-    code->context = LLVMContextCreate();
-    code->module = LLVMModuleCreateWithNameInContext(code->plan->graph->name, code->context);
-    char *triple = LLVMGetTargetMachineTriple(code->machine);
-    LLVMSetTarget(code->module, triple);
-    LLVMDisposeMessage(triple);
-    LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(code->machine);
-    char *text = LLVMCopyStringRepOfTargetData(layout);
-    LLVMSetDataLayout(code->module, text);
-    LLVMDisposeMessage(text);
-    LLVMDisposeTargetData(layout);
+    char *message = NULL;
+    if (LLVMVerifyModule(part->module, LLVMReturnStatusAction, &message))
+        RAFTC_BUG("invalid LLVM IR: %s", message);
+    LLVMDisposeMessage(message);
+    set_target_attributes(part, machine, sanitized);
+    run_passes(part->module, sanitized ? PASSES ",asan" : PASSES, machine);
+}
+
+/* Code generation changes a module, so it works on a copy. */
+static LLVMMemoryBufferRef generate(LLVMModuleRef module, LLVMTargetMachineRef machine,
+                                    LLVMCodeGenFileType type, char **fault)
+{
+    LLVMMemoryBufferRef buffer = NULL;
+    LLVMModuleRef copy = LLVMCloneModule(module);
+    if (LLVMTargetMachineEmitToMemoryBuffer(machine, copy, type, fault, &buffer)) buffer = NULL;
+    LLVMDisposeModule(copy);
+    return buffer;
+}
+
+static void generate_object(CodePart *part, LLVMTargetMachineRef machine, bool sanitized)
+{
+    (void)sanitized;
+    if (!part->object) part->object = generate(part->module, machine, LLVMObjectFile, &part->fault);
+}
+
+typedef struct Team {
+    CpuCode *code;
+    PartWork *work;
+    atomic_uint next; /* part that nobody has taken */
+} Team;
+
+typedef struct Worker {
+    Team *team;
+    LLVMTargetMachineRef machine;
+} Worker;
+
+static void *take_parts(void *argument)
+{
+    const Worker *worker = argument;
+    CpuCode *code = worker->team->code;
+    for (;;) {
+        unsigned i = atomic_fetch_add(&worker->team->next, 1);
+        if (i >= code->part_count) return NULL;
+        worker->team->work(&code->part[i], worker->machine, code->sanitized);
+    }
+}
+
+/* False with a message. */
+static bool for_each_part(CpuCode *code, PartWork *work, Diag *diag)
+{
+    Team team = {code, work, 0};
+    Worker worker[MOST_WORKERS];
+    pthread_t thread[MOST_WORKERS];
+    int started = 0;
+    for (int i = 0; i < code->machine_count; i++) worker[i] = (Worker){&team, code->machine[i]};
+    while (started + 1 < code->machine_count &&
+           pthread_create(&thread[started], NULL, take_parts, &worker[started + 1]) == 0)
+        started++;
+    take_parts(&worker[0]);
+    for (int i = 0; i < started; i++) pthread_join(thread[i], NULL);
+    for (uint32_t i = 0; i < code->part_count; i++) {
+        if (!code->part[i].fault) continue;
+        diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", code->part[i].fault);
+        return false;
+    }
+    return true;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------- */
+
+/* One target machine for each processor that the process may use. */
+static bool make_machines(CpuCode *code, const CpuOptions *options, Diag *diag)
+{
+    cpu_set_t usable;
+    int count = sched_getaffinity(0, sizeof usable, &usable) ? 1 : CPU_COUNT(&usable);
+    if (count > MOST_WORKERS) count = MOST_WORKERS;
+    for (; code->machine_count < count; code->machine_count++) {
+        LLVMTargetMachineRef machine = llvm_machine(code->arena, options, diag);
+        if (!machine) return false;
+        code->machine[code->machine_count] = machine;
+    }
+    return true;
 }
 
 CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag)
@@ -99,26 +235,15 @@ CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options,
     if (!llvm_target(options, &target, diag)) return NULL;
     CpuCode *code = arena_alloc(arena, sizeof *code);
     *code = (CpuCode){.arena = arena, .plan = plan, .sanitized = options->sanitize_address};
-    code->machine = llvm_machine(arena, options, diag);
-    if (!code->machine) return NULL;
-    start_module(code);
-    code->steps = arena_array(arena, (size_t)plan->step_count, sizeof *code->steps);
-    Emitter e = {
-        .arena = arena, .diag = diag, .plan = plan, .graph = plan->graph, .target = &target};
-    e.context = code->context;
-    e.module = code->module;
-    e.builder = LLVMCreateBuilderInContext(code->context);
-    e.entry_builder = LLVMCreateBuilderInContext(code->context);
-    e.f32 = LLVMFloatTypeInContext(code->context);
-    e.i32 = LLVMInt32TypeInContext(code->context);
-    e.i64 = LLVMInt64TypeInContext(code->context);
-    e.pointer = LLVMPointerTypeInContext(code->context, 0);
-    bool done = emit_kernels(&e, code);
-    LLVMDisposeBuilder(e.builder);
-    LLVMDisposeBuilder(e.entry_builder);
+    bool done = make_machines(code, options, diag);
     if (done) {
-        set_target_attributes(code);
-        done = optimise(code, diag);
+        code->steps = arena_array(arena, (size_t)plan->step_count, sizeof *code->steps);
+        Emitter e = {
+            .arena = arena, .diag = diag, .plan = plan, .graph = plan->graph, .target = &target};
+        begin_part(&e, code);
+        done = emit_kernels(&e, code);
+        end_part(&e);
+        done = done && for_each_part(code, optimise, diag);
     }
     if (done) return code;
     llvm_free(code);
@@ -129,40 +254,60 @@ void llvm_free(CpuCode *code)
 {
     if (!code) return;
     if (code->jit) LLVMOrcDisposeLLJIT(code->jit);
-    LLVMDisposeModule(code->module);
-    LLVMContextDispose(code->context);
-    LLVMDisposeTargetMachine(code->machine);
+    for (uint32_t i = 0; i < code->part_count; i++) {
+        CodePart *part = &code->part[i];
+        LLVMDisposeMessage(part->fault);
+        if (part->object) LLVMDisposeMemoryBuffer(part->object);
+        LLVMDisposeModule(part->module);
+        LLVMContextDispose(part->context);
+    }
+    for (int i = 0; i < code->machine_count; i++) LLVMDisposeTargetMachine(code->machine[i]);
+}
+
+bool llvm_generate_objects(CpuCode *code, Diag *diag)
+{
+    return for_each_part(code, generate_object, diag);
+}
+
+/* All parts as one module, in the context of the first. */
+static LLVMModuleRef link_parts(const CpuCode *code)
+{
+    LLVMContextRef context = code->part[0].context;
+    LLVMModuleRef whole = LLVMCloneModule(code->part[0].module);
+    for (uint32_t i = 1; i < code->part_count; i++) {
+        LLVMMemoryBufferRef bitcode = LLVMWriteBitcodeToMemoryBuffer(code->part[i].module);
+        LLVMModuleRef part;
+        if (LLVMParseBitcodeInContext2(context, bitcode, &part) || LLVMLinkModules2(whole, part))
+            RAFTC_BUG("part %u of the code of %s cannot be linked", i, code->plan->graph->name);
+        LLVMDisposeMemoryBuffer(bitcode);
+    }
+    run_passes(whole, "constmerge", code->machine[0]); /* tables that several parts have */
+    return whole;
 }
 
 bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, size_t *size,
                 Diag *diag)
 {
-    if (kind == CODE_IR) {
-        char *text = LLVMPrintModuleToString(code->module);
-        *size = strlen(text);
-        *bytes = arena_strdup(arena, text);
-        LLVMDisposeMessage(text);
-        return true;
-    }
+    LLVMModuleRef whole = link_parts(code);
     LLVMMemoryBufferRef buffer = NULL;
     char *message = NULL;
-    /* Code generation changes the module, so it works on a copy. */
-    LLVMModuleRef module = LLVMCloneModule(code->module);
-    LLVMCodeGenFileType type = kind == CODE_ASSEMBLY ? LLVMAssemblyFile : LLVMObjectFile;
-    bool failed =
-        LLVMTargetMachineEmitToMemoryBuffer(code->machine, module, type, &message, &buffer);
-    LLVMDisposeModule(module);
-    if (failed) {
-        diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", message);
-        LLVMDisposeMessage(message);
-        return false;
+    if (kind == CODE_IR)
+        message = LLVMPrintModuleToString(whole);
+    else
+        buffer = generate(whole, code->machine[0],
+                          kind == CODE_ASSEMBLY ? LLVMAssemblyFile : LLVMObjectFile, &message);
+    LLVMDisposeModule(whole);
+    bool done = buffer || kind == CODE_IR;
+    if (!done) diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", message);
+    if (done) {
+        *size = buffer ? LLVMGetBufferSize(buffer) : strlen(message);
+        char *copy = arena_alloc(arena, *size + 1);
+        memcpy(copy, buffer ? LLVMGetBufferStart(buffer) : message, *size);
+        *bytes = copy;
     }
-    *size = LLVMGetBufferSize(buffer);
-    char *copy = arena_alloc(arena, *size + 1);
-    memcpy(copy, LLVMGetBufferStart(buffer), *size);
-    *bytes = copy;
-    LLVMDisposeMemoryBuffer(buffer);
-    return true;
+    if (buffer) LLVMDisposeMemoryBuffer(buffer);
+    LLVMDisposeMessage(message);
+    return done;
 }
 
 const StepCode *llvm_steps(const CpuCode *code)

@@ -319,11 +319,7 @@ static LLVMValueRef tap_table(Emitter *e, int64_t in, int64_t out, bool weights)
                                        : LLVMConstInt(type, (unsigned long long)index[k], false);
     }
     LLVMValueRef values = LLVMConstArray2(type, entry, 4 * (uint64_t)out);
-    table = LLVMAddGlobal(e->module, LLVMTypeOf(values), name);
-    LLVMSetInitializer(table, values);
-    LLVMSetLinkage(table, LLVMPrivateLinkage);
-    LLVMSetGlobalConstant(table, true);
-    return table;
+    return global_constant(e, name, values);
 }
 
 static LLVMValueRef load_tap(Emitter *e, LLVMValueRef table, bool weights, const Affine *at,
