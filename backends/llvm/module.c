@@ -215,17 +215,22 @@ static bool for_each_part(CpuCode *code, PartWork *work, Diag *diag)
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-/* One target machine for each processor that the process may use. */
-static bool make_machines(CpuCode *code, const CpuOptions *options, Diag *diag)
+static bool add_machine(CpuCode *code, const CpuOptions *options, Diag *diag)
+{
+    LLVMTargetMachineRef machine = llvm_machine(code->arena, options, diag);
+    if (machine) code->machine[code->machine_count++] = machine;
+    return machine != NULL;
+}
+
+/* One target machine for each processor that the process may use and that has a part to work on. */
+static bool add_machines(CpuCode *code, const CpuOptions *options, Diag *diag)
 {
     cpu_set_t usable;
     int count = sched_getaffinity(0, sizeof usable, &usable) ? 1 : CPU_COUNT(&usable);
     if (count > MOST_WORKERS) count = MOST_WORKERS;
-    for (; code->machine_count < count; code->machine_count++) {
-        LLVMTargetMachineRef machine = llvm_machine(code->arena, options, diag);
-        if (!machine) return false;
-        code->machine[code->machine_count] = machine;
-    }
+    if (count > (int)code->part_count) count = (int)code->part_count;
+    while (code->machine_count < count)
+        if (!add_machine(code, options, diag)) return false;
     return true;
 }
 
@@ -235,7 +240,7 @@ CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options,
     if (!llvm_target(options, &target, diag)) return NULL;
     CpuCode *code = arena_alloc(arena, sizeof *code);
     *code = (CpuCode){.arena = arena, .plan = plan, .sanitized = options->sanitize_address};
-    bool done = make_machines(code, options, diag);
+    bool done = add_machine(code, options, diag);
     if (done) {
         code->steps = arena_array(arena, (size_t)plan->step_count, sizeof *code->steps);
         Emitter e = {
@@ -243,7 +248,7 @@ CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options,
         begin_part(&e, code);
         done = emit_kernels(&e, code);
         end_part(&e);
-        done = done && for_each_part(code, optimise, diag);
+        done = done && add_machines(code, options, diag) && for_each_part(code, optimise, diag);
     }
     if (done) return code;
     llvm_free(code);
