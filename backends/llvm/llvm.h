@@ -23,9 +23,8 @@ struct CpuCode {
     const Plan *plan;
     CodePart *part;
     uint32_t part_count, part_capacity;
-    LLVMTargetMachineRef
-        machine[MOST_WORKERS]; /* one for each thread that optimises and generates */
-    int machine_count;
+    int machine_count; /* one for each thread that optimises and generates */
+    LLVMTargetMachineRef machine[MOST_WORKERS];
     StepCode *steps;
     int64_t scratch_bytes;
     bool sanitized;

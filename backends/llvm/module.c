@@ -62,7 +62,6 @@ static void end_part(Emitter *e)
 {
     LLVMDisposeBuilder(e->builder);
     LLVMDisposeBuilder(e->entry_builder);
-    e->builder = NULL;
 }
 
 static int count_instructions(LLVMValueRef function)
@@ -153,21 +152,22 @@ static void optimise(CodePart *part, LLVMTargetMachineRef machine, bool sanitize
     run_passes(part->module, sanitized ? PASSES ",asan" : PASSES, machine);
 }
 
-/* Code generation changes a module, so it works on a copy. */
+/* Uses the module up, which code generation changes. NULL with a fault. */
 static LLVMMemoryBufferRef generate(LLVMModuleRef module, LLVMTargetMachineRef machine,
                                     LLVMCodeGenFileType type, char **fault)
 {
     LLVMMemoryBufferRef buffer = NULL;
-    LLVMModuleRef copy = LLVMCloneModule(module);
-    if (LLVMTargetMachineEmitToMemoryBuffer(machine, copy, type, fault, &buffer)) buffer = NULL;
-    LLVMDisposeModule(copy);
+    if (LLVMTargetMachineEmitToMemoryBuffer(machine, module, type, fault, &buffer)) buffer = NULL;
+    LLVMDisposeModule(module);
     return buffer;
 }
 
 static void generate_object(CodePart *part, LLVMTargetMachineRef machine, bool sanitized)
 {
     (void)sanitized;
-    if (!part->object) part->object = generate(part->module, machine, LLVMObjectFile, &part->fault);
+    if (part->object) return;
+    LLVMModuleRef copy = LLVMCloneModule(part->module);
+    part->object = generate(copy, machine, LLVMObjectFile, &part->fault);
 }
 
 typedef struct Team {
@@ -290,29 +290,37 @@ static LLVMModuleRef link_parts(const CpuCode *code)
     return whole;
 }
 
+static void write_text(LLVMModuleRef module, Arena *arena, const char **bytes, size_t *size)
+{
+    char *text = LLVMPrintModuleToString(module);
+    *size = strlen(text);
+    *bytes = arena_strdup(arena, text);
+    LLVMDisposeMessage(text);
+    LLVMDisposeModule(module);
+}
+
 bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, size_t *size,
                 Diag *diag)
 {
     LLVMModuleRef whole = link_parts(code);
-    LLVMMemoryBufferRef buffer = NULL;
-    char *message = NULL;
-    if (kind == CODE_IR)
-        message = LLVMPrintModuleToString(whole);
-    else
-        buffer = generate(whole, code->machine[0],
-                          kind == CODE_ASSEMBLY ? LLVMAssemblyFile : LLVMObjectFile, &message);
-    LLVMDisposeModule(whole);
-    bool done = buffer || kind == CODE_IR;
-    if (!done) diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", message);
-    if (done) {
-        *size = buffer ? LLVMGetBufferSize(buffer) : strlen(message);
-        char *copy = arena_alloc(arena, *size + 1);
-        memcpy(copy, buffer ? LLVMGetBufferStart(buffer) : message, *size);
-        *bytes = copy;
+    if (kind == CODE_IR) {
+        write_text(whole, arena, bytes, size);
+        return true;
     }
-    if (buffer) LLVMDisposeMemoryBuffer(buffer);
-    LLVMDisposeMessage(message);
-    return done;
+    char *fault = NULL;
+    LLVMCodeGenFileType type = kind == CODE_ASSEMBLY ? LLVMAssemblyFile : LLVMObjectFile;
+    LLVMMemoryBufferRef buffer = generate(whole, code->machine[0], type, &fault);
+    if (!buffer) {
+        diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", fault);
+        LLVMDisposeMessage(fault);
+        return false;
+    }
+    *size = LLVMGetBufferSize(buffer);
+    char *copy = arena_alloc(arena, *size + 1);
+    memcpy(copy, LLVMGetBufferStart(buffer), *size);
+    *bytes = copy;
+    LLVMDisposeMemoryBuffer(buffer);
+    return true;
 }
 
 const StepCode *llvm_steps(const CpuCode *code)
