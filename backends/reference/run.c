@@ -104,15 +104,22 @@ static bool run_nodes(const Run *run, uint32_t *uses, const char *entry, bool f6
     return true;
 }
 
-static bool run_graph(Run *run, const char *entry, bool f64, void *const *outputs)
+static bool run_graph(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
+                      int tensor_count, const char *entry, bool f64, void *const *outputs,
+                      ReferenceFault *fault, Diag *diag)
 {
-    const Graph *graph = run->graph;
-    run->values = calloc((size_t)graph->node_count + 1, sizeof *run->values);
+    Run run = {.graph = graph,
+               .batch = batch,
+               .tensors = tensors,
+               .tensor_count = tensor_count,
+               .values = calloc((size_t)graph->node_count + 1, sizeof *run.values),
+               .fault = fault,
+               .diag = diag};
     uint32_t *uses = count_uses(graph, entry);
-    bool done = run->values && uses ? run_nodes(run, uses, entry, f64, outputs)
-                                    : diag_error(run->diag, (Loc){0}, "out of memory");
-    if (run->values) values_free(run->values, graph->node_count);
-    free(run->values);
+    bool done = run.values && uses ? run_nodes(&run, uses, entry, f64, outputs)
+                                   : diag_error(diag, (Loc){0}, "out of memory");
+    if (run.values) values_free(run.values, graph->node_count);
+    free(run.values);
     free(uses);
     return done;
 }
@@ -120,12 +127,7 @@ static bool run_graph(Run *run, const char *entry, bool f64, void *const *output
 bool reference_run(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
                    int tensor_count, const char *entry, bool f64, void *const *outputs, Diag *diag)
 {
-    Run run = {.graph = graph,
-               .batch = batch,
-               .tensors = tensors,
-               .tensor_count = tensor_count,
-               .diag = diag};
-    return run_graph(&run, entry, f64, outputs);
+    return run_graph(graph, batch, tensors, tensor_count, entry, f64, outputs, NULL, diag);
 }
 
 bool reference_search(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
@@ -133,13 +135,8 @@ bool reference_search(const Graph *graph, int64_t batch, const ReferenceTensor *
                       ReferenceFault *fault, Diag *diag)
 {
     *fault = (ReferenceFault){.node = NO_NODE};
-    Run run = {.graph = graph,
-               .batch = batch,
-               .tensors = tensors,
-               .tensor_count = tensor_count,
-               .fault = fault,
-               .diag = diag};
-    return run_graph(&run, entry, false, outputs) || fault->node != NO_NODE;
+    return run_graph(graph, batch, tensors, tensor_count, entry, false, outputs, fault, diag) ||
+           fault->node != NO_NODE;
 }
 
 bool reference_evaluate(const Graph *graph, int64_t batch, const ReferenceTensor *tensors,
