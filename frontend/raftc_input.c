@@ -1,11 +1,9 @@
 /* raftc_input.c: the images that a run is given: pictures, folders of them, tensors, or made up. */
 #include "frontend/raftc.h"
-#include "runtime/train/train.h"
+#include "runtime/rt.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -175,33 +173,6 @@ Exit items_list(Session *session, const Compilation *compilation, const Node *in
     return session_fail(session, EXIT_FILES, "there are no images in what is given");
 }
 
-/* A picture in grey is resized in colour, as it is for training. */
-static RaftStatus preprocess(const RaftImage *image, const Settings *settings, const Axis *axis,
-                             bool exact, float *data, RaftError *error)
-{
-    static const double no_mean[3] = {0}, bytes[3] = {1 / 255.0, 1 / 255.0, 1 / 255.0};
-    int height = (int)axis[2].extent, width = (int)axis[3].extent;
-    if (axis[1].extent == 3)
-        return raft_image_preprocess(image, height, width, exact, settings->mean, settings->std,
-                                     data, error);
-    size_t pixels = (size_t)height * (size_t)width;
-    float *planes = malloc(3 * pixels * sizeof *planes);
-    if (!planes) {
-        snprintf(error->message, sizeof error->message, "resizing a picture: out of memory");
-        return RAFT_NO_MEMORY;
-    }
-    RaftStatus status =
-        raft_image_preprocess(image, height, width, exact, no_mean, bytes, planes, error);
-    for (size_t i = 0; i < pixels && !status; i++) {
-        uint8_t rgb[3];
-        for (size_t c = 0; c < 3; c++) rgb[c] = (uint8_t)lrintf(planes[c * pixels + i]);
-        data[i] = ((float)raft_colour_grey(rgb) / 255.0f - (float)settings->mean[0]) /
-                  (float)settings->std[0];
-    }
-    free(planes);
-    return status;
-}
-
 Exit item_load(Session *session, const Compilation *compilation, const Item *item,
                const Node *input, float *data)
 {
@@ -219,7 +190,9 @@ Exit item_load(Session *session, const Compilation *compilation, const Item *ite
         if (image.warnings)
             session_note(session, "%s: the decoder gave %d %s; parts of the picture may be wrong",
                          item->path, image.warnings, image.warnings == 1 ? "warning" : "warnings");
-        status = preprocess(&image, settings, axis, exact, data, &error);
+        status = rt_image_preprocess(&image, (int)axis[1].extent, (int)axis[2].extent,
+                                     (int)axis[3].extent, exact, settings->mean, settings->std,
+                                     data, &error);
         raft_image_free(&image);
     }
     return status == RAFT_OK ? EXIT_DONE : session_fail_file(session, status, &error);

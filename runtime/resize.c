@@ -239,23 +239,25 @@ static Window centre_window(int64_t from, int64_t to, int size)
     return window;
 }
 
-/* chw[3][height][width] from rgb[down.count][across.count][3], put in the middle of zeros. */
-static void normalise(const uint8_t *rgb, const Window *across, const Window *down, int height,
-                      int width, const double mean[3], const double std[3], float *chw)
+/* chw[channels][height][width] from rgb[down.count][across.count][3], put in the middle of zeros. */
+static void normalise(const uint8_t *rgb, const Window *across, const Window *down, int channels,
+                      int height, int width, const double *mean, const double *std, float *chw)
 {
     int left = (width - across->count) / 2, top = (height - down->count) / 2;
-    for (int c = 0; c < 3; c++)
+    for (int c = 0; c < channels; c++)
         for (int y = -top; y < height - top; y++)
             for (int x = -left; x < width - left; x++) {
                 bool inside = x >= 0 && x < across->count && y >= 0 && y < down->count;
-                uint8_t value = inside ? rgb[((int64_t)y * across->count + x) * 3 + c] : 0;
+                const uint8_t *pixel = rgb + (inside ? (int64_t)y * across->count + x : 0) * 3;
+                uint8_t value = channels == 1 ? rt_grey(pixel[0], pixel[1], pixel[2]) : pixel[c];
+                if (!inside) value = 0;
                 *chw++ = ((float)value / 255.0f - (float)mean[c]) / (float)std[c];
             }
 }
 
-RaftStatus raft_image_preprocess(const RaftImage *image, int height, int width, bool exact,
-                                 const double mean[3], const double std[3], float *chw,
-                                 RaftError *error)
+RaftStatus rt_image_preprocess(const RaftImage *image, int channels, int height, int width,
+                               bool exact, const double *mean, const double *std, float *chw,
+                               RaftError *error)
 {
     RaftStatus status = check(image, width, height, error);
     if (status) return status;
@@ -272,7 +274,14 @@ RaftStatus raft_image_preprocess(const RaftImage *image, int height, int width, 
     uint8_t *rgb = malloc((size_t)across.count * (size_t)down.count * 3);
     if (!rgb) return rt_no_memory(error, "resizing a picture");
     status = resample(image, &across, &down, rgb, error);
-    if (!status) normalise(rgb, &across, &down, height, width, mean, std, chw);
+    if (!status) normalise(rgb, &across, &down, channels, height, width, mean, std, chw);
     free(rgb);
     return status;
+}
+
+RaftStatus raft_image_preprocess(const RaftImage *image, int height, int width, bool exact,
+                                 const double mean[3], const double std[3], float *chw,
+                                 RaftError *error)
+{
+    return rt_image_preprocess(image, 3, height, width, exact, mean, std, chw, error);
 }

@@ -129,5 +129,14 @@ RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t si
  * `out` says, into out->rgb. */
 RaftStatus rt_image_resize_part(const RaftImage *image, int width, int height, int left, int top,
                                 RaftImage *out, RaftError *error);
+/* raft_image_preprocess for models of 3 channels, or of 1: resized in colour, then turned grey. */
+RaftStatus rt_image_preprocess(const RaftImage *image, int channels, int height, int width,
+                               bool exact, const double *mean, const double *std, float *chw,
+                               RaftError *error);
+/* Pillow's convert("L"). */
+static inline uint8_t rt_grey(int red, int green, int blue)
+{
+    return (uint8_t)((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
+}
 
 #endif

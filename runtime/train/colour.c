@@ -25,14 +25,9 @@ RT_WIDE static void blend_all(uint8_t *rgb, size_t bytes, int degenerate, float 
     for (size_t i = 0; i < bytes; i++) rgb[i] = blend(degenerate, rgb[i], factor);
 }
 
-static inline uint8_t grey_of(int red, int green, int blue)
-{
-    return (uint8_t)((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
-}
-
 uint8_t raft_colour_grey(const uint8_t rgb[3])
 {
-    return grey_of(rgb[0], rgb[1], rgb[2]);
+    return rt_grey(rgb[0], rgb[1], rgb[2]);
 }
 
 RT_WIDE static uint64_t sum_of_grey(const uint8_t *rgb, size_t pixels)
@@ -41,7 +36,7 @@ RT_WIDE static uint64_t sum_of_grey(const uint8_t *rgb, size_t pixels)
     uint64_t total = 0;
     for (size_t first = 0; first < pixels; first += SPAN) {
         uint32_t sum = 0, count = (uint32_t)(pixels - first < SPAN ? pixels - first : SPAN);
-        for (uint32_t i = 0; i < count; i++, rgb += 3) sum += grey_of(rgb[0], rgb[1], rgb[2]);
+        for (uint32_t i = 0; i < count; i++, rgb += 3) sum += rt_grey(rgb[0], rgb[1], rgb[2]);
         total += sum;
     }
     return total;
@@ -62,7 +57,7 @@ void raft_colour_contrast(RaftImage *image, double factor)
 RT_WIDE static void saturate(uint8_t *rgb, size_t pixels, float factor)
 {
     for (size_t i = 0; i < pixels; i++, rgb += 3) {
-        int red = rgb[0], green = rgb[1], blue = rgb[2], grey = grey_of(red, green, blue);
+        int red = rgb[0], green = rgb[1], blue = rgb[2], grey = rt_grey(red, green, blue);
         rgb[0] = blend(grey, red, factor);
         rgb[1] = blend(grey, green, factor);
         rgb[2] = blend(grey, blue, factor);
