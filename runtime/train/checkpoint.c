@@ -1,5 +1,6 @@
 /* checkpoint.c: all that the next step depends on, as one safetensors file that is there whole or
  * not at all (file.c), and whose metadata holds a checksum of everything else in it. */
+#include "runtime/pickle.h"
 #include "runtime/train/private.h"
 
 #include <dirent.h>
@@ -19,16 +20,14 @@ static uint32_t add_text(uint32_t crc, const char *text)
 
 static uint32_t add_tensor(uint32_t crc, const RaftTensor *tensor)
 {
-    static const int64_t bytes[RAFT_OTHER] = {
-        [RAFT_F32] = 4, [RAFT_F16] = 2, [RAFT_BF16] = 2, [RAFT_F64] = 8, [RAFT_I32] = 4,
-        [RAFT_I64] = 8, [RAFT_U8] = 1,  [RAFT_I8] = 1,   [RAFT_I16] = 2, [RAFT_BOOL] = 1};
     int64_t elements = 0, description[2] = {tensor->dtype, tensor->rank};
     rt_count_elements(tensor->rank, tensor->shape, &elements);
     crc = add_text(crc, tensor->name);
     crc = rt_crc32c(crc, description, sizeof description);
     crc = rt_crc32c(crc, tensor->shape, (size_t)tensor->rank * sizeof tensor->shape[0]);
     if (tensor->dtype == RAFT_OTHER) return crc; /* the writer refuses it */
-    return rt_crc32c(crc, tensor->data, (size_t)(elements * bytes[tensor->dtype]));
+    int64_t bytes = elements * rt_pickle_storage(tensor->dtype)->element_bytes;
+    return rt_crc32c(crc, tensor->data, (size_t)bytes);
 }
 
 static void print_checksum(uint32_t crc, char text[static CHECKSUM_LENGTH + 1])
