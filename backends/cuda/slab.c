@@ -63,11 +63,8 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
     Sum c = sum_term("c", chunk, across), l = sum_term("l", 1, lines);
     if (rows) {
         int64_t inner = t->row_count == 2 ? t->row[1].tile : 1;
-        if (t->row_count == 2)
-            line(w, "const int r0 = l / %lld;\nconst int r1 = l %% %lld;", (long long)inner,
-                 (long long)inner);
-        else if (t->row_count == 1)
-            line(w, "const int r0 = l;");
+        if (t->row_count > 0) line(w, "const int r0 = %s;", digit_text(w, "l", inner, 0));
+        if (t->row_count == 2) line(w, "const int r1 = %s;", digit_text(w, "l", 1, inner));
         at_rows(w, t, true);
         clamp_edges(w, t, side);
         push_plus(w, last, &c);
