@@ -77,17 +77,28 @@ def mlp(name, width, expansion):
                          linear(f"{name}.fn.3", expansion * width, width))
 
 
-class ChannelBlock(nn.Module):
+class Branch(nn.Module):
+    """In training it is dropped, for each image by itself, with the probability `drop_path`."""
+    drop_path = 0
+
+    def add_to(self, x, y):
+        if self.training and self.drop_path > 0:
+            kept = x.new_empty(len(x), 1, 1, 1).bernoulli_(1 - self.drop_path)
+            y = y * kept.div_(1 - self.drop_path)
+        return x + y
+
+
+class ChannelBlock(Branch):
     def __init__(self, name, channels, expansion):
         super().__init__()
         self.norm = layer_norm(f"{name}.norm", channels)
         self.mlp = mlp(name, channels, expansion)
 
     def forward(self, x):
-        return x + self.mlp(self.norm(x))
+        return self.add_to(x, self.mlp(self.norm(x)))
 
 
-class AxisBlock(nn.Module):
+class AxisBlock(Branch):
     """Mixes (raft, row) or (raft, column) of x [b, h, w, c]; axis is 1 or 2."""
 
     def __init__(self, name, axis, side, channels, raft, expansion):
@@ -103,7 +114,7 @@ class AxisBlock(nn.Module):
         b, h, w, c = x.shape
         y = self.norm(x).view(b, h, w, self.raft, c // self.raft).permute(self.order)
         y = self.mlp(y.flatten(3)).view(y.shape)
-        return x + y.permute(self.back).reshape(x.shape)
+        return self.add_to(x, y.permute(self.back).reshape(x.shape))
 
 
 class Embedding(nn.Module):
