@@ -52,7 +52,19 @@ typedef struct Kernels {
     CudaSource *source;
 } Kernels;
 
-static void make_kernels(Kernels *k, const Example *example)
+static void make_kernels(Kernels *k, Graph *graph)
+{
+    Target target;
+    cuda_target(&target);
+    const PipelineOptions options = {.rewrite_limit = INT64_MAX};
+    graph = pipeline_run(&k->arena, graph, &target, &options, &k->diag, NULL);
+    assert_non_null(graph);
+    k->plan = plan_memory(&k->arena, graph);
+    k->source = cuda_emit(&k->arena, k->plan, &k->diag);
+    assert_non_null(k->source);
+}
+
+static void make_model(Kernels *k, const Example *example)
 {
     *k = (Kernels){0};
     k->diag = diag_new(&k->arena);
@@ -62,18 +74,24 @@ static void make_kernels(Kernels *k, const Example *example)
     assert_non_null(settings);
     Model *model = model_resolve(&k->arena, settings, NULL, example->side, example->side, &k->diag);
     assert_non_null(model);
-    Target target;
-    cuda_target(&target);
-    const PipelineOptions options = {.rewrite_limit = INT64_MAX};
-    Graph *graph =
-        pipeline_run(&k->arena, build_graph(&k->arena, model), &target, &options, &k->diag, NULL);
-    assert_non_null(graph);
-    k->plan = plan_memory(&k->arena, graph);
-    k->source = cuda_emit(&k->arena, k->plan, &k->diag);
-    assert_non_null(k->source);
+    make_kernels(k, build_graph(&k->arena, model));
 }
 
-static void run(const RaftProgram *program, int64_t batch, const float *input, float *logits)
+/* The kernels of one small axis block: statistics, a map, and two products. */
+static void make_axis(Kernels *k)
+{
+    *k = (Kernels){0};
+    k->diag = diag_new(&k->arena);
+    const Source *source = diag_read_source(&k->diag, TEST_DATA "/cuda/axis.ir", 1 << 20);
+    assert_non_null(source);
+    Graph *graph = graph_parse(&k->arena, source, &k->diag);
+    assert_non_null(graph);
+    make_kernels(k, graph);
+}
+
+/* `result`: of the output that is named so. */
+static void run(const RaftProgram *program, int64_t batch, const float *input, const char *name,
+                float *result)
 {
     char message[256];
     RaftShell *shell;
@@ -88,7 +106,7 @@ static void run(const RaftProgram *program, int64_t batch, const float *input, f
         free(data);
     }
     for (int i = 0; i < program->output_count; i++)
-        if (strcmp(program->output[i].name, "logits") == 0) outputs[i] = logits;
+        if (strcmp(program->output[i].name, name) == 0) outputs[i] = result;
     assert_int_equal(raft_shell_run(shell, program->forward_entry, batch, &input, outputs),
                      RAFT_OK);
     raft_shell_destroy(shell);
@@ -99,7 +117,7 @@ static void check_same_bits(const Example *example)
 {
     const int image = 3 * example->side * example->side;
     Kernels k;
-    make_kernels(&k, example);
+    make_model(&k, example);
     bool fine = false;
     for (int i = 0; i < k.source->kernel_count; i++) fine |= k.source->kernels[i].fine > 0;
     assert_true(fine);
@@ -108,9 +126,9 @@ static void check_same_bits(const Example *example)
     float *input = calloc((size_t)(BATCH * image), sizeof *input);
     float together[BATCH][CLASSES], alone[CLASSES];
     raft_fill_input(BATCH * image, input);
-    run(emulation->program, BATCH, input, together[0]);
+    run(emulation->program, BATCH, input, "logits", together[0]);
     for (int b = 0; b < BATCH; b++) {
-        run(emulation->program, 1, input + b * image, alone);
+        run(emulation->program, 1, input + b * image, "logits", alone);
         assert_memory_equal(alone, together[b], sizeof alone);
     }
     assert_true(cuda_emulation_check(emulation, &k.diag));
@@ -142,74 +160,99 @@ static const char *plant(Arena *arena, const char *text, const char *from, const
     return arena_printf(arena, "%.*s%s%s", (int)(at - text), text, with, at + strlen(what));
 }
 
-static void expect_fault(const char *from, const char *what, const char *with, const char *expected)
+/* A fault of the kernel of the axis block. */
+static void expect_fault(const char *what, const char *with, const char *expected)
 {
     Kernels k;
-    make_kernels(&k, &ragged);
-    k.source->text = plant(&k.arena, k.source->text, from, what, with);
+    make_axis(&k);
+    k.source->text = plant(&k.arena, k.source->text, "axis_k2_", what, with);
     CudaEmulation *emulation = cuda_emulate(&k.arena, k.plan, k.source, &k.diag);
     assert_non_null(emulation);
-    const int image = 3 * ragged.side * ragged.side;
-    float *input = calloc((size_t)image, sizeof *input), logits[CLASSES];
-    raft_fill_input(image, input);
-    run(emulation->program, 1, input, logits);
+    const int64_t elements = emulation->program->input[0].elements;
+    float *input = calloc((size_t)elements, sizeof *input);
+    float *result = calloc((size_t)elements, sizeof *result);
+    raft_fill_input(elements, input);
+    run(emulation->program, 1, input, "y", result);
     assert_false(cuda_emulation_check(emulation, &k.diag));
     char *said = NULL;
     size_t size;
     FILE *file = open_memstream(&said, &size);
     diag_print(&k.diag, file);
     fclose(file);
-    if (!strstr(said, expected) || !strstr(said, ", thread "))
+    int block, thread;
+    const char *named = strstr(said, ": error: kernel axis_k2_norm_linear_gelu_linear_add, block ");
+    if (!strstr(said, expected) || !named ||
+        sscanf(named, ": error: kernel %*s block %d, thread %d: ", &block, &thread) != 2)
         fail_msg("wanted '%s', not '%s'", expected, said);
     free(said);
     free(input);
+    free(result);
     cuda_emulation_free(emulation);
     arena_free(&k.arena);
 }
 
-/* The kernels of the axes have statistics, maps and products that read scratch. */
-static const char axis[] = "_norm_linear_gelu_linear_add(";
-
 static void test_outside(void **state)
 {
     (void)state;
-    expect_fault(axis, "rows_from[turn] = ", "rows_from[turn] = 10000000 + ", ", outside a");
-    expect_fault(axis, " = mean;", "= 0.0f; unit[1000000] = mean;", ", outside scratch");
+    expect_fault("rows_from[turn] = ", "rows_from[turn] = 10000000 + ",
+                 "reads a3[10000000], outside a3[0 .. 511]");
+    expect_fault("kept[i] = a0[", "kept[i] = a0[-1 - ", "reads a0[-1], outside a0[0 .. 1535]");
+    expect_fault(" = mean;", "= 0.0f; unit[1000000] = mean;",
+                 "writes scratch[1000000], outside scratch[0 .. ");
+    expect_fault(" a7[", " a7[10000000 + ", "writes a7[10000");
+}
+
+static void test_not_aligned(void **state)
+{
+    (void)state;
+    expect_fault("raft_load<2>(&y[j][0], unit, ", "raft_load<2>(&y[j][0], unit, 1 + ",
+                 "takes 2 floats at once from scratch[33], which are not aligned");
+    expect_fault("raft_copy<4>(to, e * 4 ", "raft_copy<4>(to, e * 4 + 1 ",
+                 "takes 4 floats at once from scratch[");
+    expect_fault("a5, rows_from[turn]", "a5, 1 + rows_from[turn]",
+                 "takes 4 floats at once from a5[1], which are not aligned");
 }
 
 static void test_not_written(void **state)
 {
     (void)state;
-    expect_fault(axis, " = mean;", ";", "which no thread has written");
-    expect_fault(axis, "raft_copies_wait<0>();", "", "is still to bring");
+    expect_fault(" = mean;", ";", "reads scratch[0], which no thread has written");
+    expect_fault("raft_copies_wait<0>();", "", "is still to bring");
 }
 
 static void test_races(void **state)
 {
     (void)state;
-    expect_fault(axis, "float sum = 0.0f, square = 0.0f;",
+    expect_fault("float sum = 0.0f, square = 0.0f;",
                  "float sum = 0.0f, square = 0.0f; if (threadIdx.x == 0) unit[0] = 0.0f;"
                  "if (threadIdx.x == 1) sum += unit[0];",
-                 "which thread 0 writes with no barrier between");
-    expect_fault(axis, "if (lane == 0)", "if (lane < 2)",
-                 "which thread 0 writes too with no barrier between");
+                 "thread 1: reads scratch[0], which thread 0 writes with no barrier between");
+    expect_fault("if (lane == 0)", "if (lane < 2)",
+                 "thread 1: writes scratch[0], which thread 0 writes too with no barrier between");
+    /* All threads of the first row have read the mean when the last of them writes it. */
+    expect_fault("= v0;", "= v0; if (threadIdx.x == 31) unit[0] = v0;",
+                 "thread 31: writes scratch[0], which other threads read with no barrier between");
+    expect_fault("raft_load<2>(&y[j][0], unit, ",
+                 "if (thread == 1) unit[32] = 1.0f; raft_load<2>(&y[j][0], unit, ",
+                 "thread 1: writes scratch[32], which thread 0 reads with no barrier between");
 }
 
 static void test_divergence(void **state)
 {
     (void)state;
-    expect_fault(axis, "const int each", "if (threadIdx.x < 32) raft_barrier(); const int each",
-                 "raft_barrier is not reached by thread");
-    expect_fault(axis, "raft_warp_sum(sum)", "(lane < 16 ? raft_warp_sum(sum) : 0.0f)",
-                 "raft_warp_sum is not reached by thread");
+    expect_fault("const int each", "if (threadIdx.x < 32) raft_barrier(); const int each",
+                 "raft_barrier is not reached by thread 32, which waits at line ");
+    expect_fault("raft_warp_sum(sum)", "(lane < 16 ? raft_warp_sum(sum) : 0.0f)",
+                 "raft_warp_sum is not reached by thread 16, which waits at line ");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits), cmocka_unit_test(test_odd_slabs),
-        cmocka_unit_test(test_outside),   cmocka_unit_test(test_not_written),
-        cmocka_unit_test(test_races),     cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_same_bits),   cmocka_unit_test(test_odd_slabs),
+        cmocka_unit_test(test_outside),     cmocka_unit_test(test_not_aligned),
+        cmocka_unit_test(test_not_written), cmocka_unit_test(test_races),
+        cmocka_unit_test(test_divergence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

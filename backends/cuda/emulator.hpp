@@ -6,6 +6,7 @@
  * of the next. On a GPU any order is possible, so what would depend on it is a fault:
  *
  *   - an index outside an argument, the scratch, or a table
+ *   - several floats that are taken at once, at a place that is no multiple of their size
  *   - a read of a word of scratch that no thread of the block has written
  *   - a word of scratch that one thread writes and another reads or writes, with no barrier between.
  *     The threads of a warp are no exception: they exchange values by raft_warp_sum alone
@@ -527,35 +528,34 @@ template <int count> static inline int raft_thread()
     return (int)threadIdx.x;
 }
 
-/* Floats side by side must be aligned to their size. */
-static inline void raft_check_aligned(long long index, int count, int line)
+/* Floats side by side must be aligned to their size: in scratch, counted from its start; in an argument, where it lies. */
+static inline void raft_check_aligned(const raft_scratch &scratch, emulator::Place at, int count)
 {
+    long long index = scratch.offset + at.index;
     if (index % count != 0)
-        emulator::fault(line, "takes %d floats at once at index %lld, which is no multiple of that",
+        emulator::fault(at.line, "takes %d floats at once from scratch[%lld], which are not aligned",
                         count, index);
 }
 
-/* Where a pointer into scratch stands, and any other. */
-static inline long long raft_offset(const raft_scratch &scratch)
+template <typename Argument>
+static inline void raft_check_aligned(const Argument &argument, emulator::Place at, int count)
 {
-    return scratch.offset;
-}
-template <typename Memory> static inline long long raft_offset(const Memory &)
-{
-    return 0;
+    if (((uintptr_t)argument.data / sizeof(float) + (uintptr_t)at.index) % count != 0)
+        emulator::fault(at.line, "takes %d floats at once from a%d[%lld], which are not aligned",
+                        count, argument.number, at.index);
 }
 
 template <int count, typename Memory>
 static inline void raft_load(float *to, const Memory &from, emulator::Place at)
 {
-    raft_check_aligned(raft_offset(from) + at.index, count, at.line);
+    raft_check_aligned(from, at, count);
     for (int i = 0; i < count; i++) to[i] = from[{at.index + i, at.line}];
 }
 
 template <int count, typename Memory>
 static inline void raft_store(const Memory &to, emulator::Place at, const float *from)
 {
-    raft_check_aligned(raft_offset(to) + at.index, count, at.line);
+    raft_check_aligned(to, at, count);
     for (int i = 0; i < count; i++) to[{at.index + i, at.line}] = from[i];
 }
 
@@ -564,8 +564,8 @@ static inline void raft_copy(const raft_scratch &to, emulator::Place at, const r
                              long long index, bool inside)
 {
     emulator::Fiber *fiber = &emulator::now->fiber[emulator::now->thread];
-    raft_check_aligned(to.offset + at.index, count, at.line);
-    raft_check_aligned(index, count, at.line);
+    raft_check_aligned(to, at, count);
+    if (inside) raft_check_aligned(from, {index, at.line}, count);
     if (fiber->copies + count > emulator::MOST_COPIES)
         emulator::fault(at.line, "starts more copies than the emulator has room for");
     for (int i = 0; i < count; i++) {
