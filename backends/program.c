@@ -160,9 +160,24 @@ static int64_t choose_chunk(const Plan *plan)
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
 }
 
+/* Does a value depend on all images? */
+static bool needs_whole_batch(const Graph *graph)
+{
+    for (NodeId id = 0; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (op_info[node->op].mixes != MIX_OVER) continue;
+        const Type *x = graph_type(graph, node->operands[0]);
+        for (int i = 0; i < x->rank; i++)
+            if (x->axis[i].symbol[0] && names_contain(&node->attributes.over, x->axis[i].name))
+                return true;
+    }
+    return false;
+}
+
 /* A GPU wants many images at once. */
 int64_t cuda_chunk(const Plan *plan)
 {
+    if (needs_whole_batch(plan->graph)) return PROGRAM_MOST_AT_ONCE;
     const int64_t arena_floats = ((int64_t)4 << 30) / sizeof(float), most = 1024;
     if (plan->arena_floats <= arena_floats / most) return most;
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
@@ -206,20 +221,6 @@ static void name_gpu(Arena *arena, RaftProgram *program, const Plan *plan, const
     program->device = &raft_cuda;
     program->code = cuda;
     program->chunk = cuda_chunk(plan);
-}
-
-/* Does a value depend on all images? */
-static bool needs_whole_batch(const Graph *graph)
-{
-    for (NodeId id = 0; id < graph->node_count; id++) {
-        const Node *node = graph_node(graph, id);
-        if (op_info[node->op].mixes != MIX_OVER) continue;
-        const Type *x = graph_type(graph, node->operands[0]);
-        for (int i = 0; i < x->rank; i++)
-            if (x->axis[i].symbol[0] && names_contain(&node->attributes.over, x->axis[i].name))
-                return true;
-    }
-    return false;
 }
 
 RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *code,

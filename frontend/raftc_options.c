@@ -113,7 +113,7 @@ static const Row table[] = {
           "default cpu; reference: plain loops, to compare with"),
     TEXT("--gpu-arch", "sm_80,sm_90", COMPILE, read_architectures, architectures,
          "with --target cuda: for which GPUs; default: the one that is there,\nelse both"),
-    FLAG("--emulate", RUN, emulate, "with --target cuda: run its kernels on the CPU, checked"),
+    FLAG("--emulate", RUN | TRAIN, emulate, "with --target cuda: run its kernels on the CPU, checked"),
     TEXT("--mtriple", "TRIPLE", COMPILE | INSPECT, read_text, triple,
          "of the machine, as LLVM's; default: this machine's"),
     TEXT("--mcpu", "CPU", MODEL, read_text, cpu, "as LLVM's; default: host"),

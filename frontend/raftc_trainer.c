@@ -109,6 +109,8 @@ static Exit machine_run(Machine *machine, const char *entry, int64_t batch, int6
                                                     : program->step_entry;
     RaftStatus status = raft_shell_run(machine->shell, bit, batch, machine->input, machine->output);
     if (status != RAFT_OK) return fail_shell(machine);
+    const CudaEmulation *emulation = machine->compilation.emulation;
+    if (emulation && !cuda_emulation_check(emulation, machine->session->diag)) return EXIT_BUG;
     return numerics_tell(&machine->numerics, machine->tensors, machine->tensor_count, step);
 }
 
@@ -390,9 +392,10 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *c
 {
     Compilation *model = &t->model.compilation;
     *t = (Trainer){.session = session};
-    if (session->options->target == TARGET_CUDA)
+    if (session->options->target == TARGET_CUDA && !session->options->emulate)
         return session_fail(session, EXIT_LACKING,
-                            "this build of raftc trains on CPUs: use --target cpu");
+                            "this build of raftc trains on CPUs: use --target cpu, or --emulate "
+                            "for the kernels of --target cuda");
     Exit exit = compilation_load(session, session->options->arguments.item[0], model);
     if (exit != EXIT_DONE) return exit;
     if (!model->settings)

@@ -213,7 +213,7 @@ static void check_graphs(const Options *options, Summary *summary)
         Diag diag = diag_new(&arena);
         Case c = draw_case(options, seed);
         const char *again = command_of(&arena, options, "graphs", seed);
-        c.graph = random_graph(&arena, seed, options->large ? 60000 : 4000, !options->cuda);
+        c.graph = random_graph(&arena, seed, options->large ? 60000 : 4000);
         if (built(c.graph, again, &diag, summary)) check(&arena, &c, again, summary);
         arena_free(&arena);
     }

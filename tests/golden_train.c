@@ -1,7 +1,8 @@
 /* golden_train.c: trains whole models as people do, and compares with PyTorch's numbers (data/goldens/).
  *
- *     golden_train RAFTC reference|cpu FILE.safetensors
+ *     golden_train RAFTC reference|cpu|cuda|cuda-emulate FILE.safetensors
  *
+ * cuda-emulate: the kernels of --target cuda, on the CPU.
  * A file holds the description of a model and of a run in its metadata (`config`, `classes`, `batch`,
  * `size`, `steps`, `lr`, `weight_decay`, `label_smoothing`), and what AdamW made of the made-up weights
  * and batch:
@@ -100,10 +101,10 @@ static void run(Arena *arena, const char *raftc, const char *target, const RaftW
         "--steps %s --set num_classes=%s --set lr=%s --set weight_decay=%s "
         "--set label_smoothing_alpha=%s --metrics %s/m.jsonl --dump-gradients %s/g.safetensors "
         "--save %s/w.safetensors -q",
-        raftc, folder, target, metadata(golden, "batch"), metadata(golden, "size"),
-        metadata(golden, "steps"), metadata(golden, "classes"), metadata(golden, "lr"),
-        metadata(golden, "weight_decay"), metadata(golden, "label_smoothing"), folder, folder,
-        folder);
+        raftc, folder, strcmp(target, "cuda-emulate") == 0 ? "cuda --emulate" : target,
+        metadata(golden, "batch"), metadata(golden, "size"), metadata(golden, "steps"),
+        metadata(golden, "classes"), metadata(golden, "lr"), metadata(golden, "weight_decay"),
+        metadata(golden, "label_smoothing"), folder, folder, folder);
     if (system(command) != 0) die("this fails", command);
 }
 
@@ -168,7 +169,8 @@ static void check_parameter(Arena *arena, const RaftWeights *golden, const RaftW
 
 int main(int argc, char **argv)
 {
-    if (argc != 4) die("usage", "golden_train RAFTC reference|cpu FILE.safetensors");
+    if (argc != 4)
+        die("usage", "golden_train RAFTC reference|cpu|cuda|cuda-emulate FILE.safetensors");
     Arena arena = {0};
     Score score = {0};
     char folder[] = "/tmp/golden-train-XXXXXX";

@@ -6,7 +6,7 @@
 
 /* A graph that depends on `seed` alone, with 1 to about 25 ops, now and then some of them in
  * kernels, and no value of more than `most_elements`. No op mixes along the axis b, so that every
- * backend runs it; without `training`, none is of those that training alone needs. */
-Graph *random_graph(Arena *arena, uint64_t seed, int64_t most_elements, bool training);
+ * backend runs it. */
+Graph *random_graph(Arena *arena, uint64_t seed, int64_t most_elements);
 
 #endif

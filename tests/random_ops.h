@@ -12,7 +12,6 @@ typedef struct Maker {
     Random *random;
     int64_t most_elements; /* of a value */
     int declared;
-    bool training; /* with ops that training alone needs */
 } Maker;
 
 /* Picks operands among the values that there are, makes what parameters it needs, and adds an op.

@@ -80,7 +80,6 @@ Sum map_index(Writer *w, const Index *index, const Type *space);
 /* ---- value.c ---- */
 
 /* An expression of the value of a node at the present coordinates; lines that it needs are written before. */
-bool op_has_text(Op op); /* can the op be in a kernel? */
 const char *value_text(Writer *w, NodeId id);
 const char *slot_text(Writer *w,
                       const Slot *slot); /* the element of a slot at the present coordinates */
@@ -119,6 +118,17 @@ void line(Writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
 void open_block(Writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
 void close_block(Writer *w);
 
+/* ---- gradient.c ---- */
+
+const char *gelu_grad_text(Writer *w, NodeId id);
+const char *layernorm_grad_text(Writer *w, NodeId id);
+const char *cross_entropy_text(Writer *w, NodeId id);
+const char *cross_entropy_grad_text(Writer *w, NodeId id);
+const char *resample_grad_text(Writer *w, NodeId id);
+/* What a warp takes of the group of a layernorm_grad beyond mean and variance, and of that of a loss; both store it. */
+void write_gradient_means(Writer *w, const Node *node, const Place *place, const char *inverse);
+void write_loss_statistics(Writer *w, const Node *node, const Place *place);
+
 /* ---- tidy.c ---- */
 
 /* The text of a kernel without declarations that nothing uses. */
@@ -150,6 +160,8 @@ void enter_unit(Writer *w, bool clamped);
 const char *digit_text(Writer *w, const char *of, int64_t before, int64_t count);
 void push_dims(Writer *w, const ItemDim *dim, int count);
 void open_items(Writer *w, const ItemDim *dim, int count, bool by_warp);
+/* Opens a loop over the elements of a group of a node's first operand, every 32nd for each thread of a warp. */
+void open_elements(Writer *w, const Node *node);
 /* Dims of tile 1 for every constant axis of `type` but those in `without`. */
 int list_dims(Writer *w, const Type *type, const AxisNames *without, ItemDim dim[MAX_AXES]);
 /* The condition that a coordinate along a kernel axis is inside its extent; skips the item where not. */

@@ -69,6 +69,7 @@ struct Fiber {
     State state;
     int line;    /* at which it waits */
     float value; /* of raft_warp_sum: what it gives, then what it gets */
+    bool greatest; /* not the sum: raft_warp_max */
 };
 
 struct Kernel {
@@ -390,10 +391,13 @@ static bool any_is(const Launch *launch, int first, int count, State state)
 /* The tree that the shuffles of the prelude make. */
 static bool sum_warp(Launch *launch, int first)
 {
-    if (!all_wait(launch, first, WARP, AT_SUM, "raft_warp_sum")) return false;
     Fiber *lane = &launch->fiber[first];
+    const char *what = lane->greatest ? "raft_warp_max" : "raft_warp_sum";
+    if (!all_wait(launch, first, WARP, AT_SUM, what)) return false;
     for (int distance = WARP / 2; distance > 0; distance /= 2)
-        for (int i = 0; i < distance; i++) lane[i].value += lane[i + distance].value;
+        for (int i = 0; i < distance; i++)
+            lane[i].value = lane->greatest ? fmaxf(lane[i].value, lane[i + distance].value)
+                                           : lane[i].value + lane[i + distance].value;
     for (int i = 0; i < WARP; i++) {
         lane[i].value = lane[0].value;
         lane[i].state = READY;
@@ -500,12 +504,23 @@ static inline void raft_barrier(int line = __builtin_LINE())
     emulator::pause(emulator::AT_BARRIER, line);
 }
 
-static inline float raft_warp_sum(float x, int line = __builtin_LINE())
+static inline float raft_combine_warp(float x, bool greatest, int line)
 {
     emulator::Fiber *fiber = &emulator::now->fiber[emulator::now->thread];
     fiber->value = x;
+    fiber->greatest = greatest;
     emulator::pause(emulator::AT_SUM, line);
     return fiber->value;
+}
+
+static inline float raft_warp_sum(float x, int line = __builtin_LINE())
+{
+    return raft_combine_warp(x, false, line);
+}
+
+static inline float raft_warp_max(float x, int line = __builtin_LINE())
+{
+    return raft_combine_warp(x, true, line);
 }
 
 static inline float raft_reciprocal(float x)

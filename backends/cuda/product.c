@@ -117,21 +117,40 @@ void enter_side(Writer *w, const Side *side, const char *index)
     push_dims(w, side->dim, side->dim_count);
 }
 
+const char *slabs_text(Writer *w, const Tile *t)
+{
+    const char *each = arena_printf(w->arena, "%lld", (long long)t->slabs);
+    if (!t->over_batch) return each;
+    return t->slabs == 1 ? "batch" : arena_printf(w->arena, "batch * %s", each);
+}
+
+const char *slab_type(const Writer *w, const Tile *t)
+{
+    return t->over_batch ? w->index : "int";
+}
+
 /* The coordinates of the sum in a slab; the last moves by `depth` from slab to slab. */
 void enter_slab(Writer *w, const Tile *t)
 {
     const AxisNames *over = &t->linear->attributes.over;
     const Type *x = graph_type(w->graph, t->linear->operands[0]);
+    const char *of = "slab";
     int64_t before = 1;
     for (int i = over->count; i-- > 0;) {
-        bool last = i == over->count - 1;
-        int64_t extent = x->axis[type_find(x, over->name[i])].extent, step = last ? t->depth : 1;
+        const Axis *axis = &x->axis[type_find(x, over->name[i])];
+        int64_t step = i == over->count - 1 ? t->depth : 1, count = axis->extent / step;
         const char *name = arena_printf(w->arena, "k_%s", over->name[i]);
-        push_coordinate(w, over->name[i], sum_term(name, step, extent / step));
-        if (extent == step) continue;
-        line(w, "const int %s = %s;", name,
-             digit_text(w, "slab", before, i > 0 ? extent / step : 0));
-        before *= extent / step;
+        push_coordinate(w, over->name[i], sum_term(name, step, count));
+        if (count == 1) continue;
+        const char *digit = digit_text(w, of, before, i > 0 ? count : 0);
+        before *= count;
+        if (!axis->symbol[0]) {
+            line(w, "const int %s = %s;", name, digit);
+            continue;
+        }
+        line(w, i > 0 ? "const %s %s = %s %% batch;" : "const %s %s = %s;", w->index, name, digit);
+        of = arena_printf(w->arena, "%s / batch", digit);
+        before = 1;
     }
 }
 
@@ -302,7 +321,7 @@ static void add_products(Writer *w, const Tile *t)
 static void contract(Writer *w, const Tile *t)
 {
     int mark = w->coordinate_count;
-    open_block(w, "for (int slab = 0; slab < %lld; slab++)", (long long)t->slabs);
+    open_block(w, "for (%s slab = 0; slab < %s; slab++)", slab_type(w, t), slabs_text(w, t));
     next_slab(w, t);
     enter_slab(w, t);
     add_products(w, t);

@@ -45,9 +45,10 @@ typedef struct Tile {
     Side side[2];
     bool unit_outer; /* units one after the other: both operands differ, or none */
     int outer_count;
-    ItemDim outer[MAX_AXES]; /* axes of the result that both operands have */
-    int64_t inner, depth;    /* extent of the sum's last axis; indices of it in a slab */
-    int64_t slabs, slab_floats;
+    ItemDim outer[MAX_AXES];    /* axes of the result that both operands have */
+    int64_t inner, depth;       /* extent of the sum's last axis; indices of it in a slab */
+    int64_t slabs, slab_floats; /* slabs: of each image where the sum goes over the batch */
+    bool over_batch;
     int buffers, at_once; /* slabs in memory; indices of the sum that are loaded together */
 } Tile;
 
@@ -68,6 +69,9 @@ void enter_side(Writer *w, const Side *side, const char *index);
 void clamp_lane(Writer *w, const Tile *t);
 const char *last_lane(Writer *w, const Tile *t);
 void enter_slab(Writer *w, const Tile *t);
+/* The number of all slabs, and the type of such a number. */
+const char *slabs_text(Writer *w, const Tile *t);
+const char *slab_type(const Writer *w, const Tile *t);
 
 /* ---- slab.c ---- */
 

@@ -221,7 +221,7 @@ void start_slabs(Writer *w, const Tile *t)
     w->out = out;
     for (int s = 0; s < 2; s++)
         if (t->side[s].staged) load[s] = prepare_side(w, t, &t->side[s]);
-    open_block(w, "const auto bring = [&](int slab)");
+    open_block(w, "const auto bring = [&](%s slab)", slab_type(w, t));
     line(w, "const raft_scratch to = slabs%s;",
          t->buffers > 1
              ? arena_printf(w->arena, " + slab %% %d * %lld", t->buffers, (long long)t->slab_floats)
@@ -242,7 +242,10 @@ void next_slab(Writer *w, const Tile *t)
     int ahead = slabs_ahead(t);
     line(w, "raft_copies_wait<%d>();", ahead - 1);
     line(w, "raft_barrier();");
-    if (t->slabs > ahead) {
+    if (t->over_batch) {
+        line(w, "if (slab + %d < %s) bring(slab + %d);", ahead, slabs_text(w, t), ahead);
+        line(w, "raft_copies_sent();");
+    } else if (t->slabs > ahead) {
         line(w, "if (slab < %lld) bring(slab + %d);", (long long)t->slabs - ahead, ahead);
         line(w, "raft_copies_sent();");
     }

@@ -265,29 +265,6 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
     return true;
 }
 
-static bool sums_over_symbol(const Graph *graph, const Node *node)
-{
-    const Type *x = graph_type(graph, node->operands[0]);
-    for (int i = 0; i < x->rank; i++)
-        if (x->axis[i].symbol[0] && names_contain(&node->attributes.over, x->axis[i].name))
-            return true;
-    return false;
-}
-
-/* What training adds, this backend does not have. */
-static bool check_ops(const Graph *graph, Diag *diag)
-{
-    for (NodeId id = 0; id < graph->node_count; id++) {
-        const Node *node = graph_node(graph, id);
-        if (node->kernel == NO_KERNEL) continue;
-        if (!op_has_text(node->op) || (node->op == OP_LINEAR && sums_over_symbol(graph, node)))
-            return diag_error(diag, node->loc, "the CUDA backend has no %s%s",
-                              op_info[node->op].name,
-                              op_has_text(node->op) ? " over the batch" : "");
-    }
-    return true;
-}
-
 /* The type of all indices: the elements of every buffer, for as many images as there are at a time, can be counted with an
  * int, unless a model is huge. */
 static const char *index_type(const Plan *plan)
@@ -302,7 +279,6 @@ static const char *index_type(const Plan *plan)
 
 CudaSource *cuda_emit(Arena *arena, const Plan *plan, Diag *diag)
 {
-    if (!check_ops(plan->graph, diag)) return NULL;
     Target target;
     cuda_target(&target);
     Text kernels = text_new(arena), tables = text_new(arena);

@@ -203,10 +203,12 @@ static void write_map(Writer *w, const Stage *stage)
 static void open_loops(Writer *w, const Type *type, const AxisNames *over)
 {
     for (int i = 0; i < over->count; i++) {
-        int64_t extent = type->axis[type_find(type, over->name[i])].extent;
+        const Axis *axis = &type->axis[type_find(type, over->name[i])];
+        int64_t extent = axis->extent; /* 0: the batch */
         const char *name = arena_printf(w->arena, "k_%s", over->name[i]);
-        line(w, extent <= 8 ? "raft_unroll" : "raft_several"); /* many loads at a time */
-        open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)extent, name);
+        line(w, extent && extent <= 8 ? "raft_unroll" : "raft_several"); /* many loads at a time */
+        open_block(w, "for (%s %s = 0; %s < %s; %s++)", extent ? "int" : w->index, name, name,
+                   extent ? arena_printf(w->arena, "%lld", (long long)extent) : "batch", name);
         push_coordinate(w, over->name[i], sum_term(name, 1, extent));
     }
 }
@@ -219,7 +221,7 @@ static int64_t count_over(const Type *type, const AxisNames *over)
     return count;
 }
 
-static void write_mean(Writer *w, const Stage *stage)
+static void write_reduction(Writer *w, const Stage *stage)
 {
     const Node *node = graph_node(w->graph, stage->root);
     const Type *x = graph_type(w->graph, node->operands[0]);
@@ -235,11 +237,14 @@ static void write_mean(Writer *w, const Stage *stage)
     line(w, "sum += %s;", value_text(w, node->operands[0]));
     for (int i = 0; i < over->count; i++) close_block(w);
     w->coordinate_count = mark;
-    const char *mean = new_name(w);
-    line(w, "const float %s = sum * %s;", mean,
-         float_text(w, (float)(1.0 / (double)count_over(x, over))));
-    w->computed[stage->root - w->schedule.first] = mean;
-    store_stage_end(w, stage, stage->end == stage->root ? mean : fresh_value(w, stage->end));
+    const char *result = "sum";
+    if (node->op == OP_MEAN) {
+        result = new_name(w);
+        line(w, "const float %s = sum * %s;", result,
+             float_text(w, (float)(1.0 / (double)count_over(x, over))));
+    }
+    w->computed[stage->root - w->schedule.first] = result;
+    store_stage_end(w, stage, stage->end == stage->root ? result : fresh_value(w, stage->end));
     w->computed[stage->root - w->schedule.first] = NULL;
     close_block(w);
 }
@@ -258,14 +263,21 @@ static void enter_over(Writer *w, NodeId x, const AxisNames *over)
     }
 }
 
-/* Adds something for each element x: each thread of a warp takes every 32nd. */
-static void sum_over(Writer *w, NodeId x, const AxisNames *over, const char *add)
+void open_elements(Writer *w, const Node *node)
 {
-    int mark = w->coordinate_count;
+    NodeId x = node->operands[0];
+    const AxisNames *over = &node->attributes.over;
     open_block(w, "for (int e = lane; e < %lld; e += 32)",
                (long long)count_over(graph_type(w->graph, x), over));
     enter_over(w, x, over);
-    line(w, "const float x = %s;", value_text(w, x));
+}
+
+/* Adds something for each element x. */
+static void sum_over(Writer *w, const Node *node, const char *add)
+{
+    int mark = w->coordinate_count;
+    open_elements(w, node);
+    line(w, "const float x = %s;", value_text(w, node->operands[0]));
     line(w, "%s", add);
     w->coordinate_count = mark;
     close_block(w);
@@ -273,15 +285,17 @@ static void sum_over(Writer *w, NodeId x, const AxisNames *over, const char *add
 
 /* Sums of all elements and of their squared distances from the mean; where there are not too many, each thread keeps its
  * own in registers in between. */
-static void sum_twice(Writer *w, NodeId x, const AxisNames *over, const char *inverse)
+static void sum_twice(Writer *w, const Node *node, const char *inverse)
 {
+    NodeId x = node->operands[0];
+    const AxisNames *over = &node->attributes.over;
     int64_t count = count_over(graph_type(w->graph, x), over);
     bool kept = count % WARP == 0 && count / WARP <= 32;
     int mark = w->coordinate_count;
     if (!kept) {
-        sum_over(w, x, over, "sum += x;");
+        sum_over(w, node, "sum += x;");
         line(w, "const float mean = raft_warp_sum(sum) * %s;", inverse);
-        sum_over(w, x, over, "square = fmaf(x - mean, x - mean, square);");
+        sum_over(w, node, "square = fmaf(x - mean, x - mean, square);");
         return;
     }
     long long each = count / WARP;
@@ -301,24 +315,38 @@ static void sum_twice(Writer *w, NodeId x, const AxisNames *over, const char *in
          each);
 }
 
-static void write_statistics(Writer *w, const Stage *stage)
+/* Mean and variance of a group, which normalisations take. */
+static void write_moments(Writer *w, const Node *node, const Place *place)
 {
-    const Node *node = graph_node(w->graph, stage->root);
-    const AxisNames *over = &node->attributes.over;
-    const Place *place = schedule_place(&w->schedule, stage->root);
-    const char *inverse = float_text(w, (float)(1.0 / (double)count_over(&node->type, over)));
-    ItemDim dim[MAX_AXES];
-    int count = list_dims(w, &node->type, over, dim);
-    open_items(w, dim, count, true);
-    skip_outside(w, dim, count);
+    const Type *x = graph_type(w->graph, node->operands[0]);
+    const char *inverse =
+        float_text(w, (float)(1.0 / (double)count_over(x, &node->attributes.over)));
     line(w, "float sum = 0.0f, square = 0.0f;");
-    sum_twice(w, node->operands[0], over, inverse);
+    sum_twice(w, node, inverse);
     line(w, "const float variance = raft_warp_sum(square) * %s;", inverse);
+    if (node->op == OP_LAYERNORM_GRAD) {
+        write_gradient_means(w, node, place, inverse);
+        return;
+    }
     open_block(w, "if (lane == 0)");
     line(w, "%s = mean;", slot_text(w, &place->mean));
     line(w, "%s = 1.0f / sqrtf(variance + %s);", slot_text(w, &place->rstd),
          float_text(w, (float)node->attributes.eps));
     close_block(w);
+}
+
+static void write_statistics(Writer *w, const Stage *stage)
+{
+    const Node *node = graph_node(w->graph, stage->root);
+    const Place *place = schedule_place(&w->schedule, stage->root);
+    ItemDim dim[MAX_AXES];
+    int count = list_dims(w, graph_type(w->graph, node->operands[0]), &node->attributes.over, dim);
+    open_items(w, dim, count, true);
+    skip_outside(w, dim, count);
+    if (place->rstd.elements)
+        write_moments(w, node, place);
+    else
+        write_loss_statistics(w, node, place);
     close_block(w);
 }
 
@@ -352,7 +380,7 @@ void write_stage(Writer *w, const Stage *stage)
 {
     static void (*const writers[])(Writer *, const Stage *) = {
         [STAGE_WINDOW] = write_window,   [STAGE_STATISTICS] = write_statistics,
-        [STAGE_MAP] = write_map,         [STAGE_REDUCTION] = write_mean,
+        [STAGE_MAP] = write_map,         [STAGE_REDUCTION] = write_reduction,
         [STAGE_PRODUCT] = write_product,
     };
     int mark = w->coordinate_count;

@@ -122,7 +122,9 @@ static void choose_slab(Writer *w, Tile *t)
     const Type *x = graph_type(w->graph, t->linear->operands[0]);
     int64_t sum = 1, bytes = 0;
     for (int i = 0; i < over->count; i++) {
-        t->inner = x->axis[type_find(x, over->name[i])].extent;
+        const Axis *axis = &x->axis[type_find(x, over->name[i])];
+        t->over_batch |= axis->symbol[0] != '\0';
+        t->inner = axis->symbol[0] ? 1 : axis->extent;
         sum *= t->inner;
     }
     for (int s = 0; s < 2; s++)
@@ -135,6 +137,8 @@ static void choose_slab(Writer *w, Tile *t)
     t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
     t->slabs = sum / t->depth;
     t->buffers = (int)(t->slabs < most ? t->slabs : most);
+    if (t->over_batch && t->buffers == 1)
+        t->buffers = 2; /* one image alone has as many as are ahead */
     for (int s = 0; s < 2; s++) {
         Side *side = &t->side[s];
         side->slab = t->slab_floats;

@@ -185,14 +185,20 @@ static const char *read_text(Writer *w, NodeId id)
     return inside[0] ? arena_printf(w->arena, "(%s ? %s : 0.0f)", inside, value) : value;
 }
 
+static const char *normalise_text(Writer *w, NodeId id)
+{
+    const Place *place = schedule_place(&w->schedule, id);
+    const char *x = value_text(w, graph_node(w->graph, id)->operands[0]);
+    return arena_printf(w->arena, "(%s - %s) * %s", x, slot_text(w, &place->mean),
+                        slot_text(w, &place->rstd));
+}
+
 static const char *layernorm_text(Writer *w, NodeId id)
 {
     const Node *node = graph_node(w->graph, id);
-    const Place *place = schedule_place(&w->schedule, id);
-    const char *x = value_text(w, node->operands[0]);
-    const char *scale = value_text(w, node->operands[1]), *shift = value_text(w, node->operands[2]);
-    return arena_printf(w->arena, "fmaf((%s - %s) * %s, %s, %s)", x, slot_text(w, &place->mean),
-                        slot_text(w, &place->rstd), scale, shift);
+    const char *normal = normalise_text(w, id), *scale = value_text(w, node->operands[1]);
+    return arena_printf(w->arena, "fmaf(%s, %s, %s)", normal, scale,
+                        value_text(w, node->operands[2]));
 }
 
 /* What is written before an expression inside a condition must not run outside it: a temporary takes the value. */
@@ -302,22 +308,49 @@ static const char *mul_text(Writer *w, NodeId id)
     return arena_printf(w->arena, "%s * %s", a, operand_text(w, id, 1));
 }
 
+/* In parentheses: as a factor it must not divide in another order. */
+static const char *div_text(Writer *w, NodeId id)
+{
+    const char *a = operand_text(w, id, 0);
+    return arena_printf(w->arena, "(%s / (%s))", a, operand_text(w, id, 1));
+}
+
+static const char *sqrt_text(Writer *w, NodeId id)
+{
+    return arena_printf(w->arena, "sqrtf(%s)", operand_text(w, id, 0));
+}
+
+static const char *scale_text(Writer *w, NodeId id)
+{
+    float factor = (float)graph_node(w->graph, id)->attributes.factor;
+    return arena_printf(w->arena, "%s * %s", operand_text(w, id, 0), float_text(w, factor));
+}
+
 static const char *pack_text(Writer *w, NodeId id)
 {
     return operand_text(w, id, 0);
 }
 
-/* As in the backend for CPUs: products and means have a value in their stage only. */
+/* As in the backend for CPUs: products, means and sums have a value in their stage only. */
 static const char *(*const text_of[OP_COUNT])(Writer *, NodeId) = {
-    [OP_READ] = read_text, [OP_LAYERNORM] = layernorm_text, [OP_CONCAT] = concat_text,
-    [OP_GELU] = gelu_text, [OP_RESAMPLE] = resample_text,   [OP_ADD] = add_text,
-    [OP_MUL] = mul_text,   [OP_PACK] = pack_text,
+    [OP_READ] = read_text,
+    [OP_PACK] = pack_text,
+    [OP_CONCAT] = concat_text,
+    [OP_ADD] = add_text,
+    [OP_MUL] = mul_text,
+    [OP_DIV] = div_text,
+    [OP_SQRT] = sqrt_text,
+    [OP_SCALE] = scale_text,
+    [OP_GELU] = gelu_text,
+    [OP_GELU_GRAD] = gelu_grad_text,
+    [OP_LAYERNORM] = layernorm_text,
+    [OP_NORMALISE] = normalise_text,
+    [OP_LAYERNORM_GRAD] = layernorm_grad_text,
+    [OP_RESAMPLE] = resample_text,
+    [OP_RESAMPLE_GRAD] = resample_grad_text,
+    [OP_CROSS_ENTROPY] = cross_entropy_text,
+    [OP_CROSS_ENTROPY_GRAD] = cross_entropy_grad_text,
 };
-
-bool op_has_text(Op op)
-{
-    return text_of[op] || op == OP_WRITE || op == OP_LINEAR || op == OP_MEAN;
-}
 
 const char *value_text(Writer *w, NodeId id)
 {
