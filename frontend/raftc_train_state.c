@@ -84,22 +84,25 @@ static Exit start_weights(Run *run)
 
 /* ---- checkpoints -------------------------------------------------------------------------------- */
 
-/* The weights, then each other state as one tensor; *count of them. */
+/* The weights that the run is for, under the names that a model knows, then each other state as one
+ * tensor; *count of them. */
 static RaftTensor *state_tensors(Run *run, int *count)
 {
     Trainer *t = &run->trainer;
     Arena *arena = run->session->arena;
-    *count = t->parameter_count + t->state_count - 1;
-    RaftTensor *all = arena_array(arena, (size_t)*count, sizeof *all);
-    memcpy(all, trainer_tensors(t, NULL), (size_t)t->parameter_count * sizeof *all);
-    for (int k = 1; k < t->state_count; k++)
-        all[t->parameter_count + k - 1] =
-            (RaftTensor){.name = arena_printf(arena, "optimiser.%s", t->state[k].name),
-                         .dtype = RAFT_F32,
-                         .rank = 1,
-                         .shape = {t->floats},
-                         .elements = t->floats,
-                         .data = t->state[k].block[0]};
+    const float *best = trainer_best(t);
+    *count = t->parameter_count;
+    RaftTensor *all = arena_array(arena, (size_t)(*count + t->state_count), sizeof *all);
+    memcpy(all, trainer_tensors(t, best), (size_t)*count * sizeof *all);
+    for (int k = 0; k < t->state_count; k++)
+        if (t->state[k].block[0] != best)
+            all[(*count)++] =
+                (RaftTensor){.name = arena_printf(arena, RAFT_STATE_PREFIX "%s", t->state[k].name),
+                             .dtype = RAFT_F32,
+                             .rank = 1,
+                             .shape = {t->floats},
+                             .elements = t->floats,
+                             .data = t->state[k].block[0]};
     return all;
 }
 

@@ -71,9 +71,12 @@ const RaftTensor *raft_weights_find(const RaftWeights *weights, const char *name
 /* Metadata of the file (safetensors' __metadata__): i-th key and value; false past the end. */
 bool raft_weights_metadata(const RaftWeights *weights, int index, const char **key,
                            const char **value);
+/* What else the next step of training depends on has such names in a checkpoint. */
+#define RAFT_STATE_PREFIX "optimiser."
+
 /* Whether the file holds exactly the tensors that a model wants, by name and shape, of dtypes that
- * raft_tensor_read_f32 reads; others may be beside them, of integers and bool (counters, masks). If
- * not, the message lists what is missing, of another shape or type, or not the model's: eight of
+ * raft_tensor_read_f32 reads; others may be beside them: of integers and bool (counters, masks), and
+ * what a checkpoint of raftc train has beside the weights. If not, the message lists what is missing, of another shape or type, or not the model's: eight of
  * each kind, and how many more. */
 RaftStatus raft_weights_match(const RaftWeights *weights, const RaftTensorInfo *wanted, int count,
                               RaftError *error);

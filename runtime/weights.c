@@ -263,11 +263,17 @@ static int list_misshapen(const RaftWeights *weights, const RaftTensorInfo *want
     return listed;
 }
 
+/* What else a checkpoint of a run holds. */
+static bool is_state(const RaftTensor *tensor)
+{
+    return strncmp(tensor->name, RAFT_STATE_PREFIX, strlen(RAFT_STATE_PREFIX)) == 0;
+}
+
 static int list_unwanted(const RaftWeights *weights, const bool *is_wanted, RaftError *error)
 {
     int listed = 0;
     for (int i = 0; i < weights->count; i++)
-        if (!is_wanted[i] && holds_floats(&weights->tensor[i]) &&
+        if (!is_wanted[i] && holds_floats(&weights->tensor[i]) && !is_state(&weights->tensor[i]) &&
             add_entry(error, "not the model's", &listed))
             rt_add(error, "%s", weights->tensor[i].name);
     add_rest(error, listed);

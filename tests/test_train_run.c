@@ -187,6 +187,24 @@ static void test_parts(void **state)
     for (int i = 0; i < 2; i++) raft_weights_close(all[i]);
 }
 
+/* In a checkpoint, the weights are those that the run is for, here their average. */
+static void test_weights_of_checkpoint(void **state)
+{
+    (void)state;
+    const char *const files[] = {"last.safetensors", "checkpoint-0000000018.safetensors"};
+    const char *answer[2];
+    for (int i = 0; i < 2; i++) {
+        run_well(&place, arena_printf(&place.arena,
+                                      "raftc eval run.yaml --target reference --weights whole/%s",
+                                      files[i]));
+        answer[i] = read_text(&place.arena, place.output);
+    }
+    assert_string_equal(answer[0], answer[1]);
+    train("tuned", "--steps 1 --weights whole/checkpoint-0000000018.safetensors");
+    run_well(&place, "raftc run run.yaml --target reference @fill "
+                     "--weights tuned/checkpoint-0000000001.safetensors");
+}
+
 static void damage(const char *path, bool cut)
 {
     struct stat status;
@@ -305,9 +323,13 @@ static void test_killed(void **state)
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resumed),         cmocka_unit_test(test_asked_to_stop),
-        cmocka_unit_test(test_settings_matter), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_damaged),         cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_resumed),
+        cmocka_unit_test(test_asked_to_stop),
+        cmocka_unit_test(test_settings_matter),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_weights_of_checkpoint),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_killed),
     };
     if (argc > 1) kills = atoi(argv[1]);
