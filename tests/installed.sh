@@ -53,6 +53,10 @@ case_tree() {
         fail "these files name a folder of the build"
     fi
     raftc --version
+    local models=$tree/share/raft/models
+    raftc run "$models/fashion-mnist.yaml" --weights "$models/fashion-mnist.safetensors" \
+        --labels "$models/fashion-mnist.labels" --top 1 "$models/fashion/0-ankle-boot.png" |
+        grep "ankle boot" || fail "the model that is trained does not know an ankle boot"
 }
 
 # A C program by pkg-config, which needs the runtime library.
