@@ -63,9 +63,17 @@ const char *llvm_describe(Arena *arena, const CpuOptions *options, Diag *diag);
 CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag);
 void llvm_free(CpuCode *code);
 typedef enum { CODE_IR, CODE_ASSEMBLY, CODE_OBJECT } CodeKind;
-/* The module as text or object bytes, in `arena`. */
+/* The module, with all kernels, as text or object bytes, in `arena`. */
 bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, size_t *size,
                 Diag *diag);
+/* The same machine code as several objects, which take less time: several processors make them. */
+typedef struct CodeObject {
+    const void *data; /* the code's, until llvm_free */
+    size_t size;
+} CodeObject;
+int llvm_object_count(const CpuCode *code);
+/* Fills the objects in, and allocates in no arena. NULL, or what LLVM says it cannot do. */
+const char *llvm_objects(CpuCode *code, CodeObject *objects);
 /* Loads the code into this process; the program's kernels stay valid until llvm_free. */
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag);
 
@@ -184,8 +192,6 @@ const char *weights_blob(Arena *arena, const RaftProgram *program, const float *
 typedef struct LibraryTraining {
     const Plan *plan; /* of a graph whose name is the prefix of the library, and more */
     const ProgramCode *code;
-    const char *object;
-    size_t object_size;
     RaftOptimiser rule;
 } LibraryTraining;
 
@@ -218,12 +224,20 @@ const char *library_exports(Arena *arena, const Plan *plan, const LibraryOptions
 
 /* ---- library_write.c ------------------------------------------------------------------------ */
 
+/* All kernels for the CPU, those of the optimiser included, in the order in which they are linked. */
+typedef struct LibraryObjects {
+    int count;
+    CodeObject *object;
+    /* Fills the objects in, while the C compiler is at work, and allocates in no arena. NULL, or why
+     * it cannot. */
+    const char *(*make)(void *context, CodeObject *object);
+    void *context;
+} LibraryObjects;
+
 /* Checks, and writes the files that the options ask for, each whole or not at all. The compiler is
  * $CC, the archiver $AR (or the cross tools of the triple, which must then be given); where one is
- * missing or fails, an error says what to install: RAFT_UNSUPPORTED. `object`: the kernels for the
- * CPU; NULL for GPUs. */
+ * missing or fails, an error says what to install: RAFT_UNSUPPORTED. `objects`: NULL for GPUs. */
 RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code,
-                         const char *object, size_t object_size, const LibraryOptions *options,
-                         Diag *diag);
+                         const LibraryObjects *objects, const LibraryOptions *options, Diag *diag);
 
 #endif

@@ -1,7 +1,8 @@
 /* library_write.c: the files of a library, made by the C compiler and the archiver of the target.
  *
  * Everything is made in a temporary folder, then each file takes its place whole. While the folder
- * exists nothing is allocated in an arena: running out of memory there would leave it behind.
+ * exists nothing is allocated in an arena: running out of memory there would leave it behind. The C
+ * compiler works side by side with whoever makes the objects of the kernels.
  */
 #include "backends/backend.h"
 #include "runtime/rt.h"
@@ -11,22 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    SHELL_SOURCE,
-    SHELL_OBJECT,
-    KERNELS,
-    STEP,
-    WEIGHTS,
-    CUBINS,
-    EXPORTS,
-    SHARED,
-    ARCHIVE,
-    LOG,
-    FILE_COUNT
-};
+enum { SHELL_SOURCE, SHELL_OBJECT, WEIGHTS, CUBINS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
 static const char *const file_name[FILE_COUNT] = {
-    "shell.c", "shell.o",     "kernels.o",  "step.o",    "weights",
-    "cubins",  "exports.map", "library.so", "library.a", "log",
+    "shell.c", "shell.o", "weights", "cubins", "exports.map", "library.so", "library.a", "log",
 };
 
 typedef struct Tool {
@@ -37,17 +25,19 @@ typedef struct Tool {
     const char **words; /* of its command line, so far */
 } Tool;
 
-/* A command line is the words of a tool and at most so many more. */
+/* A command line is the words of a tool, at most so many more, and, in the place of one of them, the
+ * paths of all objects. */
 enum { MORE_WORDS = 24 };
+static const char OBJECTS[] = "objects";
 
 typedef struct Job {
     Tool compiler, archiver;
     char *folder;
-    char *path[FILE_COUNT];
+    char **path; /* FILE_COUNT of them, then one for each object */
+    int path_count;
     char *prefix_map;     /* an option: the compiler must not name the folder */
     const char *openmp;   /* likewise: whether the shell shares work out over threads */
-    const char *kernels;  /* path of their object; NULL: they are in the shell */
-    const char *step;     /* likewise of those of the optimiser; NULL: there are none */
+    const char *loader;   /* likewise: "-ldl", or NULL */
     const char **command; /* room for one */
     RaftError error;
     RaftStatus status; /* that of the error */
@@ -109,20 +99,34 @@ static bool tool_failed(Job *job, const Tool *tool)
     return false;
 }
 
-/* Runs the tool with its words and these, up to NULL; what it prints goes to the log. */
-static bool run_tool(Job *job, const Tool *tool, const char *const *more)
+/* Starts the tool with its words and these, up to NULL; what it prints goes to the log. */
+static bool start_tool(Job *job, const Tool *tool, const char *const *more, pid_t *process)
 {
     int count = 0;
-    bool good;
     for (int i = 0; i < tool->word_count; i++) job->command[count++] = tool->words[i];
     for (int i = 0; more[i]; i++) {
         RAFTC_ASSERT(i < MORE_WORDS);
-        job->command[count++] = more[i];
+        if (more[i] != OBJECTS) job->command[count++] = more[i];
+        for (int j = FILE_COUNT; j < job->path_count && more[i] == OBJECTS; j++)
+            job->command[count++] = job->path[j];
     }
     job->command[count] = NULL;
-    int reason = rt_run_program(job->command, job->path[LOG], &good);
+    int reason = rt_start_program(job->command, job->path[LOG], process);
+    return reason ? tool_cannot_run(job, tool, reason) : true;
+}
+
+static bool finish_tool(Job *job, const Tool *tool, pid_t process)
+{
+    bool good;
+    int reason = rt_finish_program(process, &good);
     if (reason) return tool_cannot_run(job, tool, reason);
     return good || tool_failed(job, tool);
+}
+
+static bool run_tool(Job *job, const Tool *tool, const char *const *more)
+{
+    pid_t process;
+    return start_tool(job, tool, more, &process) && finish_tool(job, tool, process);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -135,6 +139,22 @@ static bool place(Job *job, const char *path, const void *data, size_t size)
     rt_output_write(&output, data, size);
     job->status = rt_output_commit(&output, &job->error);
     return job->status == RAFT_OK;
+}
+
+/* Into the temporary folder, where nothing has to outlive a power cut. */
+static bool place_aside(Job *job, int number, const void *data, size_t size)
+{
+    FILE *file = fopen(job->path[number], "wb");
+    bool good = file && fwrite(data, 1, size, file) == size;
+    int reason = errno;
+    if (file && fclose(file) != 0 && good) {
+        reason = errno;
+        good = false;
+    }
+    if (!good)
+        job->status = rt_fail(&job->error, RAFT_IO, "%s: cannot be written: %s", job->path[number],
+                              strerror(reason));
+    return good;
 }
 
 static bool place_file(Job *job, const char *path, int file)
@@ -155,25 +175,28 @@ static bool make_folder(Job *job)
                               job->folder, strerror(errno));
         return false;
     }
-    for (int i = 0; i < FILE_COUNT; i++) memcpy(job->path[i], job->folder, strlen(job->folder));
+    for (int i = 0; i < job->path_count; i++)
+        memcpy(job->path[i], job->folder, strlen(job->folder));
     memcpy(strchr(job->prefix_map, '=') + 1, job->folder, strlen(job->folder));
     return true;
 }
 
 static void remove_folder(Job *job)
 {
-    for (int i = 0; i < FILE_COUNT; i++) unlink(job->path[i]);
+    for (int i = 0; i < job->path_count; i++) unlink(job->path[i]);
     rmdir(job->folder);
 }
 
 /* ---- the library ----------------------------------------------------------------------------- */
 
-/* Same inputs, same bytes: no debug information, no names of temporary files, no times. */
-static bool compile_shell(Job *job)
+/* Same inputs, same bytes: no debug information, no names of temporary files, no times. -O1: the
+ * shell calls kernels and waits for them. */
+static bool start_compiler(Job *job, pid_t *process)
 {
     const char *const more[] = {"-std=gnu17",
-                                "-O2",
+                                "-O1",
                                 "-g0",
+                                "-pipe",
                                 "-fPIC",
                                 job->openmp,
                                 "-ffp-contract=off",
@@ -187,7 +210,27 @@ static bool compile_shell(Job *job)
                                 "-o",
                                 job->path[SHELL_OBJECT],
                                 NULL};
-    return run_tool(job, &job->compiler, more);
+    return start_tool(job, &job->compiler, more, process);
+}
+
+static bool make_objects(Job *job, const LibraryObjects *objects)
+{
+    const char *fault = objects->make(objects->context, objects->object);
+    if (fault)
+        job->status = rt_fail(&job->error, RAFT_INVALID, "LLVM cannot write the code: %s", fault);
+    bool good = !fault;
+    for (int i = 0; i < objects->count && good; i++)
+        good = place_aside(job, FILE_COUNT + i, objects->object[i].data, objects->object[i].size);
+    return good;
+}
+
+/* The shell and the kernels, at the same time. */
+static bool make_parts(Job *job, const LibraryObjects *objects)
+{
+    pid_t process;
+    if (!start_compiler(job, &process)) return false;
+    bool made = !objects || make_objects(job, objects);
+    return finish_tool(job, &job->compiler, process) && made;
 }
 
 static bool link_shared(Job *job, const char *name)
@@ -203,35 +246,38 @@ static bool link_shared(Job *job, const char *name)
                                 "-Xlinker",
                                 name,
                                 job->path[SHELL_OBJECT],
-                                job->kernels ? job->kernels : "-ldl",
+                                OBJECTS,
                                 "-lm",
                                 "-o",
                                 job->path[SHARED],
-                                job->step,
+                                job->loader,
                                 NULL};
     return run_tool(job, &job->compiler, more);
 }
 
 static bool make_archive(Job *job)
 {
-    const char *const more[] = {"rcsD",       job->path[ARCHIVE], job->path[SHELL_OBJECT],
-                                job->kernels, job->step,          NULL};
+    const char *const more[] = {"rcsD", job->path[ARCHIVE], job->path[SHELL_OBJECT], OBJECTS, NULL};
     return run_tool(job, &job->archiver, more);
 }
 
-static Job *new_job(Arena *arena, const char *triple)
+static Job *new_job(Arena *arena, const char *triple, int object_count)
 {
     Job *job = arena_alloc(arena, sizeof *job);
     job->compiler = (Tool){.what = "C compiler", .variable = "CC", .package = "gcc"};
     job->archiver = (Tool){.what = "archiver", .variable = "AR", .package = "binutils"};
     find_tool(arena, &job->compiler, "cc", "gcc", triple);
     find_tool(arena, &job->archiver, "ar", "ar", triple);
-    int words = job->compiler.word_count + job->archiver.word_count + MORE_WORDS + 1;
+    int words = job->compiler.word_count + job->archiver.word_count + MORE_WORDS + object_count;
     job->command = arena_array(arena, (size_t)words, sizeof *job->command);
     const char *parent = getenv("TMPDIR");
     job->folder = arena_printf(arena, "%s/raftc-XXXXXX", parent && *parent ? parent : "/tmp");
+    job->path_count = FILE_COUNT + object_count;
+    job->path = arena_array(arena, (size_t)job->path_count, sizeof *job->path);
     for (int i = 0; i < FILE_COUNT; i++)
         job->path[i] = arena_printf(arena, "%s/%s", job->folder, file_name[i]);
+    for (int i = FILE_COUNT; i < job->path_count; i++)
+        job->path[i] = arena_printf(arena, "%s/kernels%d.o", job->folder, i - FILE_COUNT);
     job->prefix_map = arena_printf(arena, "-ffile-prefix-map=%s/=", job->folder);
     return job;
 }
@@ -251,10 +297,10 @@ static RaftStatus report(Job *job, Diag *diag)
 
 /* What the two files are made of, then they themselves. */
 typedef struct Content {
-    const char *source, *exports, *object;
+    const char *source, *exports;
+    const LibraryObjects *objects;
     const void *weights, *cubins;
-    size_t object_size, weights_size, cubins_size;
-    const LibraryTraining *training;
+    size_t weights_size, cubins_size;
     const char *shared, *archive; /* paths, or NULL */
 } Content;
 
@@ -262,46 +308,38 @@ static bool make_files(Job *job, const Content *content)
 {
     const char *slash = content->shared ? strrchr(content->shared, '/') : NULL;
     const char *shared_name = slash ? slash + 1 : content->shared;
-    return place(job, job->path[SHELL_SOURCE], content->source, strlen(content->source)) &&
-           place(job, job->path[EXPORTS], content->exports, strlen(content->exports)) &&
-           (!content->object ||
-            place(job, job->path[KERNELS], content->object, content->object_size)) &&
-           (!content->training || place(job, job->path[STEP], content->training->object,
-                                        content->training->object_size)) &&
+    return place_aside(job, SHELL_SOURCE, content->source, strlen(content->source)) &&
+           place_aside(job, EXPORTS, content->exports, strlen(content->exports)) &&
            (!content->weights ||
-            place(job, job->path[WEIGHTS], content->weights, content->weights_size)) &&
-           (!content->cubins ||
-            place(job, job->path[CUBINS], content->cubins, content->cubins_size)) &&
-           compile_shell(job) && (!content->shared || link_shared(job, shared_name)) &&
+            place_aside(job, WEIGHTS, content->weights, content->weights_size)) &&
+           (!content->cubins || place_aside(job, CUBINS, content->cubins, content->cubins_size)) &&
+           make_parts(job, content->objects) &&
+           (!content->shared || link_shared(job, shared_name)) &&
            (!content->archive || make_archive(job)) &&
            (!content->shared || place_file(job, content->shared, SHARED)) &&
            (!content->archive || place_file(job, content->archive, ARCHIVE));
 }
 
 RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code,
-                         const char *object, size_t object_size, const LibraryOptions *options,
-                         Diag *diag)
+                         const LibraryObjects *objects, const LibraryOptions *options, Diag *diag)
 {
     if (!library_check(plan, options, diag)) return RAFT_INVALID;
     const char *base = options->base;
     Content content = {
         .source = library_source(arena, plan, code, options),
         .exports = library_exports(arena, plan, options),
-        .object = object,
-        .object_size = object_size,
+        .objects = objects,
         .weights = options->weights,
         .weights_size = options->weights_size,
-        .training = options->training,
         .shared = options->shared ? arena_printf(arena, "%s.so", base) : NULL,
         .archive = options->archive ? arena_printf(arena, "%s.a", base) : NULL,
     };
     if (code->cuda) content.cubins = library_cubins(arena, code, &content.cubins_size);
     const char *header = library_header(arena, plan, options);
     const char *header_path = arena_printf(arena, "%s.h", base);
-    Job *job = new_job(arena, options->triple);
-    job->openmp = object ? "-fopenmp" : "-fno-openmp";
-    job->kernels = object ? job->path[KERNELS] : NULL;
-    job->step = options->training ? job->path[STEP] : NULL;
+    Job *job = new_job(arena, options->triple, objects ? objects->count : 0);
+    job->openmp = objects ? "-fopenmp" : "-fno-openmp";
+    job->loader = objects ? NULL : "-ldl";
     bool good = true;
     if (content.shared || content.archive) {
         good = make_folder(job);

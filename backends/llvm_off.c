@@ -50,6 +50,18 @@ bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, 
     return absent(diag);
 }
 
+int llvm_object_count(const CpuCode *code)
+{
+    (void)code;
+    RAFTC_BUG("there is no code without LLVM");
+}
+
+const char *llvm_objects(CpuCode *code, CodeObject *objects)
+{
+    (void)code, (void)objects;
+    RAFTC_BUG("there is no code without LLVM");
+}
+
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag)
 {
     (void)code;

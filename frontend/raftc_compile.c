@@ -164,26 +164,29 @@ static Exit compile_step(Job *job, LibraryTraining *training)
     if (exit != EXIT_DONE) return exit;
     training->plan = c->plan;
     training->code = c->made;
-    return llvm_write(c->code, CODE_OBJECT, session->arena, &training->object,
-                      &training->object_size, session->diag)
-               ? EXIT_DONE
-               : EXIT_UNDONE;
+    return EXIT_DONE;
+}
+
+/* The kernels of the model, then those of the step. */
+static const char *make_objects(void *context, CodeObject *object)
+{
+    const Job *job = context;
+    const char *fault = llvm_objects(job->compilation.code, object);
+    if (fault || !job->step.code) return fault;
+    return llvm_objects(job->step.code, object + llvm_object_count(job->compilation.code));
 }
 
 static Exit write_library(Job *job, const LibraryOptions *library)
 {
     Session *session = job->session;
     Compilation *c = &job->compilation;
-    const char *object = NULL;
-    size_t size = 0;
+    LibraryObjects objects = {.make = make_objects, .context = job};
     RaftCudaImage *image;
     int count;
     if (library->cuda) {
         Exit exit = cuda_compile_source(session, c, CUDA_CUBIN, &image, &count);
         if (exit != EXIT_DONE) return exit;
         c->made = cuda_program_code(session->arena, c->cuda, image, count);
-    } else if (!llvm_write(c->code, CODE_OBJECT, session->arena, &object, &size, session->diag)) {
-        return EXIT_UNDONE;
     }
     LibraryOptions options = *library;
     LibraryTraining training = {0};
@@ -198,10 +201,13 @@ static Exit write_library(Job *job, const LibraryOptions *library)
         if (exit != EXIT_DONE) return exit;
         options.weights = blob;
     }
+    if (c->code) objects.count = llvm_object_count(c->code);
+    if (job->step.code) objects.count += llvm_object_count(job->step.code);
+    objects.object = arena_array(session->arena, (size_t)objects.count, sizeof *objects.object);
     double start = seconds_now();
     signals_hold();
-    RaftStatus status =
-        library_write(session->arena, c->plan, c->made, object, size, &options, session->diag);
+    RaftStatus status = library_write(session->arena, c->plan, c->made,
+                                      library->cuda ? NULL : &objects, &options, session->diag);
     signals_release();
     session_stage(session, "library", start);
     if (status != RAFT_OK) return status == RAFT_UNSUPPORTED ? EXIT_LACKING : EXIT_UNDONE;

@@ -7,6 +7,7 @@
 #define RAFT_RT_H
 
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "runtime/raft.h"
 
@@ -66,9 +67,12 @@ void rt_output_discard(RtOutput *output);
 
 /* ---- process.c ------------------------------------------------------------------------------- */
 
-/* Runs a program, which is looked for in $PATH, with nothing to read; what it prints goes to the file
- * `log`. command: its words, then NULL. Returns 0 once it has ended (*good: with status 0), else the
- * errno for which it cannot be run. */
+/* Starts a program, which is looked for in $PATH, with nothing to read; what it prints goes to the file
+ * `log`. command: its words, then NULL. Returns 0, or the errno for which it cannot be run. */
+int rt_start_program(const char *const *command, const char *log, pid_t *process);
+/* Waits for it. Returns 0 once it has ended (*good: with status 0), or the errno. */
+int rt_finish_program(pid_t process, bool *good);
+/* Both. */
 int rt_run_program(const char *const *command, const char *log, bool *good);
 
 /* ---- memory.c -------------------------------------------------------------------------------- */

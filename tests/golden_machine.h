@@ -74,6 +74,11 @@ static bool read_outputs(const char *path, const RaftProgram *program, int64_t b
     return good;
 }
 
+static const char *make_objects(void *code, CodeObject *object)
+{
+    return llvm_objects(code, object);
+}
+
 /* In the folder: the library, its weights, a program with both, the images, and what comes out. */
 static bool run_in_folder(Arena *arena, const Machine *machine, const Plan *plan, CpuCode *code,
                           const char *folder, int64_t batch, const float *input,
@@ -87,10 +92,11 @@ static bool run_in_folder(Arena *arena, const Machine *machine, const Plan *plan
                                     .triple = machine->options.triple,
                                     .archive = true,
                                     .header = true};
-    const char *object;
-    size_t size;
-    if (!llvm_write(code, CODE_OBJECT, arena, &object, &size, diag)) return false;
-    if (library_write(arena, plan, &made, object, size, &library, diag) != RAFT_OK) return false;
+    const LibraryObjects objects = {
+        llvm_object_count(code),
+        arena_array(arena, (size_t)llvm_object_count(code), sizeof(CodeObject)), make_objects,
+        code};
+    if (library_write(arena, plan, &made, &objects, &library, diag) != RAFT_OK) return false;
     size_t input_bytes = (size_t)(batch * program->input[0].elements) * sizeof(float);
     const char *command =
         arena_printf(arena,

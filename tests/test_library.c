@@ -164,11 +164,21 @@ static void prepare_library(Fixture *f, const char *prefix, bool features)
     f->object = read_file(f, "kernels.o");
 }
 
+static const char *make_object(void *context, CodeObject *object)
+{
+    const Fixture *f = context;
+    if (!f->object) return "there is none";
+    *object = (CodeObject){f->object->text, f->object->size};
+    return NULL;
+}
+
 static bool write_library(Fixture *f)
 {
     bool cuda = f->options.cuda;
-    return library_write(&f->arena, f->plan, &f->code, cuda ? NULL : f->object->text,
-                         cuda ? 0 : f->object->size, &f->options, &f->diag) == RAFT_OK;
+    CodeObject object;
+    const LibraryObjects objects = {1, &object, make_object, f};
+    return library_write(&f->arena, f->plan, &f->code, cuda ? NULL : &objects, &f->options,
+                         &f->diag) == RAFT_OK;
 }
 
 static void write_good_library(Fixture *f, const char *prefix, bool features)
@@ -485,6 +495,8 @@ static void test_tools_that_fail(void **state)
     const Source *object = f->object;
     f->object = diag_add_source(&f->diag, "kernels.o", "no object", 9);
     expect_failure(f, "the C compiler 'cc' failed");
+    f->object = NULL;
+    expect_failure(f, "LLVM cannot write the code: there is none");
     f->object = object;
     f->options.base = arena_printf(&f->arena, "%s/no-such-folder/tiny", f->folder);
     expect_failure(f, "no-such-folder/tiny.so: cannot be written: No such file or directory");

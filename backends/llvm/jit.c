@@ -27,7 +27,12 @@ static bool add_process_symbols(CpuCode *code, LLVMOrcJITDylibRef library, Diag 
 
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag)
 {
-    if (!llvm_generate_objects(code, diag)) return NULL;
+    CodeObject *objects = arena_array(code->arena, code->part_count, sizeof *objects);
+    const char *fault = llvm_objects(code, objects);
+    if (fault) {
+        diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", fault);
+        return NULL;
+    }
     if (failed(LLVMOrcCreateLLJIT(&code->jit, NULL), diag)) return NULL;
     LLVMOrcJITDylibRef library = LLVMOrcLLJITGetMainJITDylib(code->jit);
     if (!add_process_symbols(code, library, diag)) return NULL;

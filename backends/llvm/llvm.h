@@ -12,7 +12,7 @@
 typedef struct CodePart {
     LLVMContextRef context;
     LLVMModuleRef module;
-    LLVMMemoryBufferRef object; /* NULL until llvm_generate_objects */
+    LLVMMemoryBufferRef object; /* NULL until llvm_objects */
     char *fault;                /* what LLVM says; NULL: none */
 } CodePart;
 
@@ -34,7 +34,5 @@ struct CpuCode {
 /* A target machine for the options, and the names it was made with (in `arena`); NULL with
  * messages. */
 LLVMTargetMachineRef llvm_machine(Arena *arena, const CpuOptions *options, Diag *diag);
-/* Generates the object of each part that has none. False with a message. */
-bool llvm_generate_objects(CpuCode *code, Diag *diag);
 
 #endif

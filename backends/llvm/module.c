@@ -22,8 +22,7 @@
  * registers and cleans addresses up. Nothing here may reorder arithmetic. */
 #define PASSES                                                                                     \
     "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,loop-simplify,"   \
-    "lcssa,"                                                                                       \
-    "loop-mssa(licm),early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg)"
+    "lcssa,loop-mssa(licm),early-cse<memssa>,simplifycfg)"
 
 /* ---- emission -------------------------------------------------------------------------------- */
 
@@ -192,8 +191,8 @@ static void *take_parts(void *argument)
     }
 }
 
-/* False with a message. */
-static bool for_each_part(CpuCode *code, PartWork *work, Diag *diag)
+/* NULL, or the first fault. */
+static const char *for_each_part(CpuCode *code, PartWork *work)
 {
     Team team = {code, work, 0};
     Worker worker[MOST_WORKERS];
@@ -205,12 +204,9 @@ static bool for_each_part(CpuCode *code, PartWork *work, Diag *diag)
         started++;
     take_parts(&worker[0]);
     for (int i = 0; i < started; i++) pthread_join(thread[i], NULL);
-    for (uint32_t i = 0; i < code->part_count; i++) {
-        if (!code->part[i].fault) continue;
-        diag_error(diag, (Loc){0}, "LLVM cannot write the code: %s", code->part[i].fault);
-        return false;
-    }
-    return true;
+    for (uint32_t i = 0; i < code->part_count; i++)
+        if (code->part[i].fault) return code->part[i].fault;
+    return NULL;
 }
 
 /* ---- the whole ------------------------------------------------------------------------------- */
@@ -248,8 +244,9 @@ CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options,
         begin_part(&e, code);
         done = emit_kernels(&e, code);
         end_part(&e);
-        done = done && add_machines(code, options, diag) && for_each_part(code, optimise, diag);
+        done = done && add_machines(code, options, diag);
     }
+    if (done) for_each_part(code, optimise);
     if (done) return code;
     llvm_free(code);
     return NULL;
@@ -269,9 +266,19 @@ void llvm_free(CpuCode *code)
     for (int i = 0; i < code->machine_count; i++) LLVMDisposeTargetMachine(code->machine[i]);
 }
 
-bool llvm_generate_objects(CpuCode *code, Diag *diag)
+int llvm_object_count(const CpuCode *code)
 {
-    return for_each_part(code, generate_object, diag);
+    return (int)code->part_count;
+}
+
+const char *llvm_objects(CpuCode *code, CodeObject *objects)
+{
+    const char *fault = for_each_part(code, generate_object);
+    for (uint32_t i = 0; i < code->part_count && !fault; i++) {
+        LLVMMemoryBufferRef object = code->part[i].object;
+        objects[i] = (CodeObject){LLVMGetBufferStart(object), LLVMGetBufferSize(object)};
+    }
+    return fault;
 }
 
 /* All parts as one module, in the context of the first. */
