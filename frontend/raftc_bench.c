@@ -249,10 +249,14 @@ static Exit open_training(Bench *bench, Trainer *trainer)
     if (exit == EXIT_DONE) exit = trainer_fill(trainer);
     if (exit != EXIT_DONE) return exit;
     bench->trainer = trainer;
+    Engine *engine = &bench->engine;
+    engine->on_gpu = session->options->target == TARGET_CUDA;
+    engine->gpu = trainer->model.gpu;
     Machine *const machines[] = {&trainer->model, &trainer->optimiser};
     for (size_t i = 0; i < ARRAY_SIZE(machines) && wants_kernels(session->options); i++)
         profile_begin(&bench->profile[bench->profile_count++], session->arena,
-                      &machines[i]->compilation, machines[i]->shell, session->threads);
+                      &machines[i]->compilation, machines[i]->shell,
+                      engine->on_gpu ? 1 : session->threads);
     return EXIT_DONE;
 }
 

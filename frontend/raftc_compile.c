@@ -315,9 +315,11 @@ static Exit check_options(const Job *job)
         return session_fail(session, EXIT_USAGE,
                             "--target cuda makes no code for CPUs; it can --emit cuda, ptx, "
                             "cubin and lib");
-    if (options->target == TARGET_CUDA && options->train)
+    if (options->target == TARGET_CUDA && options->train && job->emit & EMIT_LIB)
         return session_fail(session, EXIT_LACKING,
-                            "this build of raftc trains on CPUs: use --target cpu");
+                            "this build of raftc makes libraries that train for CPUs alone; of "
+                            "--target cuda it can --emit ir, cuda, ptx and cubin, and "
+                            "`raftc train`");
     if (options->target != TARGET_CUDA && options->architectures.count)
         return session_fail(session, EXIT_USAGE, "--gpu-arch goes with --target cuda");
     if (options->weights && !(job->emit & NEEDS_CODE))

@@ -113,13 +113,16 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
     if (!run->session->options->quiet) {
         double left =
             elapsed / (double)run->seen * count * (double)(run->schedule.iterations - run->step);
-        printf(
-            "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s  %.1f %% of peak  "
-            "waited %.0f %%  %.0f min left\n",
-            (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
-            (long long)run->schedule.iterations, run->loss, lr, (double)run->seen / elapsed,
-            100 * (double)run->seen / elapsed * run->image_flops / run->peak,
-            100 * run->waited / elapsed, left / 60);
+        double rate = (double)run->seen / elapsed;
+        char share[40] = "";
+        if (run->peak > 0)
+            snprintf(share, sizeof share, "  %.1f %% of peak",
+                     100 * rate * run->image_flops / run->peak);
+        printf("epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s%s  "
+               "waited %.0f %%  %.0f min left\n",
+               (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
+               (long long)run->schedule.iterations, run->loss, lr, rate, share,
+               100 * run->waited / elapsed, left / 60);
         fflush(stdout);
     }
     run->started = now;
@@ -257,12 +260,14 @@ static void apply_settings(Run *run)
         arena_array(arena, (size_t)run->trainer.room * (size_t)s->num_classes, sizeof *run->logits);
 }
 
-/* What the progress is set beside, as `raftc bench --train` does: a step is worth three forwards. */
+/* What the progress is set beside, as `raftc bench --train` does: a step is worth three forwards. The peak is the
+ * processor's. */
 static void measure_peak(Run *run)
 {
     const double a_moment = 0.05;
     const Compilation *model = &run->trainer.model.compilation;
-    if (run->comm.rank > 0 || run->session->options->quiet) return;
+    const Options *options = run->session->options;
+    if (run->comm.rank > 0 || options->quiet || options->target == TARGET_CUDA) return;
     run->image_flops = 6 * (double)graph_multiply_adds(model->built, run->session->arena);
     run->peak = 1e9 * run->comm.size * raft_peak_gflops(run->session->threads, a_moment);
 }

@@ -36,7 +36,11 @@ static Exit open_code(Machine *machine)
     Compilation *c = &machine->compilation;
     Exit exit = compilation_plan(session, c);
     if (exit == EXIT_DONE) exit = compilation_generate(session, c);
-    if (exit == EXIT_DONE) exit = compilation_load_code(session, c, &machine->program);
+    if (exit != EXIT_DONE) return exit;
+    if (session->options->target == TARGET_CUDA && !session->options->emulate)
+        exit = cuda_compile_for_gpu(session, c, &machine->gpu, &machine->program);
+    else
+        exit = compilation_load_code(session, c, &machine->program);
     if (exit != EXIT_DONE) return exit;
     char message[256];
     const RaftShellOptions options = {.size = sizeof options, .threads = session->threads};
@@ -392,10 +396,6 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *c
 {
     Compilation *model = &t->model.compilation;
     *t = (Trainer){.session = session};
-    if (session->options->target == TARGET_CUDA && !session->options->emulate)
-        return session_fail(session, EXIT_LACKING,
-                            "this build of raftc trains on CPUs: use --target cpu, or --emulate "
-                            "for the kernels of --target cuda");
     Exit exit = compilation_load(session, session->options->arguments.item[0], model);
     if (exit != EXIT_DONE) return exit;
     if (!model->settings)

@@ -20,6 +20,7 @@ typedef struct Machine {
     Compilation compilation;
     const RaftProgram *program;
     RaftShell *shell;         /* NULL: the reference backend runs it */
+    RaftCudaGpu gpu;          /* that runs it, of --target cuda */
     const float **input;      /* of each input of the graph, */
     float **output;           /* and of each output */
     ReferenceTensor *tensors; /* of the reference backend: inputs and parameters */

@@ -71,6 +71,7 @@ static RaftStatus find_tensors(RaftShell *shell, unsigned entry, const float *co
         int output = i - program->input_count;
         tensor->is_input = output < 0;
         tensor->info = NULL;
+        tensor->fixed = output >= 0 && program->fixed && program->fixed[output];
         unsigned entries = output < 0 ? shell->input_entries[i] : shell->output_entries[output];
         if (!(entries & entry)) continue;
         tensor->info = output < 0 ? &program->input[i] : &program->output[output];
@@ -269,6 +270,12 @@ static RaftStatus run_chunk(RaftShell *shell, unsigned entry, int64_t images)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+/* Of the chunk that begins with image `first`. */
+static float *first_element(const GpuTensor *tensor, int64_t first)
+{
+    return tensor->fixed ? tensor->data : tensor->data + first * tensor->info->elements;
+}
+
 /* The copies before a chunk (of inputs) or after it (of outputs). */
 static RaftStatus copy_tensors(RaftShell *shell, int64_t first, int64_t images, bool inputs)
 {
@@ -277,8 +284,8 @@ static RaftStatus copy_tensors(RaftShell *shell, int64_t first, int64_t images, 
     for (int i = 0; i < cuda->tensor_count && result == 0; i++) {
         const GpuTensor *tensor = &cuda->tensor[i];
         if (!tensor->info || !tensor->on_host || tensor->is_input != inputs) continue;
-        float *data = tensor->data + first * tensor->info->elements;
-        size_t bytes = (size_t)(images * tensor->info->elements) * sizeof(float);
+        float *data = first_element(tensor, first);
+        size_t bytes = tensor_bytes(tensor, images);
         if (inputs)
             result = cuda->driver.upload(tensor->staging.address, data, bytes, cuda->stream);
         else
@@ -294,9 +301,8 @@ static RaftStatus run_images(RaftShell *shell, unsigned entry, int64_t first, in
         const GpuTensor *tensor = &cuda->tensor[i];
         cuda->address[i] = 0;
         if (!tensor->info) continue;
-        cuda->address[i] = tensor->on_host
-                               ? tensor->staging.address
-                               : (uintptr_t)(tensor->data + first * tensor->info->elements);
+        cuda->address[i] =
+            tensor->on_host ? tensor->staging.address : (uintptr_t)first_element(tensor, first);
     }
     RaftStatus status = copy_tensors(shell, first, images, true);
     if (status == RAFT_OK) status = run_chunk(shell, entry, images);

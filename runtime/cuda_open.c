@@ -57,11 +57,11 @@ RaftStatus raft_gpu_reserve_images(RaftShell *shell, int64_t *images)
         for (int i = 0; i < cuda->tensor_count && status == RAFT_OK; i++) {
             GpuTensor *tensor = &cuda->tensor[i];
             if (!tensor->info || !tensor->on_host) continue;
-            bytes = (size_t)(tensor->info->elements * *images) * sizeof(float);
-            status = grow_block(shell, &tensor->staging, bytes, "room for inputs and outputs");
+            status = grow_block(shell, &tensor->staging, tensor_bytes(tensor, *images),
+                                "room for inputs and outputs");
         }
         if (status == RAFT_OK) shell->error[0] = '\0'; /* of more images */
-        if (status != RAFT_NO_MEMORY || *images == 1) return status;
+        if (status != RAFT_NO_MEMORY || *images == 1 || shell->program->whole) return status;
     }
 }
 

@@ -22,6 +22,7 @@ typedef struct GpuTensor {
     const RaftTensorInfo *info; /* NULL: the entry does not compute it */
     float *data;                /* the caller's */
     bool on_host, is_input;
+    bool fixed; /* it has no batch axis */
     GpuBlock staging;
 } GpuTensor;
 
@@ -56,11 +57,17 @@ typedef struct CudaState {
     RaftGpuEvent *event;     /* one more than there are steps; NULL: not timed yet */
 } CudaState;
 
+static inline size_t tensor_bytes(const GpuTensor *tensor, int64_t images)
+{
+    return (size_t)(tensor->info->elements * (tensor->fixed ? 1 : images)) * sizeof(float);
+}
+
 /* ---- cuda_open.c ----------------------------------------------------------------------------- */
 
 /* The message of a result is that of the instance. */
 RAFT_SHELL_LINKAGE RaftStatus raft_gpu_check(RaftShell *shell, int result, const char *what);
-/* The arena and staging memory for *images images, or, where there is not memory enough, for fewer. */
+/* The arena and staging memory for *images images, or, where there is not memory enough, for fewer, unless results depend
+ * on all. */
 RAFT_SHELL_LINKAGE RaftStatus raft_gpu_reserve_images(RaftShell *shell, int64_t *images);
 RAFT_SHELL_LINKAGE RaftStatus raft_cuda_open(RaftShell *shell, const RaftShellOptions *options);
 RAFT_SHELL_LINKAGE void raft_cuda_close(RaftShell *shell);

@@ -171,6 +171,71 @@ static void test_measured_on_gpu(void **state)
     expect_nothing_left();
 }
 
+/* A program like those of training: its result, without a batch axis, is a sum over all images. */
+static void kernel_total(float *const *argument, int64_t batch, int64_t begin, int64_t end,
+                         void *scratch)
+{
+    (void)scratch;
+    for (int64_t i = begin; i < end; i++) {
+        argument[1][i] = 0;
+        for (int64_t b = 0; b < batch; b++) argument[1][i] += argument[0][b * PIXELS + i];
+    }
+}
+
+static const FakeKernel total_kernels[] = {{"total", kernel_total, 2, SCRATCH}};
+static const FakeImage total_image = {"FAKECUDA", total_kernels, ARRAY_SIZE(total_kernels)};
+static const RaftCudaImage total_images[] = {{90, &total_image, sizeof total_image}};
+static const RaftCudaKernel total_launches[] = {{"total", 128, 0, 0, 1, 1, 0}};
+static const RaftCudaCode total_code = {1, total_images, NULL, total_launches};
+static const RaftBuffer total_buffers[] = {{RAFT_BUFFER_INPUT, 0}, {RAFT_BUFFER_OUTPUT, 0}};
+static const RaftStep total_steps[] = {
+    {NULL, "total", PIXELS, 0, FORWARD, ARGUMENTS(0, 1)},
+};
+static const RaftProgram total_table = {
+    .device = &raft_cuda,
+    .code = &total_code,
+    .name = "total",
+    .buffer_count = ARRAY_SIZE(total_buffers),
+    .buffer = total_buffers,
+    .step_count = ARRAY_SIZE(total_steps),
+    .step = total_steps,
+    .input_count = ARRAY_SIZE(inputs),
+    .input = inputs,
+    .output_count = 1,
+    .output = &outputs[1],
+    .fixed = (const int[]){1},
+    .forward_entry = FORWARD,
+    .arena_floats = 32 << 10,
+    .chunk = CHUNK,
+    .whole = 1,
+};
+
+static void test_whole_batch(void **state)
+{
+    float image[MOST_BATCH * PIXELS], total[PIXELS + GUARD], wanted[PIXELS] = {0};
+    const float *input = image;
+    float *const output = total;
+    (void)state;
+    for (int i = 0; i < MOST_BATCH * PIXELS; i++) image[i] = (float)(i % 7);
+    for (int i = 0; i < CHUNK * PIXELS; i++) wanted[i % PIXELS] += image[i];
+    RaftShell *shell = create(&total_table, 0);
+    for (int again = 0; again < 3; again++) {
+        for (int i = 0; i < PIXELS + GUARD; i++) total[i] = -1;
+        assert_int_equal(raft_shell_run(shell, FORWARD, CHUNK, &input, &output), RAFT_OK);
+        expect_floats(total, wanted, PIXELS);
+        for (int i = PIXELS; i < PIXELS + GUARD; i++) assert_true(total[i] == -1);
+    }
+    assert_int_equal(raft_shell_run(shell, FORWARD, CHUNK + 1, &input, &output), RAFT_INVALID);
+    raft_shell_destroy(shell);
+    /* Where there is no memory for all images, it is not done in parts. */
+    shell = create(&total_table, 0);
+    fake_memory(fake_counts()->bytes + (size_t)total_table.arena_floats * sizeof(float) * 3 / 2);
+    assert_int_equal(raft_shell_run(shell, FORWARD, CHUNK, &input, &output), RAFT_NO_MEMORY);
+    fake_memory((size_t)1 << 32);
+    raft_shell_destroy(shell);
+    expect_nothing_left();
+}
+
 static void expect_refused(const RaftProgram *program, const RaftShellOptions *options,
                            RaftStatus expected, const char *expected_message)
 {
@@ -431,11 +496,17 @@ static void test_every_failure_of_peak(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_host_memory),    cmocka_unit_test(test_gpu_memory),
-        cmocka_unit_test(test_gpu_parameters), cmocka_unit_test(test_measured_on_gpu),
-        cmocka_unit_test(test_which_gpu),      cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_little_memory),  cmocka_unit_test(test_which_cubin),
-        cmocka_unit_test(test_every_failure),  cmocka_unit_test(test_every_failure_of_peak),
+        cmocka_unit_test(test_host_memory),
+        cmocka_unit_test(test_gpu_memory),
+        cmocka_unit_test(test_gpu_parameters),
+        cmocka_unit_test(test_measured_on_gpu),
+        cmocka_unit_test(test_which_gpu),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_little_memory),
+        cmocka_unit_test(test_which_cubin),
+        cmocka_unit_test(test_whole_batch),
+        cmocka_unit_test(test_every_failure),
+        cmocka_unit_test(test_every_failure_of_peak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
