@@ -19,8 +19,8 @@ typedef struct Decoder {
     size_t size, position; /* position: how far it is read; in JPEG, once the header is */
     RaftImage *image;
     int orientation; /* EXIF: 1 to 8 */
-    int least_side;  /* of JPEG: the shorter one may become so short; 0: it is left as it is */
-    bool partial;    /* a file that ends too early is no error once its header is read */
+    const RtView *view;
+    bool partial; /* a file that ends too early is no error once its header is read */
     bool truncated;
     RaftStatus status;
     RaftError *error;
@@ -200,11 +200,33 @@ static RaftStatus read_jpeg_header(Decoder *decoder, j_decompress_ptr jpeg)
         leave_jpeg(jpeg, "neither 1, 3 nor 4 colour components");
     /* Each block of 8 x 8 pixels takes a bit or more (less only in flat, arithmetic-coded ones). */
     uint64_t width = jpeg->image_width, height = jpeg->image_height;
-    uint64_t shorter = width < height ? width : height, least = (uint64_t)decoder->least_side;
+    uint64_t shorter = width < height ? width : height;
+    uint64_t least = decoder->view ? (uint64_t)decoder->view->least_side : 0;
     jpeg->scale_num = jpeg->scale_denom = 1;
     while (least > 0 && jpeg->scale_denom < 8 && shorter / (2 * jpeg->scale_denom) >= least)
         jpeg->scale_denom *= 2;
     return start_image(decoder, width, height, width * height / 512, jpeg->scale_denom);
+}
+
+/* Leaves out what nobody will look at of an upright picture: gives the first column of what comes, and the
+ * row at which to end. The chroma of a pixel is made of that of its neighbours, too. */
+static JDIMENSION narrow_jpeg(Decoder *decoder, j_decompress_ptr jpeg, JDIMENSION *left)
+{
+    enum { BESIDE = 4 };
+    const RtView *view = decoder->view;
+    *left = 0;
+    if (!view || !view->part || decoder->orientation != 1) return jpeg->output_height;
+    if (jpeg->max_h_samp_factor > 2)
+        return jpeg->output_height; /* of 4 x 2, other pixels would come */
+    int all = decoder->image->width;
+    RtRect part = view->part(view->user, all, decoder->image->height);
+    int first = part.left > BESIDE ? part.left - BESIDE : 0;
+    int end = part.left + part.width < all - BESIDE ? part.left + part.width + BESIDE : all;
+    JDIMENSION width = (JDIMENSION)(end - first);
+    *left = (JDIMENSION)first;
+    jpeg_crop_scanline(jpeg, left, &width);
+    jpeg_skip_scanlines(jpeg, (JDIMENSION)part.top);
+    return (JDIMENSION)(part.top + part.height);
 }
 
 static RaftStatus read_jpeg(Decoder *decoder, j_decompress_ptr jpeg, struct jpeg_source_mgr *source,
@@ -222,14 +244,16 @@ static RaftStatus read_jpeg(Decoder *decoder, j_decompress_ptr jpeg, struct jpeg
     jpeg_start_decompress(jpeg);
     RaftImage *image = decoder->image;
     JSAMPARRAY inks = NULL;
+    JDIMENSION left, end = narrow_jpeg(decoder, jpeg, &left);
     if (cmyk)
         inks = jpeg->mem->alloc_sarray((j_common_ptr)jpeg, JPOOL_IMAGE, jpeg->output_width * 4, 1);
-    while (jpeg->output_scanline < jpeg->output_height) {
-        uint8_t *row = image->rgb + (size_t)jpeg->output_scanline * (size_t)image->width * 3;
+    while (jpeg->output_scanline < end) {
+        size_t first = (size_t)jpeg->output_scanline * (size_t)image->width + left;
+        uint8_t *row = image->rgb + first * 3;
         jpeg_read_scanlines(jpeg, cmyk ? inks : &row, 1);
-        if (cmyk) convert_cmyk(inks[0], image->width, row);
+        if (cmyk) convert_cmyk(inks[0], (int)jpeg->output_width, row);
     }
-    jpeg_finish_decompress(jpeg);
+    if (end == jpeg->output_height) jpeg_finish_decompress(jpeg);
     return RAFT_OK;
 }
 
@@ -396,15 +420,12 @@ RaftStatus rt_image_decode(const char *path, const uint8_t *data, size_t size, R
     return decode(&decoder);
 }
 
-RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size, int least_side,
-                                RaftImage *image, bool *truncated, RaftError *error)
+RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size,
+                                const RtView *view, RaftImage *image, bool *truncated,
+                                RaftError *error)
 {
-    Decoder decoder = {.path = path,
-                       .data = data,
-                       .size = size,
-                       .image = image,
-                       .least_side = least_side,
-                       .error = error};
+    Decoder decoder = {
+        .path = path, .data = data, .size = size, .image = image, .view = view, .error = error};
     *truncated = false;
     if (!decode(&decoder)) return RAFT_OK;
     decoder.partial = true;

@@ -19,6 +19,7 @@ enum { PRECISION_BITS = 32 - 8 - 2 };
 typedef struct Window {
     int64_t from, to, first;
     int count;
+    bool backwards; /* the last one first */
 } Window;
 
 /* For each output of a window: the inputs that it sums, and their weights. */
@@ -41,24 +42,43 @@ static void free_taps(Taps *taps)
     free(taps->weight);
 }
 
+/* The inputs that an output sums: as many as are within `support` of its centre. */
+static double find_inputs(const Window *window, int index, double support, int *start, int *end)
+{
+    double scale = (double)window->from / (double)window->to;
+    double centre = ((double)(window->first + index) + 0.5) * scale;
+    *start = (int)(centre - support + 0.5);
+    *end = (int)(centre + support + 0.5);
+    if (*start < 0) *start = 0;
+    if (*end > window->from) *end = (int)window->from;
+    return centre;
+}
+
+void rt_resize_reach(int from, int to, int first, int count, int *start, int *end)
+{
+    Window window = {.from = from, .to = to, .first = first, .count = count};
+    double support = from > to ? (double)from / to : 1.0;
+    int other;
+    find_inputs(&window, 0, support, start, &other);
+    find_inputs(&window, count - 1, support, &other, end);
+}
+
 /* Weights of one output, normalised so that they sum to 1, then rounded. */
 static void fill_taps(Taps *taps, const Window *window, int index, double *weight)
 {
     double scale = (double)window->from / (double)window->to;
     double support = scale < 1.0 ? 1.0 : scale, sum = 0.0;
-    double centre = ((double)(window->first + index) + 0.5) * scale;
-    int start = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
-    if (start < 0) start = 0;
-    if (end > window->from) end = (int)window->from;
+    int start, end, place = window->backwards ? window->count - 1 - index : index;
+    double centre = find_inputs(window, index, support, &start, &end);
     for (int i = start; i < end; i++) {
         weight[i - start] = triangle((i - centre + 0.5) * (1.0 / support));
         sum += weight[i - start];
     }
     for (int i = 0; i < end - start; i++)
-        taps->weight[(size_t)index * (size_t)taps->most + (size_t)i] =
+        taps->weight[(size_t)place * (size_t)taps->most + (size_t)i] =
             (int32_t)(0.5 + (sum != 0.0 ? weight[i] / sum : weight[i]) * (1 << PRECISION_BITS));
-    taps->start[index] = start;
-    taps->length[index] = end - start;
+    taps->start[place] = start;
+    taps->length[place] = end - start;
 }
 
 /* To be released with free_taps, whether it succeeds or not. */
@@ -201,12 +221,12 @@ static RaftStatus check(const RaftImage *image, int width, int height, RaftError
 }
 
 RaftStatus rt_image_resize_part(const RaftImage *image, int width, int height, int left, int top,
-                                RaftImage *out, RaftError *error)
+                                bool flipped, RaftImage *out, RaftError *error)
 {
     RaftStatus status = check(image, width, height, error);
     if (status) return status;
-    Window across = {image->width, width, left, out->width};
-    Window down = {image->height, height, top, out->height};
+    Window across = {image->width, width, left, out->width, flipped};
+    Window down = {image->height, height, top, out->height, false};
     return resample(image, &across, &down, out->rgb, error);
 }
 

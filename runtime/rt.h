@@ -124,15 +124,31 @@ enum { RT_MAX_PIXELS = 178956970, RT_MAX_SIDE = 65500 };
 /* Decodes a picture in memory; `path` is for messages. */
 RaftStatus rt_image_decode(const char *path, const uint8_t *data, size_t size, RaftImage *image,
                            RaftError *error);
+typedef struct RtRect {
+    int left, top, width, height;
+} RtRect;
+
+/* How a picture will be looked at, by which JPEG is decoded faster. */
+typedef struct RtView {
+    int least_side; /* the shorter side may become so short: a half, a quarter or an eighth; 0: never */
+    /* What will be looked at of a picture that has come so large: no other pixel is set. NULL: all. */
+    RtRect (*part)(const void *user, int width, int height);
+    const void *user;
+} RtView;
+
 /* The same, but of a file that ends too early it gives what is there, the rest grey or black, and sets
- * *truncated: so Pillow does with LOAD_TRUNCATED_IMAGES. A JPEG picture is decoded at a half, a quarter or an
- * eighth of its size, which is faster, where its shorter side stays at least `least_side` (0: never). */
-RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size, int least_side,
-                                RaftImage *image, bool *truncated, RaftError *error);
+ * *truncated, if anything lacks that will be looked at (view NULL: all of it, as it is): so Pillow does with
+ * LOAD_TRUNCATED_IMAGES. */
+RaftStatus rt_image_decode_part(const char *path, const uint8_t *data, size_t size,
+                                const RtView *view, RaftImage *image, bool *truncated,
+                                RaftError *error);
 /* The part of the picture resized to width x height that begins at (left, top) and is as large as
- * `out` says, into out->rgb. */
+ * `out` says, into out->rgb; flipped: left to right. */
 RaftStatus rt_image_resize_part(const RaftImage *image, int width, int height, int left, int top,
-                                RaftImage *out, RaftError *error);
+                                bool flipped, RaftImage *out, RaftError *error);
+/* The pixels of a line of `from` that `count` of them depend on, from `first` on, when it is resized to
+ * `to`: [*start, *end). */
+void rt_resize_reach(int from, int to, int first, int count, int *start, int *end);
 /* raft_image_preprocess for models of 3 channels, or of 1: resized in colour, then turned grey. */
 RaftStatus rt_image_preprocess(const RaftImage *image, int channels, int height, int width,
                                bool exact, const double *mean, const double *std, float *chw,

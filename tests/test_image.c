@@ -270,7 +270,7 @@ static void test_what_is_there(void **state)
         assert_int_equal(rt_file_map(path, &file, &error), RAFT_OK);
         uint8_t *exact = malloc((size_t)size);
         memcpy(exact, file.data, (size_t)size);
-        if (rt_image_decode_part("x", exact, (size_t)size, 0, &image, &truncated, &error))
+        if (rt_image_decode_part("x", exact, (size_t)size, NULL, &image, &truncated, &error))
             fail_msg("%s: %s", tensor->name, error.message);
         assert_int_equal(image.height, tensor->shape[0]);
         assert_int_equal(image.width, tensor->shape[1]);
@@ -318,9 +318,10 @@ static void test_scaled(void **state)
     assert_int_equal(whole.height, 427);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int scale = cases[i].scale;
-        assert_int_equal(rt_image_decode_part("x", file.data, file.size, cases[i].least_side,
-                                              &small, &truncated, NULL),
-                         RAFT_OK);
+        const RtView view = {.least_side = cases[i].least_side};
+        assert_int_equal(
+            rt_image_decode_part("x", file.data, file.size, &view, &small, &truncated, NULL),
+            RAFT_OK);
         assert_int_equal(small.height, (427 + scale - 1) / scale);
         assert_int_equal(small.width, (whole.width + scale - 1) / scale);
         double off = difference(&whole, &small, scale);
@@ -341,7 +342,7 @@ static int take_parts(const char *name, uint8_t *bytes, size_t size)
         RaftError error = {"no message"};
         uint8_t *exact = malloc(left + !left);
         memcpy(exact, bytes, left);
-        if (rt_image_decode_part("x", exact, left, 0, &image, &truncated, &error))
+        if (rt_image_decode_part("x", exact, left, NULL, &image, &truncated, &error))
             assert_message(&error, "x: byte ");
         else
             pictures++;

@@ -38,26 +38,41 @@ bool raft_augmentation_of(const char *dataset_name, RaftAugmentation *augmentati
 
 /* ---- crops ------------------------------------------------------------------------------------ */
 
-/* Replaces the picture by a part, of width x height, of the whole resized. */
-static RaftStatus resize_part(RaftImage *image, int to_width, int to_height, int left, int top,
-                              int width, int height, RaftError *error)
+/* What is kept of a picture: a part of it, or of it resized to `whole`. */
+typedef struct Cut {
+    int whole_width, whole_height; /* 0: not resized before */
+    RtRect part;
+} Cut;
+
+/* Replaces the picture by a part of the whole resized. */
+static RaftStatus resize_part(RaftImage *image, const Cut *cut, bool flipped, RaftError *error)
 {
-    if (to_width == image->width && to_height == image->height)
-        return raft_warp_crop(image, left, top, width, height, error);
-    RaftImage part = {.width = width, .height = height, .warnings = image->warnings};
-    part.rgb = malloc((size_t)width * (size_t)height * 3);
+    const RtRect *from = &cut->part;
+    if (cut->whole_width == image->width && cut->whole_height == image->height) {
+        RaftStatus status =
+            raft_warp_crop(image, from->left, from->top, from->width, from->height, error);
+        if (!status && flipped) raft_warp_flip(image);
+        return status;
+    }
+    RaftImage part = {.width = from->width, .height = from->height, .warnings = image->warnings};
+    part.rgb = malloc((size_t)from->width * (size_t)from->height * 3);
     if (!part.rgb) return rt_no_memory(error, "resizing a picture");
-    RaftStatus status = rt_image_resize_part(image, to_width, to_height, left, top, &part, error);
+    RaftStatus status = rt_image_resize_part(image, cut->whole_width, cut->whole_height, from->left,
+                                             from->top, flipped, &part, error);
     RaftImage *unused = status ? &part : image;
     raft_image_free(unused);
     if (!status) *image = part;
     return status;
 }
 
-static RaftStatus resize_whole(RaftImage *image, int width, int height, RaftError *error)
+static RaftStatus resize_whole(RaftImage *image, int width, int height, bool flipped,
+                               RaftError *error)
 {
-    if (width == image->width && height == image->height) return RAFT_OK;
-    return resize_part(image, width, height, 0, 0, width, height, error);
+    const Cut all = {width, height, {0, 0, width, height}};
+    if (width != image->width || height != image->height)
+        return resize_part(image, &all, flipped, error);
+    if (flipped) raft_warp_flip(image);
+    return RAFT_OK;
 }
 
 /* A random place for `part` of `whole`; the middle, rounded as Python does, without `random`. */
@@ -88,85 +103,117 @@ int raft_augment_least_side(const RaftAugmentation *to)
     return 0;
 }
 
-static RaftStatus crop_short_side(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
-                                  RaftError *error)
+/* False: the picture is too narrow for that. */
+static bool cut_short_side(const RaftAugmentation *to, RaftRandom *random, int from_width,
+                           int from_height, Cut *cut)
 {
     int64_t side = short_side(to);
-    bool upright = image->width <= image->height;
-    int64_t width = upright ? side : side * image->width / image->height;
-    int64_t height = upright ? side * image->height / image->width : side;
-    if (width > RT_MAX_SIDE || height > RT_MAX_SIDE)
-        return rt_fail(error, RAFT_BAD_FILE, "a picture of %d x %d is too narrow to be resized",
-                       image->width, image->height);
+    bool upright = from_width <= from_height;
+    int64_t width = upright ? side : side * from_width / from_height;
+    int64_t height = upright ? side * from_height / from_width : side;
+    if (width > RT_MAX_SIDE || height > RT_MAX_SIDE) return false;
     /* Where a side of the size is far longer than the other, zeros fill it up, before and behind. */
-    int part_width = width < to->width ? (int)width : to->width;
-    int part_height = height < to->height ? (int)height : to->height;
-    int left = choose_place(random, (int)width, part_width);
-    int top = choose_place(random, (int)height, part_height);
-    RaftStatus status =
-        resize_part(image, (int)width, (int)height, left, top, part_width, part_height, error);
-    if (status || (part_width == to->width && part_height == to->height)) return status;
-    return raft_warp_crop(image, -(to->width - part_width) / 2, -(to->height - part_height) / 2,
-                          to->width, to->height, error);
+    *cut = (Cut){.whole_width = (int)width, .whole_height = (int)height};
+    cut->part.width = width < to->width ? (int)width : to->width;
+    cut->part.height = height < to->height ? (int)height : to->height;
+    cut->part.left = choose_place(random, (int)width, cut->part.width);
+    cut->part.top = choose_place(random, (int)height, cut->part.height);
+    return true;
 }
 
 /* torchvision's RandomResizedCrop: ten attempts, then the middle in the nearest ratio. */
-static RaftStatus crop_resized(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
-                               RaftError *error)
+static void cut_resized(RaftRandom *random, int from_width, int from_height, Cut *cut)
 {
     const double least_ratio = 3.0 / 4, most_ratio = 4.0 / 3;
-    double whole = (double)image->width * image->height;
-    int width = 0, height = 0, left, top;
+    double whole = (double)from_width * from_height;
+    int width = 0, height = 0;
     bool found = false;
     for (int attempt = 0; attempt < 10 && !found; attempt++) {
         double area = whole * raft_random_uniform(random, 0.8, 1);
         double ratio = exp(raft_random_uniform(random, log(least_ratio), log(most_ratio)));
         width = (int)rint(sqrt(area * ratio));
         height = (int)rint(sqrt(area / ratio));
-        found = width > 0 && width <= image->width && height > 0 && height <= image->height;
+        found = width > 0 && width <= from_width && height > 0 && height <= from_height;
     }
+    *cut = (Cut){0};
     if (found) {
-        top = choose_place(random, image->height, height);
-        left = choose_place(random, image->width, width);
+        cut->part.top = choose_place(random, from_height, height);
+        cut->part.left = choose_place(random, from_width, width);
     } else {
-        double ratio = (double)image->width / image->height;
-        width = image->width;
-        height = image->height;
+        double ratio = (double)from_width / from_height;
+        width = from_width;
+        height = from_height;
         if (ratio < least_ratio) height = (int)rint(width / least_ratio);
         if (ratio > most_ratio) width = (int)rint(height * most_ratio);
         if (height < 1) height = 1;
         if (width < 1) width = 1;
-        left = (image->width - width) / 2;
-        top = (image->height - height) / 2;
+        cut->part.left = (from_width - width) / 2;
+        cut->part.top = (from_height - height) / 2;
     }
-    RaftStatus status = raft_warp_crop(image, left, top, width, height, error);
-    return status ? status : resize_whole(image, to->width, to->height, error);
+    cut->part.width = width;
+    cut->part.height = height;
 }
 
-static RaftStatus crop_padded(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
-                              RaftError *error)
+static void cut_padded(RaftRandom *random, int width, int height, Cut *cut)
 {
     enum { PADDING = 4 };
-    int left = choose_place(random, image->width + 2 * PADDING, image->width) - PADDING;
-    int top = choose_place(random, image->height + 2 * PADDING, image->height) - PADDING;
-    RaftStatus status = raft_warp_crop(image, left, top, image->width, image->height, error);
-    return status ? status : resize_whole(image, to->width, to->height, error);
+    *cut = (Cut){.part = {.width = width, .height = height}};
+    cut->part.left = choose_place(random, width + 2 * PADDING, width) - PADDING;
+    cut->part.top = choose_place(random, height + 2 * PADDING, height) - PADDING;
 }
 
-static RaftStatus crop(const RaftAugmentation *to, RaftRandom *random, RaftImage *image,
-                       RaftError *error)
+/* Without `random`, the test's; false: there is none. */
+static bool choose_cut(const RaftAugmentation *to, RaftRandom *random, int width, int height,
+                       Cut *cut)
 {
-    switch (to->crop) {
-    case RAFT_CROP_SHORT_SIDE:
-        return crop_short_side(to, random, image, error);
-    case RAFT_CROP_RESIZED:
-        return crop_resized(to, random, image, error);
-    case RAFT_CROP_PADDED:
-        return crop_padded(to, random, image, error);
-    case RAFT_CROP_NONE:
-        break;
+    *cut = (Cut){.part = {.width = width, .height = height}};
+    if (to->crop == RAFT_CROP_SHORT_SIDE) return cut_short_side(to, random, width, height, cut);
+    if (random && to->crop == RAFT_CROP_RESIZED) cut_resized(random, width, height, cut);
+    if (random && to->crop == RAFT_CROP_PADDED) cut_padded(random, width, height, cut);
+    return true;
+}
+
+RtRect raft_augment_part(const RaftAugmentation *to, const RaftRandom *random, int width,
+                         int height)
+{
+    Cut cut;
+    RaftRandom draws = random ? *random : (RaftRandom){0};
+    if (to->crop == RAFT_CROP_PADDED ||
+        !choose_cut(to, random ? &draws : NULL, width, height, &cut))
+        return (RtRect){0, 0, width, height};
+    RtRect part = cut.part;
+    if (!cut.whole_width) return part;
+    int right, bottom;
+    rt_resize_reach(width, cut.whole_width, part.left, part.width, &part.left, &right);
+    rt_resize_reach(height, cut.whole_height, part.top, part.height, &part.top, &bottom);
+    part.width = right - part.left;
+    part.height = bottom - part.top;
+    return part;
+}
+
+static RaftStatus apply_cut(const RaftAugmentation *to, const Cut *cut, bool flipped,
+                            RaftImage *image, RaftError *error)
+{
+    const RtRect *part = &cut->part;
+    if (!cut->whole_width) {
+        RaftStatus status = RAFT_OK;
+        if (part->left || part->top || part->width != image->width || part->height != image->height)
+            status = raft_warp_crop(image, part->left, part->top, part->width, part->height, error);
+        return status ? status : resize_whole(image, to->width, to->height, flipped, error);
     }
-    return resize_whole(image, to->width, to->height, error);
+    bool full = part->width == to->width && part->height == to->height;
+    RaftStatus status = resize_part(image, cut, flipped && full, error);
+    if (status || full) return status;
+    status = raft_warp_crop(image, -(to->width - part->width) / 2, -(to->height - part->height) / 2,
+                            to->width, to->height, error);
+    if (!status && flipped) raft_warp_flip(image);
+    return status;
+}
+
+static RaftStatus too_narrow(const RaftImage *image, RaftError *error)
+{
+    return rt_fail(error, RAFT_BAD_FILE, "a picture of %d x %d is too narrow to be resized",
+                   image->width, image->height);
 }
 
 /* ---- RandAugment, in UDA's form ---------------------------------------------------------------- */
@@ -273,9 +320,12 @@ static void cutout(RaftRandom *random, RaftImage *image)
 RaftStatus raft_augment(const RaftAugmentation *augmentation, RaftRandom *random, RaftImage *image,
                         RaftError *error)
 {
-    RaftStatus status = crop(augmentation, random, image, error);
+    Cut cut;
+    if (!choose_cut(augmentation, random, image->width, image->height, &cut))
+        return too_narrow(image, error);
+    bool flipped = raft_random_chance(random, 0.5);
+    RaftStatus status = apply_cut(augmentation, &cut, flipped, image, error);
     if (status) return status;
-    if (raft_random_chance(random, 0.5)) raft_warp_flip(image);
     if (augmentation->color_jitter > 0) jitter(augmentation->color_jitter, random, image);
     for (int i = 0; i < 2 && augmentation->rand_augment && !status; i++) {
         RaftDraw draw = raft_augment_draw(random);
@@ -289,7 +339,8 @@ RaftStatus raft_augment(const RaftAugmentation *augmentation, RaftRandom *random
 RaftStatus raft_augment_not(const RaftAugmentation *augmentation, RaftImage *image,
                             RaftError *error)
 {
-    if (augmentation->crop == RAFT_CROP_SHORT_SIDE)
-        return crop_short_side(augmentation, NULL, image, error);
-    return resize_whole(image, augmentation->width, augmentation->height, error);
+    Cut cut;
+    if (!choose_cut(augmentation, NULL, image->width, image->height, &cut))
+        return too_narrow(image, error);
+    return apply_cut(augmentation, &cut, false, image, error);
 }

@@ -306,7 +306,7 @@ static RaftStatus copy_pixels(const RaftDataset *dataset, int64_t index, RaftIma
     return RAFT_OK;
 }
 
-RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, int least_side,
+RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, const RtView *view,
                              RaftImage *image, bool *truncated, RaftError *error)
 {
     RtFile file;
@@ -316,7 +316,7 @@ RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, int leas
     const char *path = dataset->paths[index];
     RaftStatus status = rt_file_map(path, &file, error);
     if (status) return status;
-    status = rt_image_decode_part(path, file.data, file.size, least_side, image, truncated, error);
+    status = rt_image_decode_part(path, file.data, file.size, view, image, truncated, error);
     rt_file_unmap(&file);
     return status;
 }

@@ -67,15 +67,29 @@ static void store(const RaftLoader *loader, const RaftImage *image, uint8_t *out
         for (size_t i = 0; i < pixels; i++) out[i] = raft_colour_grey(image->rgb + 3 * i);
 }
 
+typedef struct Look {
+    const RaftAugmentation *augmentation;
+    const RaftRandom *random; /* NULL: nothing is */
+} Look;
+
+static RtRect part_seen(const void *user, int width, int height)
+{
+    const Look *look = user;
+    return raft_augment_part(look->augmentation, look->random, width, height);
+}
+
 static RaftStatus load(const RaftLoader *loader, int64_t item, bool *truncated, uint8_t *out)
 {
     const RaftLoading *loading = &loader->loading;
     RaftImage image;
-    int least_side = loading->training ? raft_augment_least_side(&loading->augmentation) : 0;
-    RaftStatus status =
-        raft_dataset_read(loader->dataset, item, least_side, &image, truncated, NULL);
     RaftRandom random =
         raft_random(loading->seed, loading->epoch, (uint32_t)item, RAFT_FOR_AUGMENTATION);
+    const Look look = {&loading->augmentation, loading->training ? &random : NULL};
+    const RtView view = {
+        .least_side = loading->training ? raft_augment_least_side(&loading->augmentation) : 0,
+        .part = part_seen,
+        .user = &look};
+    RaftStatus status = raft_dataset_read(loader->dataset, item, &view, &image, truncated, NULL);
     if (!status)
         status = loading->training ? raft_augment(&loading->augmentation, &random, &image, NULL)
                                    : raft_augment_not(&loading->augmentation, &image, NULL);
@@ -243,7 +257,7 @@ static RaftStatus too_many(const RaftLoader *loader, RaftError *error)
         RaftImage image;
         bool truncated;
         rt_add(error, "\n  ");
-        if (raft_dataset_read(loader->dataset, loader->bad[i], 0, &image, &truncated, &reason))
+        if (raft_dataset_read(loader->dataset, loader->bad[i], NULL, &image, &truncated, &reason))
             rt_add(error, "%s", reason.message);
         else
             rt_add(error, "%s", raft_dataset_where(loader->dataset, loader->bad[i], buffer));

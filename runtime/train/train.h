@@ -10,6 +10,9 @@
 
 #include "runtime/raft.h"
 
+struct RtView; /* runtime/rt.h */
+struct RtRect;
+
 /* ---- random.c -------------------------------------------------------------------------------- */
 
 /* What a random number is for: streams of different purposes have nothing in common. */
@@ -99,6 +102,9 @@ bool raft_augmentation_of(const char *dataset_name, RaftAugmentation *augmentati
 /* How long the shorter side of a picture must be for training to see as much of it as of a larger one:
  * twice what it is resized to (as Pillow's thumbnail has it); 0: it must be as it is. */
 int raft_augment_least_side(const RaftAugmentation *augmentation);
+/* What raft_augment, with such a stream, or (NULL) raft_augment_not will look at of a picture of that size. */
+struct RtRect raft_augment_part(const RaftAugmentation *augmentation, const RaftRandom *random,
+                                int width, int height);
 /* Replaces the picture as read by what training sees of it, up to the normalisation. */
 RaftStatus raft_augment(const RaftAugmentation *augmentation, RaftRandom *random, RaftImage *image,
                         RaftError *error);
@@ -195,10 +201,9 @@ uint32_t raft_dataset_label(const RaftDataset *dataset, int64_t index);
 /* Where an item came from, for messages: valid until the data set is closed; "item 7 of PATH" is
  * written to `buffer` where it has no file of its own. */
 const char *raft_dataset_where(const RaftDataset *dataset, int64_t index, char buffer[static 512]);
-/* Reads a picture; of a file that ends too early it gives what is there, and sets *truncated. JPEG
- * pictures may come smaller, if their shorter side stays at least `least_side`; 0: none does. May be
- * called from many threads at a time. */
-RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, int least_side,
+/* Reads a picture; of a file that ends too early it gives what is there, and sets *truncated. `view`: how it will be looked at, where it need not be as it is. May be called from many threads at
+ * a time. */
+RaftStatus raft_dataset_read(const RaftDataset *dataset, int64_t index, const struct RtView *view,
                              RaftImage *image, bool *truncated, RaftError *error);
 
 /* ---- loader.c: one epoch of a data set in batches, made ahead of the computation -------------- */
