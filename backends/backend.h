@@ -174,6 +174,11 @@ ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const Raf
                                int image_count);
 /* Images that one pass over the steps of a program takes at most. */
 enum { PROGRAM_MOST_AT_ONCE = 1024 };
+/* sums.c: can the images of a batch be run in parts, and what depends on all of them be added up? */
+bool program_adds_up(Arena *arena, const Graph *graph);
+/* Images of such a part, on CPUs: few, as the values of all of them stay until the backward pass is
+ * through. A matter of the model alone: how sums are split must not depend on anything else. */
+int64_t program_part(const Graph *graph);
 /* The program table in memory; kernels[i] is the function of step i, on the CPU. In `arena`. */
 RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *code,
                            RaftKernel *const *kernels);

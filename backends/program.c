@@ -161,7 +161,7 @@ static int64_t choose_chunk(const Plan *plan)
 }
 
 /* Does a value depend on all images? */
-static bool needs_whole_batch(const Graph *graph)
+static bool sums_batch(const Graph *graph)
 {
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
@@ -177,7 +177,7 @@ static bool needs_whole_batch(const Graph *graph)
 /* A GPU wants many images at once. */
 int64_t cuda_chunk(const Plan *plan)
 {
-    if (needs_whole_batch(plan->graph)) return PROGRAM_MOST_AT_ONCE;
+    if (sums_batch(plan->graph)) return PROGRAM_MOST_AT_ONCE;
     const int64_t arena_floats = ((int64_t)4 << 30) / sizeof(float), most = 1024;
     if (plan->arena_floats <= arena_floats / most) return most;
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
@@ -244,8 +244,10 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *co
     program->scratch_bytes = code->scratch_bytes;
     program->chunk = choose_chunk(plan);
     if (code->cuda) name_gpu(arena, program, plan, code);
-    program->whole = needs_whole_batch(plan->graph);
-    if (program->whole) program->chunk = PROGRAM_MOST_AT_ONCE;
+    if (sums_batch(plan->graph)) {
+        program->whole = code->cuda || !program_adds_up(arena, plan->graph);
+        program->chunk = program->whole ? PROGRAM_MOST_AT_ONCE : program_part(plan->graph);
+    }
     for (int s = 0; s < program->step_count; s++) {
         int64_t units;
         RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, program->chunk, &units));

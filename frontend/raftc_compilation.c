@@ -113,6 +113,13 @@ static bool write_dump(void *user, const char *path, const char *text, size_t le
     return session_write(user, path, text, length) == EXIT_DONE;
 }
 
+/* Images of a batch whose values are in memory at a time. */
+static int64_t at_once(const Graph *graph, int64_t images)
+{
+    int64_t part = program_part(graph);
+    return part < images ? part : images;
+}
+
 /* Bytes that a run takes for what it computes, with so many values computed again; -1 after an error. */
 static int64_t planned_bytes(Session *session, const Compilation *c, PipelineOptions pipeline,
                              int64_t recompute)
@@ -123,7 +130,7 @@ static int64_t planned_bytes(Session *session, const Compilation *c, PipelineOpt
     pipeline.recompute = recompute;
     pipeline.dump = NULL;
     const Graph *graph = pipeline_run(&arena, c->built, &c->target, &pipeline, &diag, NULL);
-    if (graph) bytes = 4 * plan_memory(&arena, graph)->arena_floats * c->images;
+    if (graph) bytes = 4 * plan_memory(&arena, graph)->arena_floats * at_once(graph, c->images);
     arena_free(&arena);
     return bytes;
 }

@@ -22,6 +22,8 @@ typedef struct CpuState {
     void *prepared_block, *arena_block, *scratch_block; /* what these are in */
     float *prepared, *arena;
     size_t arena_bytes;
+    float **part; /* of each output without a batch axis: what a chunk but the first adds to it */
+    void *part_block;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
     size_t scratch_stride, argument_offset;
     Pool pool; /* starts with the first run that takes several threads */
@@ -61,6 +63,34 @@ static RaftStatus reserve_arena(RaftShell *shell, int64_t images)
     return raft_shell_fail(shell, RAFT_NO_MEMORY,
                            "out of memory: %zu bytes for %lld images at a time", bytes,
                            (long long)images);
+}
+
+/* Room for what each chunk but the first adds to the outputs that have no batch axis, at most once. */
+static RaftStatus reserve_parts(RaftShell *shell)
+{
+    CpuState *cpu = shell->device;
+    const RaftProgram *program = shell->program;
+    int64_t floats = 0;
+    size_t bytes;
+    if (cpu->part || !program->fixed) return RAFT_OK;
+    for (int i = 0; i < program->output_count; i++)
+        if (program->fixed[i]) floats += program->output[i].elements;
+    cpu->part = calloc((size_t)program->output_count, sizeof *cpu->part);
+    float *next = NULL;
+    if (cpu->part && raft_float_bytes(floats, 1, &bytes))
+        next = allocate_zeroed(bytes, &cpu->part_block);
+    if (!next) {
+        free(cpu->part);
+        cpu->part = NULL;
+        return raft_shell_fail(shell, RAFT_NO_MEMORY,
+                               "out of memory: the sums of a part of the batch");
+    }
+    for (int i = 0; i < program->output_count; i++) {
+        if (!program->fixed[i]) continue;
+        cpu->part[i] = next;
+        next += program->output[i].elements;
+    }
+    return RAFT_OK;
 }
 
 /* Whether no page from `first` to before `end` has content that memory alone has: all that are in it
@@ -219,6 +249,8 @@ static void close_cpu(RaftShell *shell)
     free(cpu->keep);
     free(cpu->prepared_block);
     free(cpu->arena_block);
+    free(cpu->part);
+    free(cpu->part_block);
     free(cpu->scratch_block);
     free(cpu);
 }
@@ -259,6 +291,8 @@ static float *locate(const Run *run, const RaftBuffer *buffer, int64_t first, in
     case RAFT_BUFFER_INPUT: /* kernels only read it */
         return (float *)run->input[offset] + first * program->input[offset].elements;
     case RAFT_BUFFER_OUTPUT:
+        if (program->fixed && program->fixed[offset])
+            return first ? run->cpu->part[offset] : run->output[offset];
         return run->output[offset] + first * program->output[offset].elements;
     case RAFT_BUFFER_PARAM:
         return shell->parameter[offset].data;
@@ -304,13 +338,32 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
     }
 }
 
+/* The share of a thread in adding what the present chunk gives to the sums. */
+static void add_part(const Run *run, int thread, int threads)
+{
+    const RaftShell *shell = run->shell;
+    for (int i = 0; i < shell->program->output_count; i++) {
+        if (!shell->program->fixed[i] || !(shell->output_entries[i] & run->entry)) continue;
+        int64_t elements = shell->program->output[i].elements;
+        int64_t end = elements * (thread + 1) / threads;
+        const float *part = run->cpu->part[i];
+        float *sum = run->output[i];
+#pragma omp simd
+        for (int64_t k = elements * thread / threads; k < end; k++) sum[k] += part[k];
+    }
+    wait_for_all(run->barrier, threads);
+}
+
 /* What one thread does for all steps and images. */
 static void run_thread(void *user, int thread, int threads)
 {
     const Run *run = user;
-    const int64_t chunk = run->shell->program->chunk;
-    for (int64_t first = 0; first < run->batch; first += raft_least(chunk, run->batch - first))
+    const RaftProgram *program = run->shell->program;
+    const int64_t chunk = program->chunk;
+    for (int64_t first = 0; first < run->batch; first += raft_least(chunk, run->batch - first)) {
         run_share(run, first, raft_least(chunk, run->batch - first), thread, threads);
+        if (first > 0 && program->fixed) add_part(run, thread, threads);
+    }
 }
 
 /* In a parallel region of the caller there is but his thread. The bits of the results do not depend on
@@ -392,6 +445,7 @@ static RaftStatus run_cpu(RaftShell *shell, unsigned entry, int64_t batch,
     const CpuState *cpu = shell->device;
     const RaftProgram *program = shell->program;
     RaftStatus status = reserve_arena(shell, raft_least(batch, program->chunk));
+    if (status == RAFT_OK && batch > program->chunk) status = reserve_parts(shell);
     if (status != RAFT_OK) return status;
     prepare(shell);
     const Run run = {.shell = shell,

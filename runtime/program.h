@@ -66,16 +66,17 @@ typedef struct RaftProgram {
     int input_count;
     const RaftTensorInfo *input; /* shape c, y, x */
     int output_count;
-    const RaftTensorInfo *output;           /* logits, feature0.. */
-    const int *fixed; /* of each output: has it no batch axis? NULL: all have one */
+    const RaftTensorInfo *output; /* logits, feature0.. */
+    const int *fixed;             /* of each output: has it no batch axis? NULL: all have one */
     unsigned forward_entry, features_entry; /* bits of `entries`; 0: there is none */
     unsigned backward_entry, step_entry;    /* likewise, of training */
     int64_t arena_floats;                   /* per image */
     int64_t prepared_floats;
     int64_t scratch_bytes; /* per thread: the most that any kernel wants */
     int64_t chunk;         /* images that one pass over the steps takes at most; bigger batches
-                              run in such chunks, so the arena never holds more */
-    int whole;             /* not 0: results depend on the whole batch: bigger ones cannot be run */
+                              run in such chunks, so the arena never holds more; outputs without a
+                              batch axis are sums over the images, and those of the chunks are added */
+    int whole;             /* not 0: they are not, or not added: bigger batches cannot be run */
 } RaftProgram;
 
 /* How a model is trained: what the graph of the optimiser is made from, and its numbers. */
