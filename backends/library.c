@@ -90,7 +90,8 @@ static int count_outputs(const Graph *graph, const char *entry)
 static bool is_of_training(const Node *node, const LibraryOptions *options)
 {
     const char *name = node->attributes.name;
-    return options->training && (strcmp(name, "target") == 0 || strcmp(name, "weight") == 0);
+    return options->training && (strcmp(name, "target") == 0 || strcmp(name, "weight") == 0 ||
+                                 strncmp(name, "grad.", strlen("grad.")) == 0);
 }
 
 bool library_check(const Plan *plan, const LibraryOptions *options, Diag *diag)
@@ -396,12 +397,13 @@ static void put_program(Text *out, const char *table, const RaftProgram *program
     text_printf(out,
                 "    .forward_entry = %u,\n    .features_entry = %u,\n"
                 "    .backward_entry = %u,\n    .step_entry = %u,\n"
+                "    .keep_entry = %u,\n    .rest_entry = %u,\n"
                 "    .arena_floats = %lld,\n    .prepared_floats = %lld,\n"
                 "    .scratch_bytes = %lld,\n    .chunk = %lld,\n    .whole = %d};\n",
                 program->forward_entry, program->features_entry, program->backward_entry,
-                program->step_entry, (long long)program->arena_floats,
-                (long long)program->prepared_floats, (long long)program->scratch_bytes,
-                (long long)program->chunk, program->whole);
+                program->step_entry, program->keep_entry, program->rest_entry,
+                (long long)program->arena_floats, (long long)program->prepared_floats,
+                (long long)program->scratch_bytes, (long long)program->chunk, program->whole);
 }
 
 /* A program with all its parts. */

@@ -121,9 +121,36 @@ static void list_buffers(Arena *arena, RaftProgram *program, const Plan *plan)
     program->buffer_count = plan->buffer_count;
 }
 
+static unsigned entry_bit(const Plan *plan, const char *name)
+{
+    for (int i = 0; i < plan->entry_count; i++)
+        if (strcmp(plan->entry[i], name) == 0) return 1u << i;
+    return 0;
+}
+
+/* Bits beyond those of the plan's entries. */
+static void name_entries(RaftProgram *program, const Plan *plan)
+{
+    program->forward_entry = entry_bit(plan, "forward");
+    program->features_entry = entry_bit(plan, "features");
+    program->backward_entry = entry_bit(plan, "backward");
+    program->step_entry = entry_bit(plan, "step");
+    if (!program->backward_entry) return;
+    program->keep_entry = 1u << plan->entry_count;
+    program->rest_entry = 2u << plan->entry_count;
+}
+
+static unsigned step_entries(const RaftProgram *program, const Step *step)
+{
+    unsigned forward = program->forward_entry | program->features_entry;
+    if (!(step->entries & program->backward_entry)) return step->entries;
+    return step->entries | (step->entries & forward ? program->keep_entry : program->rest_entry);
+}
+
 /* The steps of prepare, or the others. The i-th step in the table is the i-th such of the plan. */
-static const RaftStep *list_steps(Arena *arena, const Plan *plan, bool prepare,
-                                  const StepCode *steps, RaftKernel *const *kernels, int *count)
+static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, const Plan *plan,
+                                  bool prepare, const StepCode *steps, RaftKernel *const *kernels,
+                                  int *count)
 {
     RaftStep *list = arena_array(arena, (size_t)plan->step_count, sizeof *list);
     for (int s = 0; s < plan->step_count; s++) {
@@ -137,18 +164,11 @@ static const RaftStep *list_steps(Arena *arena, const Plan *plan, bool prepare,
                                       .name = kernel_name(plan->graph, step->kernel, arena),
                                       .units = steps[s].units,
                                       .batched = steps[s].batched,
-                                      .entries = step->entries,
+                                      .entries = step_entries(program, step),
                                       .argument_count = step->argument_count,
                                       .argument = step->arguments};
     }
     return list;
-}
-
-static unsigned entry_bit(const Plan *plan, const char *name)
-{
-    for (int i = 0; i < plan->entry_count; i++)
-        if (strcmp(plan->entry[i], name) == 0) return 1u << i;
-    return 0;
 }
 
 /* The more images at a time, the fewer times all weights are read; but what one step writes should
@@ -233,12 +253,10 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *co
     program->made_by = "";
     list_tensors(arena, program, plan->graph);
     list_buffers(arena, program, plan);
-    program->prepare = list_steps(arena, plan, true, steps, kernels, &program->prepare_count);
-    program->step = list_steps(arena, plan, false, steps, kernels, &program->step_count);
-    program->forward_entry = entry_bit(plan, "forward");
-    program->features_entry = entry_bit(plan, "features");
-    program->backward_entry = entry_bit(plan, "backward");
-    program->step_entry = entry_bit(plan, "step");
+    name_entries(program, plan);
+    program->prepare =
+        list_steps(arena, program, plan, true, steps, kernels, &program->prepare_count);
+    program->step = list_steps(arena, program, plan, false, steps, kernels, &program->step_count);
     program->arena_floats = plan->arena_floats;
     program->prepared_floats = plan->prepared_floats;
     program->scratch_bytes = code->scratch_bytes;

@@ -174,6 +174,7 @@ Exit compilation_optimise(Session *session, Compilation *c)
                                 .disabled = options->disabled_passes.item,
                                 .disabled_count = (int)options->disabled_passes.count,
                                 .train = c->train,
+                                .given = c->given,
                                 .choices = tuned_source(tuned),
                                 .rewrite_limit = options->rewrite_limit,
                                 .dump = options->dump_ir,

@@ -342,7 +342,7 @@ static Exit compile(Job *job)
     if (exit == EXIT_DONE && session->options->train && !c->settings)
         exit = session_fail(session, EXIT_USAGE,
                             "%s is a graph; training needs the settings of a model", path);
-    c->train = session->options->train;
+    c->train = c->given = session->options->train;
     if (exit == EXIT_DONE) exit = check_folder(session, job->base);
     if (exit == EXIT_DONE) exit = compilation_optimise(session, c);
     if (exit == EXIT_DONE && job->emit & NEEDS_PLAN) exit = compilation_plan(session, c);

@@ -14,6 +14,9 @@
  *           output backward.grad.fc.weight = %40
  *
  * An output forward.loss of type f32[b] is taken for the loss as it is, and there is no target then.
+ * Where the caller gives gradients, each output of the forward has one for an input, to be added:
+ *
+ *           input @grad.logits : f32[b, class 10]
  *
  * needs: no kernels.  keeps: every op of the forward.  breaks: nothing. Of the training pipeline only.
  */
@@ -68,10 +71,10 @@ static bool *find_wanted(Arena *arena, const Graph *graph)
     return wanted;
 }
 
-/* Hands gradients down from `loss`, the last first; false after an error. */
-static bool pass_down(Backward *b, NodeId loss)
+/* Hands gradients down from the value `last`, the last first; false after an error. */
+static bool pass_down(Backward *b, NodeId last)
 {
-    for (NodeId id = loss + 1; id-- > 0;) {
+    for (NodeId id = last + 1; id-- > 0;) {
         if (b->gradient[id] == NO_NODE || !b->wanted[id]) continue;
         if (graph_node(b->graph, id)->kernel != NO_KERNEL)
             return diag_error(b->diag, graph_node(b->graph, id)->loc,
@@ -81,7 +84,22 @@ static bool pass_down(Backward *b, NodeId loss)
     return true;
 }
 
-static bool differentiate(Graph *graph, Diag *diag)
+/* The caller's gradients of what the forward gives; one value may be several outputs. */
+static void take_given(Backward *b)
+{
+    Graph *graph = b->graph;
+    for (uint32_t i = 0; i < graph->output_count; i++) {
+        const Output *output = &graph->outputs[i];
+        Loc loc = graph_node(graph, output->value)->loc;
+        NodeId *sum = &b->gradient[output->value];
+        Type type = *graph_type(graph, output->value);
+        NodeId given =
+            build_input(graph, arena_printf(graph->arena, "grad.%s", output->name), &type, loc);
+        *sum = *sum == NO_NODE ? given : build_binary(graph, OP_ADD, *sum, given, loc);
+    }
+}
+
+static bool differentiate(Graph *graph, bool given, Diag *diag)
 {
     NodeId loss = add_loss(graph, diag);
     if (loss == NO_NODE) return false;
@@ -91,7 +109,8 @@ static bool differentiate(Graph *graph, Diag *diag)
     for (NodeId id = 0; id < forward_count; id++) b.gradient[id] = NO_NODE;
     Type type = *graph_type(graph, loss);
     b.gradient[loss] = build_input(graph, "weight", &type, graph_node(graph, loss)->loc);
-    if (!pass_down(&b, loss)) return false;
+    if (given) take_given(&b);
+    if (!pass_down(&b, forward_count - 1)) return false;
     graph_add_output(graph, "loss", "backward", loss);
     for (NodeId id = 0; id < forward_count; id++) {
         const Node *node = graph_node(graph, id);
@@ -108,6 +127,6 @@ Graph *pass_differentiate(PassContext *context, const Graph *graph)
     for (NodeId id = 0; id < graph->node_count; id++) rewriter_copy(&r, id);
     Graph *copy = rewriter_finish(&r);
     if (find_output(graph, "backward", NULL)) return copy;
-    if (!differentiate(copy, context->diag)) return NULL;
+    if (!differentiate(copy, context->given, context->diag)) return NULL;
     return graph_without_dead(copy, context->arena);
 }

@@ -18,8 +18,9 @@
 
 typedef struct Groups {
     const Draft *draft;
-    NodeId *leader; /* of each node: the first of its group */
-    NodeId *last;   /* of each leader: the last node of its group */
+    NodeId *leader;      /* of each node: the first of its group */
+    NodeId *last;        /* of each leader: the last node of its group */
+    const bool *forward; /* what a run without a backward pass needs */
     bool *seen;
 } Groups;
 
@@ -107,13 +108,26 @@ static bool is_again(const Graph *graph, NodeId id, NodeId operand)
     return false;
 }
 
-/* May the op `id` be computed in the kernel of its operand? */
+/* Which values the outputs of all entries but `backward` are made of. */
+static const bool *find_forward(const Graph *graph, Arena *arena)
+{
+    bool *forward = arena_array(arena, graph->node_count, sizeof *forward);
+    for (uint32_t i = 0; i < graph->output_count; i++)
+        forward[graph->outputs[i].value] |= strcmp(graph->outputs[i].entry, "backward") != 0;
+    for (NodeId id = graph->node_count; id-- > 0;)
+        for (uint32_t i = 0; forward[id] && i < graph->nodes[id].operand_count; i++)
+            forward[graph->nodes[id].operands[i]] = true;
+    return forward;
+}
+
+/* May the op `id` be computed in the kernel of its operand? Not where the operand is the forward's, and
+ * `id` is not: the forward may be run alone. */
 static bool may_follow(const PassContext *context, const Groups *g, NodeId id, NodeId operand)
 {
     const Graph *graph = g->draft->graph;
     const Node *node = graph_node(graph, operand);
     if (!draft_free(g->draft, operand) || !same_shape(&node->type, graph_type(graph, id)) ||
-        is_again(graph, id, operand))
+        is_again(graph, id, operand) || g->forward[operand] != g->forward[id])
         return false;
     bool stored_too = node->op == OP_LINEAR && !context->target->stages_operands;
     return is_elementwise(node->op) ||
@@ -146,7 +160,7 @@ static void join_operands(PassContext *context, Groups *g, NodeId id)
 static Groups find_groups(Arena *arena, const Draft *draft)
 {
     const Graph *graph = draft->graph;
-    Groups g = {.draft = draft};
+    Groups g = {.draft = draft, .forward = find_forward(draft->graph, arena)};
     g.leader = arena_array(arena, graph->node_count, sizeof *g.leader);
     g.last = arena_array(arena, graph->node_count, sizeof *g.last);
     for (NodeId id = 0; id < graph->node_count; id++) {

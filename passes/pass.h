@@ -26,6 +26,7 @@ typedef struct PassContext {
     int64_t rewrites;      /* rewrites made so far in the compilation */
     int64_t rewrite_limit; /* no rewrite past this many; INT64_MAX: no limit */
     int64_t recompute;     /* how many values the backward pass computes again */
+    bool given;            /* gradients of the outputs come from the caller, too */
 } PassContext;
 
 /* Asks leave for one rewrite: false once the limit is reached. Every rewrite asks exactly once. */
@@ -60,7 +61,8 @@ typedef struct PipelineOptions {
     const char *only;            /* comma-separated pass names to run, in table order; NULL: all */
     const char *const *disabled; /* pass names */
     int disabled_count;
-    bool train;            /* with a backward pass */
+    bool train;            /* with a backward pass, */
+    bool given;            /* which begins at gradients of the outputs that the caller gives, too */
     ChoiceSource choices;  /* for choose_tiles */
     int64_t rewrite_limit; /* INT64_MAX: none */
     int64_t recompute;     /* values that the backward pass computes again, at most */

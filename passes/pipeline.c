@@ -105,7 +105,8 @@ Graph *pipeline_run(Arena *arena, const Graph *graph, const Target *target,
                            .choices = options->choices,
                            .diag = diag,
                            .rewrite_limit = options->rewrite_limit,
-                           .recompute = options->recompute};
+                           .recompute = options->recompute,
+                           .given = options->given};
     for (int i = 0; i < pass_count; i++) {
         if (!selected[i]) continue;
         int64_t rewrites = context.rewrites;

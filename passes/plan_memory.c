@@ -178,6 +178,24 @@ static void find_entries(Arena *arena, Plan *plan, const int *buffer_of)
     }
 }
 
+/* What every entry but `backward` needs comes first: then it may be run alone, and the rest of the
+ * backward entry after it. */
+static void order_forward(Arena *arena, Plan *plan)
+{
+    Step *ordered = arena_array(arena, (size_t)plan->step_count, sizeof *ordered);
+    unsigned forward = 0;
+    int count = 0;
+    for (int i = 0; i < plan->entry_count; i++)
+        if (strcmp(plan->entry[i], "backward") != 0) forward |= 1u << i;
+    for (int rest = 0; rest < 2; rest++)
+        for (int s = 0; s < plan->step_count; s++) {
+            const Step *step = &plan->steps[s];
+            bool first = step->prepare || step->entries & forward;
+            if (first == !rest) ordered[count++] = *step;
+        }
+    plan->steps = ordered;
+}
+
 static void find_live_ranges(Plan *plan)
 {
     for (int s = 0; s < plan->step_count; s++) {
@@ -309,6 +327,7 @@ Plan *plan_memory(Arena *arena, const Graph *graph)
     list_steps(arena, plan, buffer_of);
     order_prepare(arena, plan);
     find_entries(arena, plan, buffer_of);
+    order_forward(arena, plan);
     find_live_ranges(plan);
     place_arena(arena, plan);
     for (int i = 0; i < plan->buffer_count; i++) {

@@ -70,7 +70,9 @@ typedef struct RaftProgram {
     const int *fixed;             /* of each output: has it no batch axis? NULL: all have one */
     unsigned forward_entry, features_entry; /* bits of `entries`; 0: there is none */
     unsigned backward_entry, step_entry;    /* likewise, of training */
-    int64_t arena_floats;                   /* per image */
+    unsigned keep_entry, rest_entry; /* the backward entry in two parts: what the forward computes
+                                        too; what comes after it, in a run of its own */
+    int64_t arena_floats;            /* per image */
     int64_t prepared_floats;
     int64_t scratch_bytes; /* per thread: the most that any kernel wants */
     int64_t chunk;         /* images that one pass over the steps takes at most; bigger batches

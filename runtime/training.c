@@ -15,6 +15,11 @@ enum {
     RAFT_SLICE = 1 << 18 /* floats that a step takes at a time */
 };
 
+typedef struct RaftBlock {
+    float *data;
+    int64_t room; /* of so many floats */
+} RaftBlock;
+
 struct RaftTraining {
     RaftShell *model, *step;
     const RaftProgram *program, *step_program;
@@ -29,9 +34,12 @@ struct RaftTraining {
     float *next[RAFT_MOST_STATES]; /* what a slice of it becomes */
     float **output;                /* of the model */
     const float **input;
-    float *weight; /* of each image, */
-    int64_t room;  /* of so many */
-    int zero;      /* the gradients are 0, and need not be added to */
+    RaftBlock weight; /* of each image, in a mean */
+    RaftBlock zeros;  /* for gradients that are not given */
+    RaftBlock unread; /* for losses that nobody wants */
+    int64_t kept;     /* images of which the arena has what rest_entry needs; 0: it has not */
+    const float *kept_images;
+    int zero; /* the gradients are 0, and need not be added to */
     int64_t steps;
     RaftShell *failed; /* in which the last error is */
 };
@@ -239,7 +247,9 @@ RAFT_SHELL_LINKAGE void raft_training_destroy(RaftTraining *t)
     free(t->decays);
     free(t->input);
     free(t->output);
-    free(t->weight);
+    free(t->weight.data);
+    free(t->zeros.data);
+    free(t->unread.data);
     free(t);
 }
 
@@ -250,6 +260,7 @@ RAFT_SHELL_LINKAGE RaftStatus raft_training_set_parameter(RaftTraining *t, const
                                                           const float *data)
 {
     if (!t) return RAFT_INVALID;
+    t->kept = 0;
     RaftStatus status = raft_shell_set_parameter(t->model, name, shape, rank, data);
     if (status != RAFT_OK) return fail_training(t, t->model, status);
     int index = find_tensor(t->program->parameter, t->program->parameter_count, "", name);
@@ -293,6 +304,7 @@ static RaftStatus check_given(RaftTraining *t)
 static RaftStatus run_model(RaftTraining *t, unsigned entry, int64_t batch)
 {
     RaftStatus status = check_given(t);
+    t->kept = 0;
     if (status == RAFT_OK)
         status = raft_shell_use_weights(t->model, t->blob, raft_weights_header(t->program).size);
     if (status == RAFT_OK) status = raft_shell_run(t->model, entry, batch, t->input, t->output);
@@ -320,35 +332,95 @@ RAFT_SHELL_LINKAGE RaftStatus raft_training_forward(RaftTraining *t, int64_t bat
     return run_model(t, t->program->forward_entry, batch);
 }
 
+static RaftStatus set_maps(RaftTraining *t, float *const *maps)
+{
+    if (!t->program->features_entry)
+        return fail_training(
+            t, t->model,
+            raft_shell_fail(t->model, RAFT_UNSUPPORTED, "the model has no feature maps"));
+    for (int i = 0, map = 0; i < t->program->output_count; i++)
+        if (strncmp(t->program->output[i].name, "feature", 7) == 0) t->output[i] = maps[map++];
+    return RAFT_OK;
+}
+
 RAFT_SHELL_LINKAGE RaftStatus raft_training_features(RaftTraining *t, int64_t batch,
                                                      const float *nchw, float *const *maps)
 {
     if (!t) return RAFT_INVALID;
-    RaftStatus status = RAFT_OK;
-    if (!t->program->features_entry)
-        status = raft_shell_fail(t->model, RAFT_UNSUPPORTED, "the model has no feature maps");
-    else if (!maps)
-        status = raft_shell_fail(t->model, RAFT_INVALID, "maps is NULL");
-    if (status != RAFT_OK) return fail_training(t, t->model, status);
-    for (int i = 0, map = 0; i < t->program->output_count; i++)
-        if (strncmp(t->program->output[i].name, "feature", 7) == 0) t->output[i] = maps[map++];
+    if (!maps)
+        return fail_training(t, t->model, raft_shell_fail(t->model, RAFT_INVALID, "maps is NULL"));
+    RaftStatus status = set_maps(t, maps);
+    if (status != RAFT_OK) return status;
     set_input(t, "input", nchw);
     return run_model(t, t->program->features_entry, batch);
+}
+
+/* ---- gradients -------------------------------------------------------------------------------- */
+
+/* At least so many floats for each image, 0 at first. */
+static RaftStatus reserve(RaftTraining *t, RaftBlock *block, int64_t batch, int64_t floats)
+{
+    size_t bytes;
+    if (raft_float_bytes(floats, batch, &bytes) && block->room >= batch * floats) return RAFT_OK;
+    free(block->data);
+    *block = (RaftBlock){0};
+    if (raft_float_bytes(floats, batch, &bytes)) block->data = zeros(batch * floats);
+    if (!block->data) return no_memory(t);
+    block->room = batch * floats;
+    return RAFT_OK;
+}
+
+/* What the caller says of the gradients of logits and maps; 0 where he says nothing. */
+static RaftStatus set_given(RaftTraining *t, int64_t batch, const float *logits,
+                            const float *const *maps)
+{
+    static const char prefix[] = "grad.";
+    int64_t most = 1;
+    for (int i = 0; i < t->program->input_count; i++)
+        if (strcmp(t->program->input[i].name, "input") != 0 && t->program->input[i].elements > most)
+            most = t->program->input[i].elements;
+    RaftStatus status = reserve(t, &t->zeros, batch, most);
+    for (int i = 0, map = 0; i < t->program->input_count && status == RAFT_OK; i++) {
+        const char *name = t->program->input[i].name;
+        if (strncmp(name, prefix, strlen(prefix)) != 0) continue;
+        int is_logits = strcmp(name + strlen(prefix), "logits") == 0;
+        const float *given = is_logits ? logits : maps ? maps[map] : NULL;
+        t->input[i] = given ? given : t->zeros.data;
+        map += !is_logits;
+    }
+    return status;
+}
+
+/* Where a run is to write gradients: beside what it adds to, if that is not 0. */
+static RaftStatus set_gradients(RaftTraining *t, float *const *gradients)
+{
+    int adds = !gradients && !t->zero;
+    if (adds && !t->part) t->part = zeros(t->floats);
+    if (adds && !t->part) return no_memory(t);
+    float *block = t->zero ? t->gradients : t->part;
+    for (int i = 0; i < t->program->parameter_count; i++) {
+        const char *name = t->program->parameter[i].name;
+        set_output(t, "grad.", name, gradients ? gradients[i] : block + find_offset(t, name));
+    }
+    return RAFT_OK;
+}
+
+static void add_gradients(RaftTraining *t)
+{
+    float *gradients = t->gradients, *part = t->part;
+    int64_t floats = t->zero ? 0 : t->floats;
+#pragma omp parallel for schedule(static) if (floats > 0)
+    for (int64_t i = 0; i < floats; i++) gradients[i] += part[i];
+    t->zero = 0;
 }
 
 /* The weights of a mean. */
 static RaftStatus set_mean(RaftTraining *t, int64_t batch)
 {
-    if (batch > t->room) {
-        size_t bytes;
-        free(t->weight);
-        t->room = 0;
-        t->weight = raft_float_bytes(1, batch, &bytes) ? raft_allocate(bytes) : NULL;
-        if (!t->weight) return no_memory(t);
-        t->room = batch;
-    }
-    for (int64_t i = 0; i < batch; i++) t->weight[i] = (float)(1.0 / (double)batch);
-    return RAFT_OK;
+    RaftStatus status = reserve(t, &t->weight, batch, 1);
+    for (int64_t i = 0; i < batch && status == RAFT_OK; i++)
+        t->weight.data[i] = (float)(1.0 / (double)batch);
+    return status;
 }
 
 RAFT_SHELL_LINKAGE RaftStatus raft_training_backward(RaftTraining *t, int64_t batch,
@@ -356,28 +428,61 @@ RAFT_SHELL_LINKAGE RaftStatus raft_training_backward(RaftTraining *t, int64_t ba
                                                      const float *weight, float *loss)
 {
     if (!t) return RAFT_INVALID;
-    RaftStatus status = weight ? RAFT_OK : set_mean(t, batch);
+    const int64_t images = batch < 1 ? 1 : raft_least(batch, t->program->chunk); /* or refused */
+    RaftStatus status = weight ? RAFT_OK : set_mean(t, images);
+    if (status == RAFT_OK) status = set_given(t, images, NULL, NULL);
+    if (status == RAFT_OK) status = set_gradients(t, NULL);
     if (status != RAFT_OK) return status;
-    if (!t->zero && !t->part) t->part = zeros(t->floats);
-    if (!t->zero && !t->part) return no_memory(t);
-    float *block = t->zero ? t->gradients : t->part;
     set_input(t, "input", nchw);
     set_input(t, "target", target);
-    set_input(t, "weight", weight ? weight : t->weight);
+    set_input(t, "weight", weight ? weight : t->weight.data);
     set_output(t, "", "loss", loss);
-    for (int i = 0; i < t->program->parameter_count; i++) {
-        const char *name = t->program->parameter[i].name;
-        set_output(t, "grad.", name, block + find_offset(t, name));
-    }
     status = run_model(t, t->program->backward_entry, batch);
+    if (status == RAFT_OK) add_gradients(t);
+    return status;
+}
+
+RAFT_SHELL_LINKAGE RaftStatus raft_training_forward_keep(RaftTraining *t, int64_t batch,
+                                                         const float *nchw, float *logits,
+                                                         float *const *maps)
+{
+    if (!t) return RAFT_INVALID;
+    unsigned entry = t->program->keep_entry;
+    RaftStatus status = maps ? set_maps(t, maps) : RAFT_OK;
     if (status != RAFT_OK) return status;
-    if (!t->zero) {
-        float *gradients = t->gradients, *part = t->part;
-        int64_t floats = t->floats;
-#pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < floats; i++) gradients[i] += part[i];
-    }
-    t->zero = 0;
+    if (logits) entry |= t->program->forward_entry;
+    if (maps) entry |= t->program->features_entry;
+    set_input(t, "input", nchw);
+    set_output(t, "", "logits", logits);
+    status = run_model(t, entry, batch);
+    if (status != RAFT_OK) return status;
+    t->kept = batch;
+    t->kept_images = nchw;
+    return RAFT_OK;
+}
+
+RAFT_SHELL_LINKAGE RaftStatus raft_training_backward_from(RaftTraining *t, const float *logits,
+                                                          const float *const *maps,
+                                                          float *const *gradients)
+{
+    if (!t) return RAFT_INVALID;
+    const int64_t batch = t->kept;
+    if (!batch)
+        return fail_training(t, t->model,
+                             raft_shell_fail(t->model, RAFT_NOT_READY,
+                                             "nothing is kept: forward_keep comes before"));
+    RaftStatus status = reserve(t, &t->unread, batch, 1);
+    if (status == RAFT_OK) status = set_given(t, batch, logits, maps);
+    if (status == RAFT_OK) status = set_gradients(t, gradients);
+    if (status != RAFT_OK) return status;
+    set_input(t, "input", t->kept_images);
+    set_input(t, "target", t->zeros.data); /* with these no gradient comes of the loss */
+    set_input(t, "weight", t->zeros.data);
+    set_output(t, "", "loss", t->unread.data);
+    status = raft_shell_run(t->model, t->program->rest_entry, batch, t->input, t->output);
+    if (status != RAFT_OK) return fail_training(t, t->model, status);
+    t->kept = 0;
+    if (!gradients) add_gradients(t);
     return RAFT_OK;
 }
 

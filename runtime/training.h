@@ -54,6 +54,17 @@ RAFT_SHELL_LINKAGE RaftStatus raft_training_features(RaftTraining *training, int
 RAFT_SHELL_LINKAGE RaftStatus raft_training_backward(RaftTraining *training, int64_t batch,
                                                      const float *nchw, const float *target,
                                                      const float *weight, float *loss);
+/* The same with gradients of the caller's: forward_keep computes logits and maps (NULL: not wanted), and
+ * keeps what backward_from needs, which takes the gradients of these (NULL: 0) and gives those of the
+ * parameters: gradients[i] of the i-th; NULL: they are added. In between, nothing else may be run, and
+ * nchw and the parameters must stay as they are. */
+RAFT_SHELL_LINKAGE RaftStatus raft_training_forward_keep(RaftTraining *training, int64_t batch,
+                                                         const float *nchw, float *logits,
+                                                         float *const *maps);
+RAFT_SHELL_LINKAGE RaftStatus raft_training_backward_from(RaftTraining *training,
+                                                          const float *logits,
+                                                          const float *const *maps,
+                                                          float *const *gradients);
 RAFT_SHELL_LINKAGE RaftStatus raft_training_zero(RaftTraining *training);
 RAFT_SHELL_LINKAGE RaftStatus raft_training_step(RaftTraining *training, double learning_rate);
 RAFT_SHELL_LINKAGE const char *raft_training_error(const RaftTraining *training);

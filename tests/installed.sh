@@ -223,6 +223,8 @@ check_steps() {
         --data @fill --batch 4 --steps 3 --save trained.safetensors --dump-gradients gradients.safetensors
     cc "${strict[@]}" "$programs/steps.c" tiny.a -I. "${flags[@]}" -o steps
     ./steps tiny.weights trained.safetensors gradients.safetensors
+    cc "${strict[@]}" "$programs/given.c" tiny.a -I. "${flags[@]}" -o given
+    ./given tiny.weights
 }
 
 # The example that trains with a loop of its own.

@@ -154,11 +154,11 @@ static void add_loss(Graph *graph)
     graph_add_output(graph, "loss", "forward", loss);
 }
 
-static const Graph *differentiated(Arena *arena, const Graph *graph)
+static const Graph *differentiated(Arena *arena, const Graph *graph, bool given)
 {
     Diag diag = diag_new(arena);
     const PipelineOptions options = {
-        .only = "differentiate", .train = true, .rewrite_limit = INT64_MAX};
+        .only = "differentiate", .train = true, .given = given, .rewrite_limit = INT64_MAX};
     const Graph *result = pipeline_run(arena, graph, &wide_target, &options, &diag, NULL);
     if (!result) compile_failed(&diag, "differentiate");
     return result;
@@ -168,11 +168,10 @@ static const Graph *differentiated(Arena *arena, const Graph *graph)
 
 typedef struct Values {
     Arena *arena;
-    const Graph *graph, *loss; /* the latter computes the loss alone */
+    const Graph *graph, *forward; /* the latter computes no gradients */
     ReferenceTensor *tensors;
     int tensor_count;
-    const float *weight; /* of each image */
-    void **outputs;      /* doubles */
+    void **outputs; /* doubles */
 } Values;
 
 static int64_t elements_of(const Type *type)
@@ -195,7 +194,6 @@ static Values make_values(Arena *arena, const Graph *graph, bool positive, Rando
         for (int64_t i = 0; i < elements; i++)
             data[i] = (float)(positive ? 1 + 0.5 * random_real(random) : random_real(random));
         v.tensors[v.tensor_count++] = (ReferenceTensor){node->attributes.name, data};
-        if (strcmp(node->attributes.name, "weight") == 0) v.weight = data;
     }
     for (uint32_t i = 0; i < graph->output_count; i++)
         v.outputs[i] = arena_array(
@@ -203,19 +201,35 @@ static Values make_values(Arena *arena, const Graph *graph, bool positive, Rando
     return v;
 }
 
-static void run(const Values *v, const Graph *graph, void *const *outputs)
+static void run(const Values *v, const Graph *graph)
 {
     Diag diag = diag_new(v->arena);
-    if (!reference_run(graph, BATCH, v->tensors, v->tensor_count, "backward", true, outputs, &diag))
+    if (!reference_run(graph, BATCH, v->tensors, v->tensor_count, NULL, true, v->outputs, &diag))
         compile_failed(&diag, "a graph");
 }
 
-/* sum(weight * loss) */
-static double run_loss(const Values *v)
+static const float *find_tensor(const Values *v, const char *name)
 {
-    double loss[BATCH], sum = 0;
-    run(v, v->loss, (void *const[]){loss});
-    for (int i = 0; i < BATCH; i++) sum += (double)v->weight[i] * loss[i];
+    for (int t = 0; t < v->tensor_count; t++)
+        if (strcmp(v->tensors[t].name, name) == 0) return v->tensors[t].data;
+    return NULL;
+}
+
+/* What the gradients are those of: sum(weight * loss), and of each output of which a gradient is given
+ * its product with that. */
+static double run_sum(const Values *v)
+{
+    double sum = 0;
+    run(v, v->forward);
+    for (uint32_t i = 0; i < v->forward->output_count; i++) {
+        const Output *output = &v->forward->outputs[i];
+        bool loss = strcmp(output->entry, "backward") == 0;
+        const float *given =
+            find_tensor(v, loss ? "weight" : arena_printf(v->arena, "grad.%s", output->name));
+        const double *values = v->outputs[i];
+        int64_t elements = given ? elements_of(graph_type(v->forward, output->value)) : 0;
+        for (int64_t k = 0; k < elements; k++) sum += (double)given[k] * values[k];
+    }
     return sum;
 }
 
@@ -227,9 +241,9 @@ static double slope(const Values *v, float *element)
     for (int k = 0; k < 2; k++) {
         const float width = k == 0 ? 0x1p-7f : 0x1p-8f;
         *element = at + width;
-        double above = run_loss(v), right = (double)*element;
+        double above = run_sum(v), right = (double)*element;
         *element = at - width;
-        slopes[k] = (above - run_loss(v)) / (right - (double)*element);
+        slopes[k] = (above - run_sum(v)) / (right - (double)*element);
     }
     *element = at;
     return slopes[1] + (slopes[1] - slopes[0]) / 3;
@@ -245,13 +259,13 @@ static uint32_t output_index(const Graph *graph, const char *name)
     return 0;
 }
 
-static const Graph *loss_alone(Arena *arena, const Graph *graph)
+/* The outputs of which none is a gradient: they are the first. */
+static const Graph *without_gradients(Arena *arena, const Graph *graph)
 {
-    Graph *alone = arena_alloc(arena, sizeof *alone);
-    *alone = *graph;
-    alone->outputs += output_index(graph, "loss");
-    alone->output_count = 1;
-    return alone;
+    Graph *forward = arena_alloc(arena, sizeof *forward);
+    *forward = *graph;
+    forward->output_count = output_index(graph, "loss") + 1;
+    return forward;
 }
 
 /* Checks at most `most` elements of each parameter; returns how many parameters there are. */
@@ -260,8 +274,8 @@ static int check_gradients(const char *name, Arena *arena, const Graph *graph, b
 {
     Values v = make_values(arena, graph, positive, random);
     int checked = 0;
-    v.loss = loss_alone(arena, graph);
-    run(&v, graph, v.outputs);
+    run(&v, graph);
+    v.forward = without_gradients(arena, graph);
     for (int t = 0; t < v.tensor_count; t++) {
         NodeId id = 0;
         while (graph->nodes[id].attributes.name != v.tensors[t].name) id++;
@@ -297,7 +311,7 @@ static void test_ops(void **state)
             Random random = {1000 * i + draw};
             Graph *graph = (Graph *)compile_text(&arena, draw_lines(&arena, c->lines, &random));
             add_loss(graph);
-            const Graph *both = differentiated(&arena, graph);
+            const Graph *both = differentiated(&arena, graph, false);
             int checked =
                 check_gradients(op_info[c->op].name, &arena, both, c->positive, 5, &random);
             assert_true(checked > 0);
@@ -335,18 +349,18 @@ static const Graph *build_tiny(Arena *arena, int index, int64_t height, int64_t 
     return drops ? build_dropping_graph(arena, model) : build_graph(arena, model);
 }
 
-/* Of images whose grid is the model's, and of a size that makes every layer resample; and with masks,
- * which are inputs like others. */
+/* Of images whose grid is the model's, and of a size that makes every layer resample; with masks, which
+ * are inputs like others; and with gradients of logits and maps that are given. */
 static void test_models(void **state)
 {
     (void)state;
     for (int i = 0; i < (int)ARRAY_SIZE(tiny_models); i++)
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 4; k++) {
             Arena arena = {0};
             Random random = {(uint64_t)i};
             bool odd = k == 1, drops = k == 2;
             const Graph *graph = build_tiny(&arena, i, odd ? 7 : 12, odd ? 6 : 12, drops);
-            graph = differentiated(&arena, graph);
+            graph = differentiated(&arena, graph, k == 3);
             int checked = check_gradients(tiny_models[i].name, &arena, graph, false, 1, &random);
             assert_true(checked > 10);
             arena_free(&arena);

@@ -280,6 +280,50 @@ static void test_entries(void **state)
     for_each_plan(check_entries);
 }
 
+/* With a backward pass, which begins at gradients that are given, too. */
+static const Plan *training_plan(Arena *arena, const Graph *graph, const Target *target)
+{
+    Diag diag = diag_new(arena);
+    const PipelineOptions options = {.train = true, .given = true, .rewrite_limit = INT64_MAX};
+    graph = pipeline_run(arena, graph, target, &options, &diag, NULL);
+    if (!graph) compile_failed(&diag, "a backward pass");
+    return plan_memory(arena, graph);
+}
+
+/* What the forward needs comes first, and takes nothing but images: so it can be run alone, and the rest
+ * of the backward entry after it. */
+static void check_parts(const Plan *plan)
+{
+    unsigned forward = entry_bit(plan, "forward") | entry_bit(plan, "features");
+    int rest = 0;
+    for (int s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        bool later = !step->prepare && !(step->entries & forward);
+        assert_true(later || rest == 0);
+        rest += later;
+        for (int i = 0; i < step->argument_count && !later; i++) {
+            const Node *node = node_of(plan, step->arguments[i]);
+            if (node->op == OP_INPUT) assert_string_equal(node->attributes.name, "input");
+        }
+    }
+    assert_true(rest > 10);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    Target target = wide_target;
+    for (int i = 0; i < 2 * (int)ARRAY_SIZE(tiny_models); i++) {
+        Arena arena = {0};
+        target.stages_operands = i % 2;
+        const Model *model = compile_tiny(&arena, i / 2, 37, 61);
+        const Plan *plan = training_plan(&arena, build_graph(&arena, model), &target);
+        check_steps(tiny_models[i / 2].name, plan);
+        check_parts(plan);
+        arena_free(&arena);
+    }
+}
+
 /* ---- what is stored ------------------------------------------------------------------------- */
 
 static bool has_axes(const Type *type, const char *axes)
@@ -413,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_steps),
         cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_parts),
         cmocka_unit_test(test_nothing_materialised),
         cmocka_unit_test(test_materialised_without_passes),
         cmocka_unit_test(test_small_arena),
