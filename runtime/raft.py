@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -58,6 +58,9 @@ class Model:
     image_shape: tuple[int, ...]
     """Channels, height and width of an image."""
 
+    map_shapes: list[tuple[int, ...]]
+    """Those of each feature map."""
+
     def __init__(
         self,
         library_path: str | os.PathLike[str],
@@ -83,6 +86,7 @@ class Model:
             self._blob = numpy.memmap(weights, numpy.uint8, "r")
             options.weights = self._blob.ctypes.data
             options.weights_size = self._blob.size
+        self._kept: NDArray[numpy.float32] | None = None
         self._model = ctypes.c_void_p()
         message = ctypes.create_string_buffer(512)
         status = self._function("create")(
@@ -95,7 +99,7 @@ class Model:
         ((_, self.image_shape),) = self._list("inputs")
         outputs = [shape for _, shape in self._list("outputs")]
         (self._logits,) = (shape for shape in outputs if len(shape) == 1)
-        self._maps = [shape for shape in outputs if len(shape) == 3]
+        self.map_shapes = [shape for shape in outputs if len(shape) == 3]
         if isinstance(weights, Mapping):
             self.set_parameters(weights)
 
@@ -104,24 +108,77 @@ class Model:
         for name, array in parameters.items():
             _check_array(array, f"parameter '{name}'")
             shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
-            data = ctypes.c_void_p(array.ctypes.data)
-            self._call("set_parameter", name.encode(), shape, ctypes.c_int(array.ndim), data)
+            rank = ctypes.c_int(array.ndim)
+            self._call("set_parameter", name.encode(), shape, rank, _pointer(array))
 
     def forward(self, images: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
         """The logits, float32 [b, classes], of images, float32 [b, c, h, w]."""
         batch = self._check_images(images)
         logits = numpy.empty((batch, *self._logits), numpy.float32)
-        self._run("forward", images, ctypes.c_void_p(logits.ctypes.data))
+        self._run("forward", images, _pointer(logits))
         return logits
 
     def features(self, images: NDArray[numpy.float32]) -> list[NDArray[numpy.float32]]:
         """The feature maps, each float32 [b, c, h, w], of images, float32 [b, c, h, w]."""
-        if not self._maps:
+        if not self.map_shapes:
             raise RaftError("the model has no feature maps")
         batch = self._check_images(images)
-        maps = [numpy.empty((batch, *shape), numpy.float32) for shape in self._maps]
-        self._run("features", images, (ctypes.c_void_p * len(maps))(*(m.ctypes.data for m in maps)))
+        maps = [numpy.empty((batch, *shape), numpy.float32) for shape in self.map_shapes]
+        self._run("features", images, _pointers(maps))
         return maps
+
+    def parameter(self, name: str) -> NDArray[numpy.float32]:
+        """A parameter in the memory of the instance, to be read and changed between calls, until
+        close. This and what follows are for libraries that train (raftc --train)."""
+        self._check_trains()
+        function = self._function("parameter")
+        function.restype = ctypes.c_void_p
+        address = function(self._model, name.encode()) if self._destroy.alive else None
+        if not address:
+            raise RaftError(f"the model has no parameter '{name}'")
+        shape = self.parameters[name]
+        floats = (ctypes.c_float * int(numpy.prod(shape))).from_address(address)
+        setattr(floats, "model", self)  # which must live as long
+        return numpy.ctypeslib.as_array(floats).reshape(shape)
+
+    def forward_keep(
+        self, images: NDArray[numpy.float32], logits: bool = True, features: bool = False
+    ) -> tuple[NDArray[numpy.float32] | None, list[NDArray[numpy.float32]]]:
+        """Logits and feature maps of images, if they are wanted. What backward_from needs is kept,
+        until the next run; so long, images and parameters must stay as they are."""
+        self._check_trains()
+        batch = self._check_images(images)
+        array = numpy.empty((batch, *self._logits), numpy.float32) if logits else None
+        maps = [numpy.empty((batch, *m), numpy.float32) for m in self.map_shapes if features]
+        self._run("forward_keep", images, _pointer(array), _pointers(maps) if maps else None)
+        self._kept = images
+        return array, maps
+
+    def backward_from(
+        self,
+        logits: NDArray[numpy.float32] | None = None,
+        maps: Sequence[NDArray[numpy.float32] | None] | None = None,
+    ) -> dict[str, NDArray[numpy.float32]]:
+        """The gradients of a loss with respect to the parameters, by name, of those with respect to
+        the logits and the feature maps that forward_keep gave; None: 0."""
+        self._check_trains()
+        wanted = [self._logits, *self.map_shapes]
+        given = [logits, *(maps or [None] * len(self.map_shapes))]
+        if len(given) != len(wanted):
+            raise ValueError(f"{len(given) - 1} gradients of feature maps, not {len(self.map_shapes)}")
+        for array, shape in zip(given, wanted):
+            if array is None:
+                continue
+            _check_array(array, "a gradient")
+            if self._kept is not None and array.shape != (len(self._kept), *shape):
+                raise ValueError(f"a gradient has the shape {array.shape}, not that of its value")
+        results = {
+            name: numpy.empty(shape, numpy.float32) for name, shape in self.parameters.items()
+        }
+        maps_given = _pointers(given[1:]) if maps else None
+        self._call("backward_from", _pointer(logits), maps_given, _pointers(results.values()))
+        self._kept = None
+        return results
 
     def close(self) -> None:
         """Releases the instance; it may be called again."""
@@ -145,6 +202,10 @@ class Model:
         tensors = table(self._model, ctypes.byref(count))
         return [(t.name.decode(), tuple(t.shape[: t.rank])) for t in tensors[: count.value]]
 
+    def _check_trains(self) -> None:
+        if not hasattr(self._library, f"{self._prefix}_backward_from"):
+            raise RaftError("the library does not train: raftc --train makes one that does")
+
     def _check_images(self, images: NDArray[numpy.float32]) -> int:
         _check_array(images, "images")
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -152,9 +213,8 @@ class Model:
             raise ValueError(f"images have the shape {images.shape}, not ({wanted})")
         return int(images.shape[0])
 
-    def _run(self, function: str, images: NDArray[numpy.float32], outputs: object) -> None:
-        data = ctypes.c_void_p(images.ctypes.data)
-        self._call(function, ctypes.c_int64(images.shape[0]), data, outputs)
+    def _run(self, function: str, images: NDArray[numpy.float32], *outputs: object) -> None:
+        self._call(function, ctypes.c_int64(images.shape[0]), _pointer(images), *outputs)
 
     def _call(self, function: str, *arguments: object) -> None:
         with self._lock:
@@ -164,6 +224,14 @@ class Model:
                 error = self._function("error")
                 error.restype = ctypes.c_char_p
                 raise RaftError(error(self._model).decode(errors="replace"))
+
+
+def _pointer(array: NDArray[numpy.float32] | None) -> ctypes.c_void_p | None:
+    return None if array is None else ctypes.c_void_p(array.ctypes.data)
+
+
+def _pointers(arrays: Collection[NDArray[numpy.float32] | None]) -> object:
+    return (ctypes.c_void_p * len(arrays))(*map(_pointer, arrays))
 
 
 def _check_array(array: object, what: str) -> None:

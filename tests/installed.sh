@@ -112,8 +112,23 @@ case_python() {
     for trains in "" --train; do
         compile_tiny --weights @fill $trains
         "$python" "$programs/user.py" tiny.so tiny.weights "$goldens/tiny.safetensors" \
-            "$goldens/forward-tiny.safetensors"
+            "$goldens/forward-tiny.safetensors" $trains
     done
+}
+
+# The example for PyTorch: its gradients beside PyTorch's own, and a head that it trains.
+case_torch() {
+    local python
+    for python in python3 /usr/bin/python3 ""; do
+        [ -n "$python" ] || skip "there is no python3 with torch and yaml"
+        if "$python" -c 'import torch, yaml' 2>/dev/null; then break; fi
+    done
+    export PYTHONPATH=$tree/share/raft:$tree/share/raft/examples:$root/bench PYTHONDONTWRITEBYTECODE=1
+    compile_tiny --train --weights @fill
+    "$python" "$programs/user_torch.py" ./tiny.so tiny.weights "$programs/tiny.yaml"
+    "$python" "$tree/share/raft/examples/raft_torch.py" ./tiny.so 40 | tee output
+    awk '/^step/ { loss = $4 } END { exit !(loss > 0 && loss < 0.2) }' output ||
+        fail "the head has not learned"
 }
 
 # The manual page is well-formed, and has the commands and options of --help with their arguments, no

@@ -1,4 +1,5 @@
-"""A Python program with a compiled model. usage: user.py LIBRARY WEIGHTS_BLOB WEIGHTS GOLDEN"""
+"""A Python program with a compiled model.
+usage: user.py LIBRARY WEIGHTS_BLOB WEIGHTS GOLDEN [--train]"""
 
 import json
 import sys
@@ -45,7 +46,32 @@ def check_no_copies(model: raft.Model, images: numpy.ndarray) -> None:
         assert 0 <= spare < images.nbytes / 10, (call, spare, images.nbytes)
 
 
-library, blob, weights_path, golden_path = sys.argv[1:]
+def check_training(model: raft.Model, images: numpy.ndarray) -> None:
+    """The loss changes as its gradients say, along a drawn direction of all parameters."""
+    refused(raft.RaftError, "forward_keep comes before", model.backward_from)
+    draw = numpy.random.default_rng(1).standard_normal
+    given = [draw((len(images), *shape), numpy.float32) for shape in model.map_shapes]
+    _, maps = model.forward_keep(images, logits=False, features=True)
+    refused(ValueError, "1 gradients of", lambda: model.backward_from(maps=given[1:]))
+    refused(ValueError, "the shape", lambda: model.backward_from(maps=given[::-1]))
+    gradients = model.backward_from(maps=given)
+    assert not gradients["classifier.weight"].any()
+    steps = {name: draw(shape) for name, shape in model.parameters.items()}
+    expected = sum((gradients[name] * steps[name]).sum(dtype=float) for name in steps)
+    losses = []
+    for width in (-1e-3, 1e-3):
+        before = {name: model.parameter(name).copy() for name in steps}
+        for name, step in steps.items():
+            model.parameter(name)[...] += width * step
+        maps = model.features(images)
+        losses.append(sum((m * g).sum(dtype=float) for m, g in zip(maps, given)))
+        for name, array in before.items():
+            model.parameter(name)[...] = array
+    difference = (losses[1] - losses[0]) / 2e-3
+    assert abs(difference - expected) <= 1e-2 * abs(expected), (difference, expected)
+
+
+library, blob, weights_path, golden_path = sys.argv[1:5]
 weights, golden = load(weights_path), load(golden_path)
 images, wanted = golden["dark.input"], golden["dark.logits"]
 
@@ -84,6 +110,13 @@ with raft.Model(library, blob, threads=4) as mapped:
     assert (mapped.forward(images) == made_up).all()
 with raft.Model(library) as empty:
     refused(raft.RaftError, "not set", lambda: empty.forward(images))
+with raft.Model(library, blob) as mapped:
+    if "--train" in sys.argv:
+        check_training(mapped, images)
+    else:
+        refused(raft.RaftError, "does not train", lambda: mapped.parameter("classifier.bias"))
+        refused(raft.RaftError, "does not train", lambda: mapped.forward_keep(images))
+        refused(raft.RaftError, "does not train", mapped.backward_from)
 refused(raft.RaftError, "weights", lambda: raft.Model(library, weights_path))
 refused(raft.RaftError, "threads", lambda: raft.Model(library, threads=-1))
 other = numpy.linalg._umath_linalg.__file__
