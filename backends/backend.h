@@ -173,7 +173,7 @@ int64_t cuda_chunk(const Plan *plan);
 ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const RaftCudaImage *image,
                                int image_count);
 /* Images that one pass over the steps of a program takes at most. */
-enum { PROGRAM_MOST_AT_ONCE = 1024 };
+enum { PROGRAM_MOST_AT_ONCE = RAFT_MOST_AT_ONCE };
 /* sums.c: can the images of a batch be run in parts, and what depends on all of them be added up? */
 bool program_adds_up(Arena *arena, const Graph *graph);
 /* Images of such a part, on CPUs: few, as the values of all of them stay until the backward pass is

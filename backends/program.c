@@ -268,7 +268,8 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *co
     }
     for (int s = 0; s < program->step_count; s++) {
         int64_t units;
-        RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, program->chunk, &units));
+        int64_t most = program->keep_entry ? PROGRAM_MOST_AT_ONCE : program->chunk;
+        RAFTC_ASSERT(!__builtin_mul_overflow(program->step[s].units, most, &units));
     }
     return program;
 }

@@ -354,12 +354,19 @@ static void add_part(const Run *run, int thread, int threads)
     wait_for_all(run->barrier, threads);
 }
 
+/* Images that one pass over the steps takes: all of them, where another run goes on from there. */
+static int64_t images_at_once(const RaftProgram *program, unsigned entry, int64_t batch)
+{
+    bool goes_on = entry & (program->keep_entry | program->rest_entry);
+    return goes_on ? batch : raft_least(batch, program->chunk);
+}
+
 /* What one thread does for all steps and images. */
 static void run_thread(void *user, int thread, int threads)
 {
     const Run *run = user;
     const RaftProgram *program = run->shell->program;
-    const int64_t chunk = program->chunk;
+    const int64_t chunk = images_at_once(program, run->entry, run->batch);
     for (int64_t first = 0; first < run->batch; first += raft_least(chunk, run->batch - first)) {
         run_share(run, first, raft_least(chunk, run->batch - first), thread, threads);
         if (first > 0 && program->fixed) add_part(run, thread, threads);
@@ -444,8 +451,9 @@ static RaftStatus run_cpu(RaftShell *shell, unsigned entry, int64_t batch,
 {
     const CpuState *cpu = shell->device;
     const RaftProgram *program = shell->program;
-    RaftStatus status = reserve_arena(shell, raft_least(batch, program->chunk));
-    if (status == RAFT_OK && batch > program->chunk) status = reserve_parts(shell);
+    int64_t images = images_at_once(program, entry, batch);
+    RaftStatus status = reserve_arena(shell, images);
+    if (status == RAFT_OK && batch > images) status = reserve_parts(shell);
     if (status != RAFT_OK) return status;
     prepare(shell);
     const Run run = {.shell = shell,

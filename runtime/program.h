@@ -24,6 +24,9 @@ enum {
     RAFT_BUFFER_ARENA     /* offset in floats per image: multiplied by the batch */
 };
 
+/* Images that one pass over the steps of any program takes at most. */
+enum { RAFT_MOST_AT_ONCE = 1024 };
+
 typedef struct RaftBuffer {
     int kind;
     int64_t offset; /* input, output, param: its index */
@@ -71,7 +74,8 @@ typedef struct RaftProgram {
     unsigned forward_entry, features_entry; /* bits of `entries`; 0: there is none */
     unsigned backward_entry, step_entry;    /* likewise, of training */
     unsigned keep_entry, rest_entry; /* the backward entry in two parts: what the forward computes
-                                        too; what comes after it, in a run of its own */
+                                        too; what comes after it, in a run of its own that
+                                        goes on from the arena as it is */
     int64_t arena_floats;            /* per image */
     int64_t prepared_floats;
     int64_t scratch_bytes; /* per thread: the most that any kernel wants */

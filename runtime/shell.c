@@ -402,9 +402,11 @@ RaftStatus raft_shell_run(RaftShell *shell, unsigned entry, int64_t batch,
                                (long long)batch);
     if (!inputs || !outputs)
         return raft_shell_fail(shell, RAFT_INVALID, "%s is NULL", inputs ? "outputs" : "inputs");
-    if (program->whole && batch > program->chunk)
+    bool goes_on = entry & (program->keep_entry | program->rest_entry);
+    const int64_t most = goes_on ? RAFT_MOST_AT_ONCE : program->whole ? program->chunk : INT64_MAX;
+    if (batch > most)
         return raft_shell_fail(shell, RAFT_INVALID, "batch is %lld, more than %lld at a time",
-                               (long long)batch, (long long)program->chunk);
+                               (long long)batch, (long long)most);
     RaftStatus status = check_data(shell, entry, batch, inputs, outputs);
     if (status == RAFT_OK) status = check_parameters_set(shell);
     if (status != RAFT_OK) return status;

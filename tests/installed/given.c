@@ -174,6 +174,40 @@ static void check_cross_entropy(tiny *model)
     for (int p = 0; p < count; p++) free(gradient[p]);
 }
 
+/* More images than a part of a batch has are kept at once: the gradients are the sums of halves'. */
+static void check_large(tiny *model)
+{
+    enum { LARGE = 80, HALF = LARGE / 2 };
+    int count;
+    float *many = malloc((size_t)LARGE * PIXELS * sizeof(float));
+    float *slope = malloc((size_t)LARGE * tiny_CLASSES * sizeof(float));
+    const tiny_Parameter *parameter = tiny_parameters(model, &count);
+    float *gradient[MOST_PARAMETERS];
+    double most = 0, difference = 0;
+    raft_fill_input(LARGE * PIXELS, many);
+    raft_fill_input(LARGE * tiny_CLASSES, slope);
+    for (int p = 0; p < count; p++)
+        gradient[p] = malloc((size_t)parameter[p].elements * sizeof(float));
+    CHECK(tiny_forward_keep(model, LARGE, many, NULL, NULL) == tiny_OK);
+    CHECK(tiny_backward_from(model, slope, NULL, gradient) == tiny_OK);
+    CHECK(tiny_zero_gradients(model) == tiny_OK);
+    for (int half = 0; half < 2; half++) {
+        CHECK(tiny_forward_keep(model, HALF, many + half * HALF * PIXELS, NULL, NULL) == tiny_OK);
+        CHECK(tiny_backward_from(model, slope + half * HALF * tiny_CLASSES, NULL, NULL) == tiny_OK);
+    }
+    for (int p = 0; p < count; p++) {
+        const float *wanted = tiny_gradient(model, parameter[p].name);
+        for (int64_t k = 0; k < parameter[p].elements; k++) {
+            most = fmax(most, fabs((double)wanted[k]));
+            difference = fmax(difference, fabs((double)wanted[k] - (double)gradient[p][k]));
+        }
+        free(gradient[p]);
+    }
+    CHECK(difference <= 1e-5 * most); /* added in another order */
+    free(many);
+    free(slope);
+}
+
 static void check_refusals(tiny *model)
 {
     CHECK(tiny_backward_from(model, given[0], NULL, NULL) == tiny_NOT_READY);
@@ -182,6 +216,8 @@ static void check_refusals(tiny *model)
     CHECK(tiny_forward(model, BATCH, images, output[0]) == tiny_OK); /* takes the memory */
     CHECK(tiny_backward_from(model, given[0], NULL, NULL) == tiny_NOT_READY);
     CHECK(tiny_forward_keep(model, BATCH, NULL, output[0], NULL) == tiny_INVALID);
+    CHECK(tiny_forward_keep(model, tiny_BATCH + 1, images, output[0], NULL) == tiny_INVALID);
+    CHECK(strstr(tiny_error(model), "more than 1024 at a time"));
     CHECK(tiny_backward_from(model, given[0], NULL, NULL) == tiny_NOT_READY);
     CHECK(tiny_forward_keep(model, BATCH, images, images, NULL) == tiny_INVALID);
     CHECK(tiny_forward_keep(model, BATCH, images, output[0], NULL) == tiny_OK);
@@ -204,6 +240,7 @@ int main(int argc, char **argv)
     check_differences(model, 0, 1);
     check_differences(model, 1, 1);
     check_cross_entropy(model);
+    check_large(model);
     for (int i = 0; i < MOST_OUTPUTS; i++) {
         free(output[i]);
         free(given[i]);

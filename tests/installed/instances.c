@@ -44,7 +44,7 @@ static void make_up(float *data, int64_t count, uint32_t *state)
             failed |= NAME##_set_parameter(model, p[i].name, p[i].shape, p[i].rank, data);         \
             free(data);                                                                            \
         }                                                                                          \
-        if (!failed) make_up(images, BATCH * PIXELS, &state);                                      \
+        if (!failed) make_up(images, BATCH *PIXELS, &state);                                       \
         for (int i = 0; i < RUNS && !failed; i++) {                                                \
             failed |= NAME##_forward(model, BATCH, images, logits) != NAME##_OK;                   \
             failed |= i > 0 && memcmp(logits, job->logits, sizeof logits) != 0;                    \

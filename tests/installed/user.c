@@ -20,8 +20,8 @@ static int check_picture(const char *path, const char *input_path)
         return 1;
     }
     const RaftTensor *tensor = raft_weights_find(input, "input");
-    int failed = !tensor || tensor->elements != PIXELS ||
-                 memcmp(tensor->data, pixels, sizeof pixels) != 0;
+    int failed =
+        !tensor || tensor->elements != PIXELS || memcmp(tensor->data, pixels, sizeof pixels) != 0;
     raft_weights_close(input);
     raft_image_free(&image);
     return failed;
