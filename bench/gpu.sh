@@ -33,17 +33,17 @@ stage() { # NAME SECONDS COMMAND...
 # ---- raftc -------------------------------------------------------------------------------------
 if [ -n "${RAFTC_PACK:-}" ]; then
     pack=$(realpath "$RAFTC_PACK")
-    chmod +x "$pack/raftc" "$pack/golden"
-    raftc=$pack/raftc golden=$pack/golden
+    chmod +x "$pack/raftc" "$pack/golden" "$pack/golden_train"
+    raftc=$pack/raftc golden=$pack/golden golden_train=$pack/golden_train
 else
     build() {
-        cmake -S . -B build-gpu -G Ninja -DRAFTC_LLVM=OFF && cmake --build build-gpu -j --target raftc golden
+        cmake -S . -B build-gpu -G Ninja -DRAFTC_LLVM=OFF && cmake --build build-gpu -j --target raftc golden golden_train
     }
     export -f build
     stage build 120 bash -c build
-    raftc=$root/build-gpu/raftc golden=$root/build-gpu/golden
+    raftc=$root/build-gpu/raftc golden=$root/build-gpu/golden golden_train=$root/build-gpu/golden_train
 fi
-export raftc golden root results
+export raftc golden golden_train root results
 
 machine() {
     nvidia-smi
@@ -79,6 +79,11 @@ goldens() {
     ls tests/data/goldens/forward-*.safetensors | xargs -P 12 -n 1 timeout 185 "$golden" cuda
 }
 
+train_goldens() {
+    ls tests/data/goldens/train-tiny-{41x30,mixer-32x32,32x32}.safetensors |
+        xargs -P 3 -n 1 timeout 115 "$golden_train" "$raftc" cuda
+}
+
 sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
     local tool
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
@@ -112,7 +117,7 @@ print(len(runs), "runs of", [len(run) for run in runs], "images:", "same bits" i
 sys.exit(not same or len(runs) < 4)
 END
 }
-export -f machine libraries warm_torch goldens sanitize same_bits
+export -f machine libraries warm_torch goldens train_goldens sanitize same_bits
 
 stage machine 40 bash -c machine
 stage libraries 90 bash -c libraries
@@ -124,9 +129,11 @@ for tool in memcheck racecheck synccheck initcheck; do
     stage "$tool" 120 bash -c "sanitize $tool" &
     sanitizers+=($!)
 done
+stage train_goldens 120 bash -c train_goldens &
+trainer=$!
 stage goldens 190 bash -c goldens
 stage same_bits 60 bash -c same_bits
-wait "$torch_warmer" "${sanitizers[@]}"
+wait "$torch_warmer" "$trainer" "${sanitizers[@]}"
 
 # ---- times: nothing else runs ----------------------------------------------------------------------
 left() { # SECONDS: no more than this, nor than what is left of 470 s
@@ -157,6 +164,7 @@ rm -rf "$results/libraries" "$results/bits"
     echo
     grep -h '^golden:' "$results/goldens.log"
     grep -h '^FAIL' "$results/goldens.log" | head -n 20
+    grep -h '^golden_train:' "$results/train_goldens.log"
     for tool in memcheck racecheck synccheck initcheck; do
         echo "$tool: $(grep 'SUMMARY' "$results/$tool.log" | tail -n 1)"
     done

@@ -131,15 +131,15 @@ static int64_t threads_cost(const Product *p, const Type *result, int64_t width)
     return edge ? cost + cost / 16 : cost;
 }
 
-/* The cheapest tile for threads: the registers hold its sums, and four steps of the operand with the lanes. */
+/* The cheapest tile for threads: so many registers hold its sums, and four steps of the operand with the lanes. */
 static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
-                            int64_t width, const Target *target)
+                            int64_t width, int64_t registers)
 {
     enum { MOST_VECTORS = 8, MOST_ROWS = 14 };
     Product best = {0};
     int64_t least = INT64_MAX;
     for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
-        int64_t most = target->vector_registers / p.vectors - 4;
+        int64_t most = registers / p.vectors - 4;
         for (most = most > MOST_ROWS ? MOST_ROWS : most; most > 0; most--) {
             choose_rows(&p, result, rows, vectors, most);
             int64_t cost = threads_cost(&p, result, width);
@@ -226,7 +226,10 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     }
     p.rows_in_w = !p.lane_in_w;
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
-    if (target->stages_operands) return threads_tile(p, &node->type, rows, vectors, width, target);
+    int64_t registers = target->vector_registers;
+    if (sums_over_batch(graph, linear)) registers -= 12; /* they hold at which image it is */
+    if (target->stages_operands)
+        return threads_tile(p, &node->type, rows, vectors, width, registers);
     if (chosen_rows) {
         p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
         choose_rows(&p, &node->type, rows, vectors, chosen_rows);

@@ -1,11 +1,13 @@
-/* cuda_kernels.c: every kernel of every published model, compiled by NVRTC for one architecture: it has nothing to say of
- * any, neither names without use nor registers that spill. Kernels that differ in names alone are compiled once; an
- * architecture takes 70 s of a processor where there is an NVRTC, and nothing elsewhere.
- * usage: cuda_kernels FOLDER ARCHITECTURE        exit 77: skipped, there is no NVRTC
+/* cuda_kernels.c: every kernel of some models, compiled by NVRTC for one architecture: it has nothing to say of any,
+ * neither names without use nor registers that spill. Kernels that differ in names alone are compiled once; of all
+ * published models an architecture takes 70 s of a processor where there is an NVRTC, and nothing elsewhere.
+ * usage: cuda_kernels PATTERN ARCHITECTURE [train]        exit 77: skipped, there is no NVRTC
+ *   PATTERN: settings, or files of tests/data/goldens; train: the kernels of training, too
  */
 #define _GNU_SOURCE
 #include "backends/backend.h"
 #include "frontend/frontend.h"
+#include "runtime/raft.h"
 
 #include <glob.h>
 #include <stdlib.h>
@@ -22,6 +24,7 @@ typedef struct Kernels {
     Text text;                       /* the prelude, tables and kernels so far */
     const char *known[MOST_KERNELS]; /* without name and comment */
     int count, all;
+    bool train;
 } Kernels;
 
 /* The kernel without its comment and its name. */
@@ -69,30 +72,70 @@ static void add_source(Kernels *k, const char *text)
     }
 }
 
-static bool add_model(Kernels *k, const char *path)
+static bool add_graph(Kernels *k, Graph *graph, bool train)
 {
-    const Source *source = diag_read_source(&k->diag, path, SETTINGS_MAX_SIZE);
-    Settings *settings = source ? settings_parse(&k->arena, source, NULL, 0, &k->diag) : NULL;
-    Model *model = settings ? model_resolve(&k->arena, settings, NULL, 0, 0, &k->diag) : NULL;
-    if (!model) return false;
     Target target;
     cuda_target(&target);
-    const PipelineOptions options = {.rewrite_limit = INT64_MAX};
-    Graph *graph =
-        pipeline_run(&k->arena, build_graph(&k->arena, model), &target, &options, &k->diag, NULL);
+    const PipelineOptions options = {.rewrite_limit = INT64_MAX, .train = train};
+    graph = pipeline_run(&k->arena, graph, &target, &options, &k->diag, NULL);
     if (!graph) return false;
     CudaSource *made = cuda_emit(&k->arena, plan_memory(&k->arena, graph), &k->diag);
     if (made) add_source(k, made->text);
     return made != NULL;
 }
 
-static bool add_models(Kernels *k, const char *folder)
+static Model *read_settings(Kernels *k, const char *path)
+{
+    const Source *source = diag_read_source(&k->diag, path, SETTINGS_MAX_SIZE);
+    Settings *settings = source ? settings_parse(&k->arena, source, NULL, 0, &k->diag) : NULL;
+    return settings ? model_resolve(&k->arena, settings, NULL, 0, 0, &k->diag) : NULL;
+}
+
+/* The model that a file of numbers describes in its metadata. */
+static Model *read_golden(Kernels *k, const char *path)
+{
+    RaftWeights *file;
+    RaftError error;
+    const char *key, *value, *config = "", *classes = "";
+    long long height = 0, width = 0;
+    if (raft_weights_open(path, &file, &error) != RAFT_OK) return NULL;
+    for (int i = 0; raft_weights_metadata(file, i, &key, &value); i++) {
+        if (strcmp(key, "config") == 0) config = arena_strdup(&k->arena, value);
+        if (strcmp(key, "classes") == 0) classes = arena_printf(&k->arena, "num_classes=%s", value);
+        if (strcmp(key, "size") == 0) sscanf(value, "%lldx%lld", &height, &width);
+    }
+    raft_weights_close(file);
+    const Source *source = diag_add_source(&k->diag, path, config, strlen(config));
+    Settings *settings = settings_parse(&k->arena, source, &classes, 1, &k->diag);
+    return settings ? model_resolve(&k->arena, settings, NULL, height, width, &k->diag) : NULL;
+}
+
+static bool add_model(Kernels *k, const char *path)
+{
+    Model *model = strstr(path, ".safetensors") ? read_golden(k, path) : read_settings(k, path);
+    if (!model) return false;
+    if (!k->train) return add_graph(k, build_graph(&k->arena, model), false);
+    return add_graph(k, build_dropping_graph(&k->arena, model), true);
+}
+
+/* The step of each optimiser, with all that it can have. */
+static bool add_optimisers(Kernels *k)
+{
+    for (int sgd = 0; sgd < 2; sgd++) {
+        const OptimiserParts parts = {.sgd = sgd, .clips = true, .exempts = true, .averages = true};
+        if (!add_graph(k, build_optimiser(&k->arena, "optimiser", &parts, 1 << 20), false))
+            return false;
+    }
+    return true;
+}
+
+static bool add_models(Kernels *k, const char *pattern)
 {
     glob_t found;
-    bool good = glob(arena_printf(&k->arena, "%s/*.yaml", folder), 0, NULL, &found) == 0;
+    bool good = glob(pattern, 0, NULL, &found) == 0;
     for (size_t i = 0; good && i < found.gl_pathc; i++) good = add_model(k, found.gl_pathv[i]);
     if (good) globfree(&found);
-    return good;
+    return good && (!k->train || add_optimisers(k));
 }
 
 int main(int count, char **argument)
@@ -100,7 +143,8 @@ int main(int count, char **argument)
     static Kernels k;
     k.diag = diag_new(&k.arena);
     k.text = text_new(&k.arena);
-    if (count != 3) return 2;
+    k.train = count == 4 && strcmp(argument[3], "train") == 0;
+    if (count != 3 + k.train) return 2;
     CudaCompiler *compiler = cuda_compiler_open(&k.arena, &k.diag);
     if (!compiler) {
         fputs("cuda_kernels: skipped:\n", stderr);
