@@ -141,34 +141,52 @@ static int clamp(int value, int count)
     return value < 0 ? 0 : value >= count ? count - 1 : value;
 }
 
-/* A byte behind the last pixel is read. */
+/* Of numbers from -1/2 on. */
+static int floor_of(double value)
+{
+    return value < 0 ? -1 : (int)value;
+}
+
+/* Pixels left - 1 to left + 2 of a row, or the two in the middle alone. A byte behind them is read. */
+static inline void read_pixels(const uint8_t *row, int left, int width, bool all, Values value[4])
+{
+    const Bytes spread = {0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16};
+    bool within = left > 0 && left + 2 < width;
+    for (int k = !all; k < (all ? 4 : 2); k++) {
+        int32_t bytes, column = left - 1 + k;
+        memcpy(&bytes, row + 3 * (size_t)(within ? column : clamp(column, width)), 4);
+        value[k] = (Values)__builtin_shuffle((Bytes)(Values){bytes}, (Bytes){0}, spread);
+    }
+}
+
+static inline void write_pixel(Reals pixel, uint8_t *out)
+{
+    Values rounded = __builtin_convertvector(pixel, Values);
+    Values over = rounded > 255;
+    rounded &= rounded >= 0;
+    rounded = (rounded & ~over) | (over & 255);
+    for (int c = 0; c < 3; c++) out[c] = (uint8_t)rounded[c];
+}
+
 RT_WIDE static void bicubic(const uint8_t *rgb, int width, int height, const double m[6],
                             uint8_t *out)
 {
-    const Bytes spread = {0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16};
     for (int y = 0; y < height; y++)
         for (int x = 0; x < width; x++, out += 3) {
             double from_x = m[0] * (x + 0.5) + m[1] * (y + 0.5) + m[2];
             double from_y = m[3] * (x + 0.5) + m[4] * (y + 0.5) + m[5];
             if (!(from_x >= 0 && from_x < width && from_y >= 0 && from_y < height)) continue;
-            int left = (int)floor(from_x - 0.5), top = (int)floor(from_y - 0.5);
+            int left = floor_of(from_x - 0.5), top = floor_of(from_y - 0.5);
             double right_part = from_x - 0.5 - left, lower_part = from_y - 0.5 - top;
+            bool across = right_part != 0, down = lower_part != 0; /* sheared: one of them */
             Reals column[4];
-            for (int i = lower_part == 0; i < (lower_part == 0 ? 2 : 4); i++) {
-                size_t row = (size_t)clamp(top - 1 + i, height) * (size_t)width;
+            for (int i = !down; i < (down ? 4 : 2); i++) {
                 Values value[4];
-                for (int k = 0; k < 4; k++) {
-                    int32_t bytes;
-                    memcpy(&bytes, rgb + 3 * (row + (size_t)clamp(left - 1 + k, width)), 4);
-                    value[k] =
-                        (Values)__builtin_shuffle((Bytes)(Values){bytes}, (Bytes){0}, spread);
-                }
-                column[i] = CUBIC_OF(value, right_part);
+                const uint8_t *row = rgb + 3 * (size_t)clamp(top - 1 + i, height) * (size_t)width;
+                read_pixels(row, left, width, across, value);
+                column[i] = across ? CUBIC_OF(value, right_part) : TO_REALS(value[1]);
             }
-            if (lower_part != 0) column[1] = CUBIC(column, lower_part);
-            Values rounded = __builtin_convertvector(column[1], Values);
-            for (int c = 0; c < 3; c++)
-                out[c] = (uint8_t)(rounded[c] < 0 ? 0 : rounded[c] > 255 ? 255 : rounded[c]);
+            write_pixel(down ? CUBIC(column, lower_part) : column[1], out);
         }
 }
 
