@@ -187,6 +187,8 @@ sum_columns_by(int groups, const Taps *taps, int count, const uint8_t *a, const 
         const int32_t *pair_next = taps->pair + (size_t)next * (size_t)(GROUP * groups);
         __m256i both = _mm256_packus_epi32(sum_pixel(pair, groups, a + at, b + at),
                                            sum_pixel(pair_next, groups, a + at_next, b + at_next));
+        __builtin_prefetch(a + at + 2 * (b - a)); /* the next two rows are not behind these */
+        __builtin_prefetch(b + at + 2 * (b - a));
         both = _mm256_packus_epi16(both, both); /* in both, what is over 255 becomes 255 */
         both = _mm256_shuffle_epi8(both, threes);
         _mm_storel_epi64((__m128i *)out_a, _mm256_castsi256_si128(both));
@@ -223,7 +225,7 @@ static void narrow(const RaftImage *image, const Taps *columns, int count, int f
     for (; y < last; y++, row += row_bytes, out += stride) sum_columns(columns, count, row, out);
 }
 
-enum { OPEN = 32 }; /* sums, as many as a few registers hold */
+enum { OPEN = 32 /* sums, as many as a few registers hold */, AT_ONCE = 8 /* rows */ };
 
 /* A result row of so many bytes from the rows that it sums, whose stride is a multiple of OPEN. */
 RT_WIDE static void sum_rows(const int32_t *restrict weight, int length,
@@ -260,11 +262,15 @@ static RaftStatus resample(const RaftImage *image, const Window *across, const W
     size_t stride = (row_bytes + 5 + OPEN - 1) / OPEN * OPEN;
     if (good) narrowed = malloc((size_t)(last - first) * stride);
     good = narrowed;
-    if (good) narrow(image, &columns, across->count, first, last, stride, narrowed);
-    for (int y = 0; good && y < down->count; y++)
+    for (int y = 0, made = first; good && y < down->count; y++) {
+        for (; made < rows.start[y] + rows.length[y]; made += AT_ONCE) /* not long before its use */
+            narrow(image, &columns, across->count, made,
+                   made + AT_ONCE < last ? made + AT_ONCE : last, stride,
+                   narrowed + (size_t)(made - first) * stride);
         sum_rows(rows.weight + (size_t)y * (size_t)rows.most, rows.length[y],
                  narrowed + (size_t)(rows.start[y] - first) * stride, stride, row_bytes,
                  out + (size_t)y * row_bytes);
+    }
     free(narrowed);
     free_taps(&columns);
     free_taps(&rows);
