@@ -213,6 +213,19 @@ static bool symbols_are_split(const Schedule *s, const Node *user, const Type *t
     return true;
 }
 
+/* Tiles walk down a part, a row of it at a time. In rows so long that they all lie at the same few places
+ * of the cache, each would push out the one before: those get a line more. */
+static void spread_rows(Schedule *s, Slot *slot, int outer)
+{
+    enum { LINE = 16, FEW = 4 * LINE };
+    int64_t row = outer > 0 ? slot->dim[outer - 1].stride : 0;
+    if (row == 0 || row % FEW != 0) return;
+    for (int i = 0; i < outer; i++) slot->dim[i].stride = slot->dim[i].stride / row * (row + LINE);
+    int64_t rows = slot->elements / row;
+    slot->elements += rows * LINE;
+    s->unit_floats += rows * LINE;
+}
+
 /* Room for a part of one operand of a product; the innermost axis is the one that tiles read along. */
 static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p)
 {
@@ -228,9 +241,12 @@ static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p
         Axis axis = axis_constant(over->name[i], p->part[i]);
         if (p->part[i] > 1) type_append(dims, &axis);
     }
+    int outer = dims->rank;
     for (int i = 0; i < type->rank; i++)
         if (!names_contain(over, type->axis[i].name)) type_append(dims, &type->axis[i]);
-    return schedule_slot(s, slot, dims, NULL, last);
+    if (!schedule_slot(s, slot, dims, NULL, last)) return false;
+    spread_rows(s, slot, outer);
+    return true;
 }
 
 /* The slots of a product whose sum is taken in parts. */
