@@ -81,6 +81,8 @@ const RaftProgram *llvm_load(CpuCode *code, Diag *diag);
 
 /* Shared memory that a thread block may use; kernels that want more keep their scratch in global memory. */
 #define CUDA_SHARED_BYTES (96 << 10)
+/* Elements of any tensor that kernels count with an int. */
+#define CUDA_INT_ELEMENTS (INT64_C(1) << 30)
 /* The oldest GPUs that have all instructions of kernels: 80 is sm_80. */
 #define CUDA_LEAST_ARCHITECTURE 80
 

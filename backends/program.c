@@ -194,10 +194,22 @@ static bool sums_batch(const Graph *graph)
     return false;
 }
 
+/* No more than indices can be counted with an int, which takes half the registers: a GPU has no room for more. */
+static int64_t whole_cuda_chunk(const Plan *plan)
+{
+    int64_t images = PROGRAM_MOST_AT_ONCE;
+    for (int i = 0; i < plan->buffer_count; i++) {
+        const Buffer *buffer = &plan->buffers[i];
+        int64_t most = buffer->batched ? CUDA_INT_ELEMENTS / buffer->elements : images;
+        if (most < images) images = most > 1 ? most : 1;
+    }
+    return images;
+}
+
 /* A GPU wants many images at once. */
 int64_t cuda_chunk(const Plan *plan)
 {
-    if (sums_batch(plan->graph)) return PROGRAM_MOST_AT_ONCE;
+    if (sums_batch(plan->graph)) return whole_cuda_chunk(plan);
     const int64_t arena_floats = ((int64_t)4 << 30) / sizeof(float), most = 1024;
     if (plan->arena_floats <= arena_floats / most) return most;
     return plan->arena_floats < arena_floats ? arena_floats / plan->arena_floats : 1;
@@ -262,8 +274,10 @@ RaftProgram *program_build(Arena *arena, const Plan *plan, const ProgramCode *co
     program->scratch_bytes = code->scratch_bytes;
     program->chunk = choose_chunk(plan);
     if (code->cuda) name_gpu(arena, program, plan, code);
-    if (sums_batch(plan->graph)) {
-        program->whole = code->cuda || !program_adds_up(arena, plan->graph);
+    if (sums_batch(plan->graph) && code->cuda) {
+        program->whole = true;
+    } else if (sums_batch(plan->graph)) {
+        program->whole = !program_adds_up(arena, plan->graph);
         program->chunk = program->whole ? PROGRAM_MOST_AT_ONCE : program_part(plan->graph);
     }
     for (int s = 0; s < program->step_count; s++) {

@@ -11,10 +11,8 @@
 
 static const char folder[] = TEST_DATA "/cuda/";
 
-static const char *emit(Arena *arena, Diag *diag, const char *name)
+static Plan *make_plan(Arena *arena, Diag *diag, const Source *source)
 {
-    const Source *source =
-        diag_read_source(diag, arena_printf(arena, "%s%s.ir", folder, name), 1 << 20);
     assert_non_null(source);
     Graph *graph = graph_parse(arena, source, diag);
     assert_non_null(graph);
@@ -23,7 +21,12 @@ static const char *emit(Arena *arena, Diag *diag, const char *name)
     const PipelineOptions options = {.rewrite_limit = INT64_MAX};
     graph = pipeline_run(arena, graph, &target, &options, diag, NULL);
     assert_non_null(graph);
-    CudaSource *made = cuda_emit(arena, plan_memory(arena, graph), diag);
+    return plan_memory(arena, graph);
+}
+
+static const char *emit(Arena *arena, Diag *diag, const Plan *plan)
+{
+    CudaSource *made = cuda_emit(arena, plan, diag);
     assert_non_null(made);
     const char *kernels = strstr(made->text, "// kernel for (");
     assert_non_null(kernels);
@@ -35,7 +38,10 @@ static void test_axis(void **state)
     Arena arena = {0};
     Diag diag = diag_new(&arena);
     (void)state;
-    const char *got = emit(&arena, &diag, "axis"), *update = getenv("UPDATE_WANT");
+    const Source *block =
+        diag_read_source(&diag, arena_printf(&arena, "%saxis.ir", folder), 1 << 20);
+    const char *got = emit(&arena, &diag, make_plan(&arena, &diag, block));
+    const char *update = getenv("UPDATE_WANT");
     const char *path = arena_printf(&arena, "%saxis.cu", folder);
     if (update && strcmp(update, "1") == 0) {
         FILE *file = fopen(path, "w");
@@ -46,6 +52,26 @@ static void test_axis(void **state)
     const Source *want = diag_read_source(&diag, path, 1 << 20);
     assert_non_null(want);
     assert_string_equal(got, want->text);
+    arena_free(&arena);
+}
+
+/* Where results depend on all images there are no more at a time than an int can count the elements of. */
+static void test_indices(void **state)
+{
+    static const char text[] = "graph total {\n"
+                               "  input @x : f32[b, n 2097152]\n"
+                               "  %0 = sum @x over (b) : f32[n 2097152]\n"
+                               "  output forward.y = %0\n"
+                               "}\n";
+    Arena arena = {0};
+    Diag diag = diag_new(&arena);
+    (void)state;
+    const Plan *plan =
+        make_plan(&arena, &diag, diag_add_source(&diag, "total.ir", text, strlen(text)));
+    assert_int_equal(cuda_chunk(plan), 512);
+    const char *kernel = emit(&arena, &diag, plan);
+    assert_non_null(strstr(kernel, "for (int k_b = 0; k_b < batch; k_b++)"));
+    assert_non_null(strstr(kernel, "for (int part = "));
     arena_free(&arena);
 }
 
@@ -89,6 +115,7 @@ static void test_tidy(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_axis), cmocka_unit_test(test_tidy)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_axis), cmocka_unit_test(test_indices),
+                                       cmocka_unit_test(test_tidy)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

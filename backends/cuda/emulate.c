@@ -237,7 +237,10 @@ static RaftProgram *load(Arena *arena, void *library, const Plan *plan, const Cu
         steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched};
     }
     const ProgramCode code = {.steps = steps, .scratch_bytes = scratch_bytes()};
-    return program_build(arena, plan, &code, kernels);
+    RaftProgram *program = program_build(arena, plan, &code, kernels);
+    int64_t most = cuda_chunk(plan); /* for which the text has its indices */
+    if (program->chunk > most) program->chunk = most;
+    return program;
 }
 
 CudaEmulation *cuda_emulate(Arena *arena, const Plan *plan, const CudaSource *source, Diag *diag)

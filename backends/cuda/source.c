@@ -269,10 +269,10 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
  * int, unless a model is huge. */
 static const char *index_type(const Plan *plan)
 {
-    const int64_t most = INT64_C(1) << 30;
     for (int i = 0; i < plan->buffer_count; i++) {
         const Buffer *buffer = &plan->buffers[i];
-        if (buffer->elements > most / (buffer->batched ? cuda_chunk(plan) : 1)) return "long long";
+        if (buffer->elements > CUDA_INT_ELEMENTS / (buffer->batched ? cuda_chunk(plan) : 1))
+            return "long long";
     }
     return "int";
 }
