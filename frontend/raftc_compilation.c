@@ -215,7 +215,7 @@ Exit compilation_plan(Session *session, Compilation *c)
     double start = seconds_now();
     c->plan = plan_memory(session->arena, c->graph);
     session_stage(session, "memory plan", start);
-    return EXIT_DONE;
+    return plan_verify(c->plan, session->diag) ? EXIT_DONE : EXIT_BUG;
 }
 
 Exit compilation_generate(Session *session, Compilation *c)

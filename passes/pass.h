@@ -128,6 +128,8 @@ typedef struct Plan {
 
 /* Every node but inputs and parameters must be in a kernel. */
 Plan *plan_memory(Arena *arena, const Graph *graph);
+/* verify_plan.c: does everything lie within its block, and what is alive at the same time apart? */
+bool plan_verify(const Plan *plan, Diag *diag);
 void plan_print(const Plan *plan, Text *out);
 
 /* ---- kernel_key.c ------------------------------------------------------------------------------ */

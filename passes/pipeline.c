@@ -63,7 +63,13 @@ static bool select_passes(Arena *arena, const PipelineOptions *options, bool *se
     for (int i = 0; i < options->disabled_count; i++) {
         const char *name = options->disabled[i];
         if (!check_name(name, diag)) return false;
-        if (pass_table[find_pass(name)].required)
+        const PassInfo *pass = &pass_table[find_pass(name)];
+        if (pass->training)
+            return diag_error(diag, (Loc){0},
+                              "pass '%s' cannot be disabled: it does what training, or its limit "
+                              "of memory, asks for, and nothing else",
+                              name);
+        if (pass->required)
             return diag_error(diag, (Loc){0},
                               "pass '%s' cannot be disabled: no backend but the "
                               "reference runs a graph without it",

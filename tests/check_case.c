@@ -408,8 +408,8 @@ static bool check_cpu(Check *check, const Graph *graph, const CpuOptions *option
                       float ***expected)
 {
     const Plan *plan = plan_memory(&check->arena, graph);
-    if (!program_check(plan, &check->diag))
-        return failed_with_messages(check, "the graph cannot be a program");
+    if (!plan_verify(plan, &check->diag) || !program_check(plan, &check->diag))
+        return failed_with_messages(check, "the plan cannot be a program");
     CpuCode *code = llvm_compile(&check->arena, plan, options, &check->diag);
     const RaftProgram *program = code ? llvm_load(code, &check->diag) : NULL;
     bool good = program ? check_program(check, program, expected)
@@ -424,8 +424,8 @@ static bool check_cuda(Check *check, const Target *target)
     const Graph *graph = run_passes(check, target, NULL);
     if (!graph) return failed_with_messages(check, "passes");
     const Plan *plan = plan_memory(&check->arena, graph);
-    if (!program_check(plan, &check->diag))
-        return failed_with_messages(check, "the graph cannot be a program");
+    if (!plan_verify(plan, &check->diag) || !program_check(plan, &check->diag))
+        return failed_with_messages(check, "the plan cannot be a program");
     const CudaSource *source = cuda_emit(&check->arena, plan, &check->diag);
     CudaEmulation *emulation =
         source ? cuda_emulate(&check->arena, plan, source, &check->diag) : NULL;

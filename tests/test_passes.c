@@ -398,6 +398,18 @@ static void test_required(void **state)
                     NULL);
 }
 
+static void test_disabled_of_training(void **state)
+{
+    Fixture *f = *state;
+    const char *const disabled[] = {"recompute"};
+    f->options.disabled = disabled;
+    f->options.disabled_count = 1;
+    expect_messages(f,
+                    "pass 'recompute' cannot be disabled: it does what training, or its limit of "
+                    "memory, asks for, and nothing else",
+                    NULL);
+}
+
 static void test_unknown_dump(void **state)
 {
     Fixture *f = *state;
@@ -489,6 +501,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unknown_pass, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_unknown_disabled, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_required, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_disabled_of_training, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_unknown_dump, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_dump_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_order_and_dump, set_up, tear_down),

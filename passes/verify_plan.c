@@ -1,0 +1,54 @@
+/* verify_plan.c: whether all values of a plan lie within their block, and those that are alive at the same
+ * time apart. When each is alive is found again from the steps: nothing of the plan is believed. */
+#include "passes/pass.h"
+
+typedef struct Life {
+    int first, last; /* steps; -1: none */
+} Life;
+
+static Life *find_lives(const Plan *plan)
+{
+    Life *life = arena_array(plan->graph->arena, (size_t)plan->buffer_count, sizeof *life);
+    for (int i = 0; i < plan->buffer_count; i++) life[i] = (Life){-1, -1};
+    for (int s = 0; s < plan->step_count; s++)
+        for (int i = 0; i < plan->steps[s].argument_count; i++) {
+            Life *l = &life[plan->steps[s].arguments[i]];
+            if (l->first < 0) l->first = s;
+            l->last = s;
+        }
+    return life;
+}
+
+/* What is prepared stays for ever. */
+static bool alive_together(const Buffer *b, const Life *one, const Life *other)
+{
+    if (one->first < 0 || other->first < 0) return false;
+    return b->kind == BUFFER_PREPARED || (one->first <= other->last && other->first <= one->last);
+}
+
+static bool fault(const Plan *plan, int buffer, Diag *diag, const char *what)
+{
+    return diag_error(diag, graph_node(plan->graph, plan->buffers[buffer].value)->loc,
+                      "the memory plan is wrong: buffer %d %s: this is a fault of raftc", buffer,
+                      what);
+}
+
+bool plan_verify(const Plan *plan, Diag *diag)
+{
+    const Life *life = find_lives(plan);
+    for (int i = 0; i < plan->buffer_count; i++) {
+        const Buffer *a = &plan->buffers[i];
+        if (a->kind != BUFFER_ARENA && a->kind != BUFFER_PREPARED) continue;
+        int64_t room = a->kind == BUFFER_ARENA ? plan->arena_floats : plan->prepared_floats;
+        if (a->offset < 0 || a->elements > room - a->offset)
+            return fault(plan, i, diag, "lies outside its block");
+        for (int k = 0; k < i; k++) {
+            const Buffer *b = &plan->buffers[k];
+            bool apart =
+                a->offset + a->elements <= b->offset || b->offset + b->elements <= a->offset;
+            if (a->kind == b->kind && !apart && alive_together(a, &life[i], &life[k]))
+                return fault(plan, i, diag, "overlaps another that is alive, too");
+        }
+    }
+    return true;
+}
