@@ -150,18 +150,17 @@ static int floor_of(double value)
 /* Pixels left - 1 to left + 2 of a row, or the two in the middle alone. A byte behind them is read. */
 static inline void read_pixels(const uint8_t *row, int left, int width, bool all, Values value[4])
 {
-    const Bytes spread = {0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16};
     bool within = left > 0 && left + 2 < width;
     for (int k = !all; k < (all ? 4 : 2); k++) {
         int32_t bytes, column = left - 1 + k;
         memcpy(&bytes, row + 3 * (size_t)(within ? column : clamp(column, width)), 4);
-        value[k] = (Values)__builtin_shuffle((Bytes)(Values){bytes}, (Bytes){0}, spread);
+        value[k] = (Values)__builtin_shufflevector((Bytes)(Values){bytes}, (Bytes){0}, 0, 16, 16,
+                                                   16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16);
     }
 }
 
-static inline void write_pixel(Reals pixel, uint8_t *out)
+static inline void write_pixel(Values rounded, uint8_t *out)
 {
-    Values rounded = __builtin_convertvector(pixel, Values);
     Values over = rounded > 255;
     rounded &= rounded >= 0;
     rounded = (rounded & ~over) | (over & 255);
@@ -186,7 +185,8 @@ RT_WIDE static void bicubic(const uint8_t *rgb, int width, int height, const dou
                 read_pixels(row, left, width, across, value);
                 column[i] = across ? CUBIC_OF(value, right_part) : TO_REALS(value[1]);
             }
-            write_pixel(down ? CUBIC(column, lower_part) : column[1], out);
+            if (down) column[1] = CUBIC(column, lower_part);
+            write_pixel(__builtin_convertvector(column[1], Values), out);
         }
 }
 
