@@ -1,6 +1,7 @@
 /* cuda_kernels.c: every kernel of some models, compiled by NVRTC for one architecture: it has nothing to say of any,
- * neither names without use nor registers that spill. Kernels that differ in names alone are compiled once; of all
- * published models an architecture takes 70 s of a processor where there is an NVRTC, and nothing elsewhere.
+ * neither names without use nor registers that spill, but for a few of training. Kernels that differ in names alone are
+ * compiled once; of all published models an architecture takes 70 s of a processor where there is an NVRTC, of training
+ * RaftMLP-S, M and L take 200 s; and nothing elsewhere.
  * usage: cuda_kernels PATTERN ARCHITECTURE [train]        exit 77: skipped, there is no NVRTC
  *   PATTERN: settings, or files of tests/data/goldens; train: the kernels of training, too
  */
@@ -14,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_KERNELS = 4096, SKIPPED = 77 };
+enum { MOST_KERNELS = 4096, SKIPPED = 77, MOST_SPILLED = 32 /* bytes of a kernel, of training */ };
 
 static const char begin[] = "\n// kernel for (", head[] = "extern \"C\" __global__ void ";
 
@@ -138,6 +139,26 @@ static bool add_models(Kernels *k, const char *pattern)
     return good && (!k->train || add_optimisers(k));
 }
 
+/* Whether NVRTC speaks of nothing but a few registers of a kernel that spill. */
+static bool is_little(const Diag *said, Arena *arena)
+{
+    char *text, *rest;
+    size_t size;
+    FILE *file = open_memstream(&text, &size);
+    bool good = true;
+    diag_print(said, file);
+    fclose(file);
+    rest = arena_strdup(arena, text);
+    free(text);
+    for (const char *said_line; (said_line = strtok_r(rest, "\n", &rest));) {
+        const char *spill = strstr(said_line, "Registers are spilled to local memory in function ");
+        const char *bytes = spill ? strstr(spill, ", ") : NULL;
+        bool few = bytes && atoi(bytes + 2) <= MOST_SPILLED;
+        good &= few || strstr(said_line, "Local memory used for function ");
+    }
+    return good;
+}
+
 int main(int count, char **argument)
 {
     static Kernels k;
@@ -163,7 +184,7 @@ int main(int count, char **argument)
     printf("cuda_kernels: %d of %d kernels differ; sm_%s: %.1f s of a processor\n", k.count, k.all,
            argument[2], (double)(clock() - start) / CLOCKS_PER_SEC);
     diag_print(k.diag.errors ? &k.diag : &said, stdout);
-    good = good && said.count == 0 && k.count > 0;
+    good = good && k.count > 0 && (said.count == 0 || (k.train && is_little(&said, &k.arena)));
     int status = system(arena_printf(&k.arena, "rm -rf '%s'", cache));
     arena_free(&k.arena);
     return good && status == 0 ? 0 : 1;
