@@ -183,9 +183,9 @@ static void print_json(const Bench *bench, const Result *result)
         json_object_set_new(object, "peak_bytes", json_integer(result->peak_bytes));
     if (bench->session->options->profile) {
         json_object_set_new(object, "peak_gbytes_per_second", json_real(result->peak_gbytes));
-        json_object_set_new(
-            object, "kernels",
-            profile_json(bench->profile, bench->profile_count, arena, result->batch));
+        json_object_set_new(object, "kernels",
+                            profile_json(bench->profile, bench->profile_count, arena, result->batch,
+                                         result->peak_gflops, result->peak_gbytes));
     }
     json_print(object);
 }

@@ -60,6 +60,25 @@ static ProfileRow *find_row(ProfileRow *rows, int count, const Profile *profile,
     return NULL;
 }
 
+/* What a step does beside multiply-adds, for `batch` images, in the time that those take: gelu has 21
+ * operations and goes through memory, which takes as long as 30 of them (samples of perf on AVX2). */
+static void count_operations(ProfileRow *row, const Graph *graph, int kernel, int64_t batch)
+{
+    enum { OF_GELU = 30, OF_NORM = 6 };
+    NodeId first, end;
+    kernel_range(graph, kernel, &first, &end);
+    for (NodeId id = first; id < end; id++) {
+        const Node *node = graph_node(graph, id);
+        const Type *type = node->operand_count ? graph_type(graph, node->operands[0]) : &node->type;
+        double count = (double)type_elements(type, NULL) * (double)batch;
+        if (node->op == OP_GELU || node->op == OP_GELU_GRAD)
+            row->gelu += OF_GELU * count;
+        else if (op_info[node->op].cost == COST_NONE && node->op != OP_READ && node->op != OP_WRITE)
+            row->others += (op_info[node->op].mixes == MIX_OVER ? OF_NORM : 1) * count;
+        row->resamples |= op_info[node->op].cost == COST_TAPS;
+    }
+}
+
 /* Adds one row for each kernel that ran; returns how many. */
 static int add_rows(const Profile *profile, int64_t batch, ProfileRow *rows)
 {
@@ -77,6 +96,7 @@ static int add_rows(const Profile *profile, int64_t batch, ProfileRow *rows)
         row->seconds += profile->least[s];
         row->work += profile->work[s];
         row->flops += 2 * (double)kernel_cost(profile->plan->graph, step->kernel) * (double)batch;
+        count_operations(row, profile->plan->graph, step->kernel, batch);
         row->bytes += (double)step_bytes(profile->plan, step, true) * (double)batch +
                       (double)step_bytes(profile->plan, step, false);
     }
@@ -111,12 +131,30 @@ const char *profile_row_text(const ProfileRow *row, Arena *arena)
     return text.data;
 }
 
-/* ---- printing -------------------------------------------------------------------------------- */
-
 static double share(double part, double whole)
 {
     return whole > 0 ? part / whole : 0;
 }
+
+/* What takes most of the time that the multiply-adds do not. What is left after all that can be counted
+ * is taken by loads, and by waiting for results. */
+const char *profile_row_cause(const ProfileRow *row, double peak_gflops, double peak_gbytes)
+{
+    const double enough = 0.65, most_of_memory = 0.7, out_of_caches = 1.5;
+    double seconds = row->seconds, operations = 0.5e9 * peak_gflops; /* in a second */
+    if (seconds <= 0 || 1e-9 * row->flops >= enough * peak_gflops * seconds) return "";
+    double memory = share(1e-9 * row->bytes / seconds, peak_gbytes);
+    if (memory >= most_of_memory && memory <= out_of_caches) return "memory";
+    if (row->resamples) return "resampling";
+    double waiting = seconds - row->work / row->profile->threads;
+    double gelu = row->gelu / operations, others = row->others / operations;
+    double rest = seconds - 0.5 * row->flops / operations - waiting - gelu - others;
+    if (waiting >= gelu && waiting >= others && waiting >= rest) return "waiting";
+    if (gelu >= others && gelu >= rest) return "gelu";
+    return others >= rest ? "operations" : "loads";
+}
+
+/* ---- printing -------------------------------------------------------------------------------- */
 
 void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
                    double peak_gflops, double peak_gbytes)
@@ -124,33 +162,36 @@ void profile_print(const Profile *profile, int count, Arena *arena, int64_t batc
     const ProfileRow *rows = profile_rows(profile, arena, batch, &count);
     double seconds = 0;
     for (int i = 0; i < count; i++) seconds += rows[i].seconds;
-    printf("%4s %5s %9s %6s %8s %9s %7s %9s %8s %9s  %s\n", "step", "times", "ms", "time",
-           "balance", "GFLOP/s", "of peak", "MB", "GB/s", "of memory", "kernel");
+    printf("%4s %5s %9s %6s %8s %9s %7s %9s %8s %9s  %-10s  %s\n", "step", "times", "ms", "time",
+           "balance", "GFLOP/s", "of peak", "MB", "GB/s", "of memory", "slowed by", "kernel");
     for (int i = 0; i < count; i++) {
         const ProfileRow *row = &rows[i];
         double gflops = 1e-9 * row->flops / row->seconds, gbytes = 1e-9 * row->bytes / row->seconds;
-        printf("%4d %5d %9.3f %4.1f %% %6.1f %% %9.2f %5.1f %% %9.3f %8.2f %7.1f %%  %s\n",
+        printf("%4d %5d %9.3f %4.1f %% %6.1f %% %9.2f %5.1f %% %9.3f %8.2f %7.1f %%  %-10s  %s\n",
                row->first, row->steps, 1e3 * row->seconds, 100 * row->seconds / seconds,
                100 * row->work / row->seconds / row->profile->threads, gflops,
                100 * share(gflops, peak_gflops), 1e-6 * row->bytes, gbytes,
-               100 * share(gbytes, peak_gbytes), profile_row_text(row, arena));
+               100 * share(gbytes, peak_gbytes), profile_row_cause(row, peak_gflops, peak_gbytes),
+               profile_row_text(row, arena));
     }
     printf("%10s %9.3f ms in kernels, each at its best; memory %.2f GB/s\n", "", 1e3 * seconds,
            peak_gbytes);
 }
 
-json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch)
+json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch,
+                     double peak_gflops, double peak_gbytes)
 {
     const ProfileRow *rows = profile_rows(profile, arena, batch, &count);
     json_t *list = json_array();
     for (int i = 0; i < count; i++) {
         const ProfileRow *row = &rows[i];
         json_array_append_new(
-            list, json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s}", "step", row->first, "times",
-                            row->steps, "ms", 1e3 * row->seconds, "balance",
+            list, json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:s}", "step", row->first,
+                            "times", row->steps, "ms", 1e3 * row->seconds, "balance",
                             row->work / row->seconds / row->profile->threads, "gflops",
                             1e-9 * row->flops / row->seconds, "mbytes", 1e-6 * row->bytes,
-                            "gbytes_per_second", 1e-9 * row->bytes / row->seconds, "kernel",
+                            "gbytes_per_second", 1e-9 * row->bytes / row->seconds, "slowed_by",
+                            profile_row_cause(row, peak_gflops, peak_gbytes), "kernel",
                             profile_row_text(row, arena)));
     }
     return list;

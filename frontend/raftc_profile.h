@@ -22,6 +22,8 @@ typedef struct ProfileRow {
     const Profile *profile;
     int first, steps; /* the step of the plan that came first, and how many there are */
     double seconds, work, flops, bytes;
+    double gelu, others; /* operations on values that are no multiply-adds: of gelu, and the rest */
+    bool resamples;
 } ProfileRow;
 
 /* From now on every run of the shell, on so many threads, is measured: profile_add after each that
@@ -32,9 +34,12 @@ void profile_add(Profile *profile, bool fastest);
 /* Of `count` profiles, as one table. */
 void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
                    double peak_gflops, double peak_gbytes);
-json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch);
+json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch,
+                     double peak_gflops, double peak_gbytes);
 /* The rows of the table; *count: in, of profiles, and out, of rows. */
 ProfileRow *profile_rows(const Profile *profile, Arena *arena, int64_t batch, int *count);
+/* Why it has less than 65 % of the peak; "" where it has not. */
+const char *profile_row_cause(const ProfileRow *row, double peak_gflops, double peak_gbytes);
 /* What it is, as text: "norm_linear (b, h 56 by 14)". */
 const char *profile_row_text(const ProfileRow *row, Arena *arena);
 

@@ -169,6 +169,7 @@ static void profile_gives_every_kernel(void **state)
     json_t *object = json_load_file(place->output, 0, &error), *kernel;
     if (!json_is_object(object)) fail_msg("no object: %s", error.text);
     assert_true(json_number_value(json_object_get(object, "peak_gbytes_per_second")) > 0);
+    double peak = json_number_value(json_object_get(object, "peak_gflops"));
     const json_t *kernels = json_object_get(object, "kernels");
     size_t index, products = 0;
     double ms = 0;
@@ -178,6 +179,9 @@ static void profile_gives_every_kernel(void **state)
             assert_true(json_number_value(json_object_get(kernel, numbers[i])) > 0);
         assert_true(json_number_value(json_object_get(kernel, "balance")) <= 1.0);
         ms += json_number_value(json_object_get(kernel, "ms"));
+        double gflops = json_number_value(json_object_get(kernel, "gflops"));
+        const char *cause = json_string_value(json_object_get(kernel, "slowed_by"));
+        assert_int_equal(cause[0] == 0, gflops >= 0.65 * peak);
         const char *name = json_string_value(json_object_get(kernel, "kernel"));
         products += strstr(name, "norm_linear_gelu_linear_add (b, ") == name;
     }
