@@ -85,7 +85,7 @@ static const Row table[] = {
     FLAG("--embed", COMPILE, embed, "put the weights into the library, not into a file beside it"),
     TEXT("--name", "PREFIX", COMPILE, read_prefix, name,
          "symbol prefix of the library; default: from the file name"),
-    WORDS("--report", "KIND[,KIND]", COMPILE | BENCH, read_list, "fusion|memory|cost|time", report,
+    WORDS("--report", "KIND[,KIND]", COMPILE | BENCH | TRAIN, read_list, "fusion|memory|cost|time", report,
           "fusion (what was fused, what was not and why), memory, cost,\ntime"),
     FLAG("--train", COMPILE | BENCH, train,
          "with a backward pass and the step of the optimiser: a library that\n"

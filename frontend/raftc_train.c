@@ -77,6 +77,7 @@ static Exit train_filled(Trainer *t)
 {
     const Options *options = t->session->options;
     Exit exit = trainer_open(t, t->session, options->batch ? options->batch : 1, NULL);
+    if (exit == EXIT_DONE) exit = report_print(t->session, &t->model.compilation);
     if (exit == EXIT_DONE) exit = trainer_fill(t);
     if (exit != EXIT_DONE) return exit;
     Text metrics = text_new(t->session->arena);

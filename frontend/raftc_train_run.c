@@ -332,6 +332,8 @@ static Exit prepare(Run *run)
     RaftStatus status = raft_comm_open(&run->comm, &error);
     if (status) return session_fail(run->session, EXIT_LACKING, "%s", error.message);
     Exit exit = trainer_open(&run->trainer, run->session, run->session->options->batch, &run->comm);
+    if (exit == EXIT_DONE && run->comm.rank == 0)
+        exit = report_print(run->session, &run->trainer.model.compilation);
     if (exit != EXIT_DONE) return exit;
     run->settings = run->trainer.model.compilation.settings;
     exit = open_data(run);
