@@ -175,6 +175,10 @@ bool read_disabled(const Parser *parser, const Row *row, const char *value, void
     const PassInfo *pass = find_pass(parser, row, value);
     if (!pass) return false;
     if (!pass->required) return read_strings(parser, row, value, member);
+    if (pass->training)
+        return wrong(
+            parser, "%s: %s does what training, or its limit of memory, asks for, and nothing else",
+            row->name, value);
     wrong(parser, "%s: %s is needed: without it there is nothing that can be run", row->name,
           value);
     diag_note(parser->diag, (Loc){0}, "--passes A,B runs the passes that it names, and no other");
