@@ -348,6 +348,7 @@ static void start_fiber(Launch *launch, int thread)
 {
     ucontext_t context;
     launch->thread = thread;
+    launch->fiber[thread].copies = 0;
     getcontext(&context);
     context.uc_stack.ss_sp = launch->stacks + (size_t)thread * STACK_BYTES;
     context.uc_stack.ss_size = STACK_BYTES;
