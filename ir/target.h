@@ -16,6 +16,7 @@ typedef struct Target {
      * not be kept whole, windows of the image need no copy, and the rows of a tile are read along
      * the sum. */
     bool stages_operands;
+    int registers_alone; /* instead of vector_registers: for a product that is alone in its kernel */
     int64_t fused_bytes; /* the fast memory for values between fused products; 0: any amount */
 } Target;
 

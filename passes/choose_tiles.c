@@ -106,11 +106,17 @@ static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
         if (cut_parts(kernel, p, target, size[i][0], size[i][1]) >= ENOUGH_UNITS) return;
 }
 
-/* Lanes for each of the fewest blocks with at most `most`, in whole tiles. */
+/* Lanes for each block, whole tiles, at most `most` if one is not more: so that the last has the least past the end. */
 static int64_t even_share(int64_t extent, int64_t most, int64_t tile)
 {
-    int64_t blocks = (extent + most - 1) / most, share = (extent + blocks - 1) / blocks;
-    return (share + tile - 1) / tile * tile;
+    int64_t best = tile, least = INT64_MAX;
+    for (int64_t share = whole_tiles(tile, most); share > 0; share -= tile) {
+        int64_t past = (extent + share - 1) / share * share - extent;
+        if (past >= least) continue;
+        least = past;
+        best = share;
+    }
+    return best;
 }
 
 static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,

@@ -14,14 +14,16 @@
  *           }
  *
  * Where the target bounds what may be kept between the products, a chain that would keep more
- * becomes two kernels, each product with what is before and after it.
+ * becomes two kernels, each product with what is after it, and the LayerNorm one of its own.
  *
  * needs: nothing.  keeps: everything outside.  breaks: nothing. The values between the first and
  * the last op of a kernel are no longer stored.
  */
 #include "passes/kernels.h"
 
-enum { LEAST_USES = 48 }; /* of an element of the weights by one block of threads */
+/* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
+ * would have so many, and a block of one has to be as good. */
+enum { LEAST_USES = 48, USES_APART = 112 };
 
 static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
                    const char *why)
@@ -95,14 +97,13 @@ static void add_chain(PassContext *context, Draft *draft, const NodeId *members,
     const NodeId *first = members + (count - 4);
     int64_t input, hidden, uses, limit = context->target->fused_bytes;
     count_kept(draft->graph, norm, first[0], &input, &hidden, &uses);
-    int64_t points = (LEAST_USES + uses - 1) / uses;
+    int64_t least = uses > 1 ? LEAST_USES : USES_APART, points = (least + uses - 1) / uses;
     if (norm == NO_NODE) input = 0;
     if (limit == 0 || (input + hidden) * points * 4 <= limit) {
         if (pass_may_rewrite(context)) draft_add(draft, members, count);
         return;
     }
-    bool with_norm = norm != NO_NODE && input * points * 4 <= limit;
-    if (pass_may_rewrite(context)) draft_add(draft, with_norm ? members : first, with_norm ? 3 : 2);
+    if (pass_may_rewrite(context)) draft_add(draft, first, 2);
     if (pass_may_rewrite(context)) draft_add(draft, first + 2, 2);
 }
 

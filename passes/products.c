@@ -111,8 +111,9 @@ static int64_t tiles_cost(const Product *p, const Type *result, int64_t width)
 
 int64_t product_step_cost(int64_t rows, int64_t vectors)
 {
+    enum { LOAD = 7 }; /* multiply-adds that take as long as a load */
     int64_t group = vectors % 4 == 0 ? 4 : vectors % 2 == 0 ? 2 : 1; /* loaded together */
-    return 4 * rows * vectors + 4 * vectors / group + rows;
+    return 4 * rows * vectors + LOAD * (4 * vectors / group + rows);
 }
 
 /* The same for the whole result, where the rows and lanes of a tile take their time, be they past the end or not; looking
@@ -131,11 +132,28 @@ static int64_t threads_cost(const Product *p, const Type *result, int64_t width)
     return edge ? cost + cost / 16 : cost;
 }
 
-/* The cheapest tile for threads: so many registers hold its sums, and four steps of the operand with the lanes. */
-static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
-                            int64_t width, int64_t registers)
+/* Is it the one product of its kernel, of operands that are read, many elements at a time? Those that the caller gives may
+ * begin anywhere, and are brought one by one: that takes threads. */
+static bool is_alone(const Graph *graph, NodeId linear)
 {
-    enum { MOST_VECTORS = 8, MOST_ROWS = 14 };
+    const Node *node = graph_node(graph, linear);
+    for (int i = 0; i < 2; i++) {
+        const Node *read = graph_node(graph, node->operands[i]);
+        if (read->op != OP_READ || graph_node(graph, read->operands[0])->op == OP_INPUT)
+            return false;
+    }
+    NodeId first, end;
+    kernel_range(graph, node->kernel, &first, &end);
+    for (NodeId id = first; id < end; id++)
+        if (id != linear && graph_node(graph, id)->op == OP_LINEAR) return false;
+    return true;
+}
+
+/* The cheapest tile for threads: `registers` hold its sums, and four steps of the operand with the lanes. */
+static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
+                            int64_t width, int registers)
+{
+    enum { MOST_VECTORS = 8, MOST_ROWS = 16 };
     Product best = {0};
     int64_t least = INT64_MAX;
     for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
@@ -226,10 +244,10 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     }
     p.rows_in_w = !p.lane_in_w;
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
-    int64_t registers = target->vector_registers;
-    if (sums_over_batch(graph, linear)) registers -= 12; /* they hold at which image it is */
     if (target->stages_operands)
-        return threads_tile(p, &node->type, rows, vectors, width, registers);
+        return threads_tile(p, &node->type, rows, vectors, width,
+                            is_alone(graph, linear) ? target->registers_alone
+                                                    : target->vector_registers);
     if (chosen_rows) {
         p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
         choose_rows(&p, &node->type, rows, vectors, chosen_rows);

@@ -48,7 +48,9 @@ typedef struct Writer {
     Text *tables;      /* constants that kernels share; before them */
     const char *index; /* the type of indices of elements, units and images */
     Schedule schedule;
-    int threads; /* of a thread block */
+    int threads;    /* of a thread block */
+    int blocks;     /* that are to fit on a multiprocessor */
+    int64_t shared; /* bytes of shared memory that a block may take */
     bool fine; /* the shape for few images is being written: registers are plenty, warps are few */
     int64_t scratch;    /* bytes of all units of a block */
     int64_t staging;    /* floats of shared memory for slabs of operands */

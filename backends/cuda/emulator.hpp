@@ -286,6 +286,7 @@ struct raft_scratch {
 #define raft_unroll
 #define raft_several
 #define raft_loop
+#define raft_twice
 #define raft_shared(name, floats)                                                                  \
     const raft_scratch name = {emulator::shared_memory(floats, __LINE__), 0}
 

@@ -12,6 +12,7 @@ static const char cuda_prelude[] =
     "#define raft_table(type, name, count) static __device__ const type name[count]\n"
     "#define raft_unroll _Pragma(\"unroll\")\n"
     "#define raft_several _Pragma(\"unroll 4\")\n"
+    "#define raft_twice _Pragma(\"unroll 2\")\n"
     "#define raft_loop _Pragma(\"unroll 1\")\n"
     "[[maybe_unused]] static __device__ __forceinline__ void raft_barrier() { __syncthreads(); }\n"
     "// The same sum in every thread of the warp; one fixed tree.\n"

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { MOST_PREPARED = 24 }; /* registers for where one operand's chunks lie, from slab to slab */
+enum { MOST_PREPARED = 20 }; /* registers for where one operand's chunks lie, from slab to slab */
 
 static bool is_staged(const Tile *t)
 {

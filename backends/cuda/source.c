@@ -4,7 +4,9 @@
 
 #include <string.h>
 
-enum { THREADS = 256, BLOCKS = 2 }; /* of a thread block; of these on a multiprocessor */
+/* Threads of a block, and blocks that are to fit on a multiprocessor; registers for sums that so many threads leave, that three
+ * blocks of half the threads leave; shared memory of which four of these fit. */
+enum { THREADS = 256, BLOCKS = 2, FEW_SUMS = 76, SOME_SUMS = 100, SMALL_SHARED_BYTES = 56 << 10 };
 
 void cuda_target(Target *target)
 {
@@ -17,6 +19,7 @@ void cuda_target(Target *target)
                        .l2_bytes = 2 * (CUDA_SHARED_BYTES - (24 << 10)),
                        .packs_weights = true,
                        .stages_operands = true,
+                       .registers_alone = 160,
                        .fused_bytes = 88 << 10};
 }
 
@@ -45,7 +48,7 @@ static void write_head(Writer *w, const CudaKernel *made)
 {
     const Step *step = w->step;
     text_printf(w->out, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(\n    ",
-                w->threads, BLOCKS, made->symbol);
+                w->threads, w->blocks, made->symbol);
     for (int i = 0; i < step->argument_count; i++) {
         NodeId value = w->plan->buffers[step->arguments[i]].value;
         bool written = schedule_holds(&w->schedule, value);
@@ -229,7 +232,8 @@ static void fill_block(Writer *w)
 {
     Schedule *s = &w->schedule;
     bool rows = false;
-    int64_t tiles = 0, most = w->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));
+    int64_t tiles = 0, room = w->target->l2_bytes / 2;
+    if (room > w->shared - LEAST_STAGING) room = w->shared - LEAST_STAGING;
     for (int i = 0; i < s->stage_count; i++) {
         const Stage *stage = &s->stages[i];
         if (stage->kind != STAGE_PRODUCT || stage->product.rows_in_w || !stage->product.lane)
@@ -239,8 +243,37 @@ static void fill_block(Writer *w)
         rows |= stage->product.row_count > 0;
     }
     int64_t units = tiles > 0 ? w->threads / TEAM / tiles : 0;
+    int64_t most = room / (4 * (s->unit_floats + 1));
     if (units > most) units = most;
     if (units > s->block || (units > 0 && !rows)) s->block = units;
+}
+
+/* Registers for the sums of a thread, and for four steps of the operand with the lanes. */
+static int64_t registers_of(const Product *p)
+{
+    int64_t rows = 1;
+    for (int k = 0; k < p->row_count; k++) rows *= p->row_tile[k];
+    return (rows + 4) * p->vectors;
+}
+
+/* Half the threads a block where each needs more registers, or where two products leave room for twice as many blocks: while
+ * one is at a barrier, others compute. */
+static void choose_threads(Writer *w)
+{
+    const Schedule *s = &w->schedule;
+    int products = 0;
+    int64_t registers = 0;
+    for (int i = 0; i < s->stage_count; i++) {
+        if (s->stages[i].kind != STAGE_PRODUCT) continue;
+        products++;
+        int64_t own = registers_of(&s->stages[i].product);
+        if (own > registers) registers = own;
+    }
+    bool few = registers <= FEW_SUMS;
+    bool small = few && products > 1 && 4 * s->unit_floats + LEAST_STAGING <= SMALL_SHARED_BYTES;
+    w->threads = few && !small ? THREADS : THREADS / 2;
+    w->blocks = small ? 2 * BLOCKS : few || registers > SOME_SUMS ? BLOCKS : BLOCKS + 1;
+    w->shared = small ? SMALL_SHARED_BYTES : CUDA_SHARED_BYTES;
 }
 
 static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
@@ -251,7 +284,7 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
     w->staging = 0;
     if (!schedule_kernel(&w->schedule, w->arena, w->graph, step->kernel, w->target, w->diag))
         return false;
-    w->threads = THREADS;
+    choose_threads(w);
     fill_block(w);
     w->computed = arena_array(w->arena, w->schedule.end - w->schedule.first, sizeof *w->computed);
     made->symbol = arena_printf(w->arena, "%s_k%d_%s", w->graph->name, number,

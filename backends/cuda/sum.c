@@ -66,21 +66,41 @@ static bool split(const Sum *a, int64_t divisor, Sum *quotient, Sum *rest)
     return most < divisor;
 }
 
+/* The same by the greatest divisor of `divisor` for which that can be done, which it returns: 1 at least. */
+static int64_t split_coarsely(const Sum *a, int64_t divisor, Sum *quotient, Sum *rest)
+{
+    for (int64_t part = divisor; part > 1; part--)
+        if (divisor % part == 0 && split(a, part, quotient, rest)) return part;
+    *quotient = *a;
+    *rest = sum_constant(0);
+    return 1;
+}
+
+/* The text of a sum that is a part of a product. */
+static const char *factor_text(Writer *w, const Sum *a)
+{
+    bool is_name = a->count == 1 && a->constant == 0 && a->term[0].scale == 1;
+    return arena_printf(w->arena, is_name ? "%s" : "(%s)", sum_text(w, a));
+}
+
 Sum sum_divide(Writer *w, const Sum *a, int64_t divisor)
 {
     Sum quotient, rest;
-    if (divisor == 1) return *a;
-    if (split(a, divisor, &quotient, &rest)) return quotient;
-    return sum_term(arena_printf(w->arena, "((%s) / %lld)", sum_text(w, a), (long long)divisor), 1,
-                    0);
+    int64_t left = divisor / split_coarsely(a, divisor, &quotient, &rest);
+    if (left == 1) return quotient;
+    return sum_term(
+        arena_printf(w->arena, "(%s / %lld)", factor_text(w, &quotient), (long long)left), 1, 0);
 }
 
 Sum sum_modulo(Writer *w, const Sum *a, int64_t divisor)
 {
     Sum quotient, rest;
-    if (split(a, divisor, &quotient, &rest)) return rest;
-    return sum_term(arena_printf(w->arena, "((%s) %% %lld)", sum_text(w, a), (long long)divisor), 1,
-                    0);
+    int64_t part = split_coarsely(a, divisor, &quotient, &rest), left = divisor / part;
+    if (left == 1) return rest;
+    Sum turn =
+        sum_term(arena_printf(w->arena, "(%s %% %lld)", factor_text(w, &quotient), (long long)left),
+                 part, left);
+    return sum_add(w, turn, &rest, 1);
 }
 
 const char *sum_text(Writer *w, const Sum *a)

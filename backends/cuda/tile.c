@@ -111,7 +111,7 @@ static int64_t share_out(const Writer *w, Tile *t)
 /* Shared memory for slabs: what scratch leaves, if that is enough for any. */
 static int64_t staging_bytes(const Writer *w)
 {
-    int64_t rest = CUDA_SHARED_BYTES - w->scratch;
+    int64_t rest = w->shared - w->scratch;
     return rest < LEAST_STAGING || rest > MOST_STAGING ? MOST_STAGING : rest;
 }
 
@@ -170,18 +170,20 @@ static Tile cut(Writer *w, const Stage *stage, const Product *p, int64_t *rounds
     return t;
 }
 
-/* Where a block has too few tiles for its teams, tiles have fewer rows. */
+/* Tiles of as many rows as take the least time on all teams of the block. Where warps are few, a thread has two rows at
+ * least: with one, it loads as much as it computes. */
 Tile find_tile(Writer *w, const Stage *stage)
 {
     Product *p = arena_alloc(w->arena, sizeof *p);
     *p = stage->product;
     int64_t none = 1, rounds, least = INT64_MAX, best = 1;
     int64_t *inner = p->row_count ? &p->row_tile[p->row_count - 1] : &none;
-    for (int64_t most = *inner, tile = most; tile > 0; tile--) {
-        if (most % tile != 0) continue;
+    int64_t most = *inner, fewest = w->fine && most > 1 ? 2 : 1;
+    for (int64_t tile = most; tile >= fewest; tile--) {
         *inner = tile;
         Tile t = cut(w, stage, p, &rounds);
         int64_t cost = rounds * product_step_cost(t.rows, p->vectors);
+        if (t.row_count > 0 && t.row[t.row_count - 1].edge) cost += cost / 16;
         if (cost >= least) continue;
         least = cost;
         best = tile;

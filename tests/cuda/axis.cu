@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k0_copy(
   }
 }
 
-// kernel for (b, w 6 by 1), 256 threads, 1 units a block
+// kernel for (b, w 6 by 1), 128 threads, 1 units a block
 // %4 = read @x [b, h, w, raft*16 + group] : f32[b, h 8, w 6, raft 2, group 16]
 // %5 = read %1 [group, raft] : f32[group 16, raft 2]
 // %6 = read %3 [group, raft] : f32[group 16, raft 2]
@@ -33,17 +33,17 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k0_copy(
 // %14 = linear %11, %12, %13 over (k) : f32[b, w 6, group 16, raft 2, h 8]
 // %15 = add %4, %14 : f32[b, h 8, w 6, raft 2, group 16]
 // %16 = write %15 [b, h, w, raft, group] : f32[b, h 8, w 6, raft 2, group 16]
-extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_linear_add(
+extern "C" __global__ void __launch_bounds__(128, 4) axis_k2_norm_linear_gelu_linear_add(
     raft_input a0, raft_input a1, raft_input a2, raft_input a3, raft_input a4, raft_input a5, raft_input a6, raft_output a7, long long batch, long long units, raft_scratch spill)
 {
-  raft_shared(shared, 1568);
+  raft_shared(shared, 1440);
   const raft_scratch scratch = shared;
   const raft_scratch slabs = shared + 800;
   for (int part = blockIdx.x;; part += gridDim.x) {
     const int first = part;
     const int each = raft_again((int)units);
     if (first >= each) break;
-    for (int thread = raft_thread<256>(), item = thread / 32; item < 8; item += 8) {
+    for (int thread = raft_thread<128>(), item = thread / 32; item < 8; item += 4) {
       const int i_h = item;
       const int lane = thread % 32;
       const int number = first;
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
     }
     raft_barrier();
     raft_several
-    for (int thread = raft_thread<256>(), item = thread; item < 256; item += 256) {
+    for (int thread = raft_thread<128>(), item = thread; item < 256; item += 128) {
       const int i_group = item % 16;
       const int i_raft = item / 16 % 2;
       const int i_h = item / 32;
@@ -85,39 +85,41 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
     }
     raft_barrier();
     {
-      const int thread = raft_thread<256>();
+      const int thread = raft_thread<128>();
       const int team = thread / 8;
       const int lane = thread % 8;
       int rows_from[1];
       raft_unroll
       for (int turn = 0; turn < 1; turn++) {
-        const int e = thread + turn * 256;
-        const int tile = e / 2;
+        const int e = thread + turn * 128;
+        const int tile = e / 4;
         const int c = e % 2;
+        const int l = e / 2 % 2;
         const int i_k = tile;
-        rows_from[turn] = i_k * 16 + c * 4;
+        const int r0 = l;
+        rows_from[turn] = i_k * 32 + r0 * 16 + c * 4;
       }
       const auto bring = [&](int slab) {
-        const raft_scratch to = slabs + slab % 2 * 384;
+        const raft_scratch to = slabs + slab % 2 * 320;
         const int k_raft = slab;
         raft_unroll
         for (int turn = 0; turn < 1; turn++) {
-          const int e = thread + turn * 256;
+          const int e = thread + turn * 128;
           if (e >= 64) continue;
-          raft_copy<4>(to, e * 4 + (e / 2) * 4, a3, rows_from[turn] + k_raft * 8, true);
+          raft_copy<4>(to, e * 4 + (e / 4) * 4, a3, rows_from[turn] + k_raft * 8, true);
         }
       };
       bring(0); raft_copies_sent();
-      float sum[1][2];
+      float sum[2][2];
       {
-        const int thread = raft_thread<256>();
+        const int thread = raft_thread<128>();
         const int team = thread / 8;
         const int m = team;
         const int i_k = m;
         raft_unroll
-        for (int r0 = 0; r0 < 1; r0++) {
-          sum[0][0] = a4[i_k];
-          sum[0][1] = a4[i_k];
+        for (int r0 = 0; r0 < 2; r0++) {
+          sum[r0][0] = a4[i_k * 2 + r0];
+          sum[r0][1] = a4[i_k * 2 + r0];
         }
       }
       {
@@ -127,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
           raft_barrier();
           if (slab < 1) bring(slab + 1);
           raft_copies_sent();
-          const raft_scratch slab_rows = slabs + (team * 12 + (slab % 2) * 384);
+          const raft_scratch slab_rows = slabs + (team * 20 + (slab % 2) * 320);
           const int k_raft = slab;
           raft_loop
           for (int q = 0; q < 2; q++) {
@@ -137,43 +139,43 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
               raft_load<2>(&y[j][0], unit, q * 128 + j * 32 + k_raft * 16 + lane * 2 + 32);
             }
             raft_unroll
-            for (int r0 = 0; r0 < 1; r0++) {
+            for (int r0 = 0; r0 < 2; r0++) {
               float x[4];
-              raft_load<4>(x, slab_rows, q * 4);
+              raft_load<4>(x, slab_rows, q * 4 + r0 * 8);
               raft_unroll
               for (int j = 0; j < 4; j++) {
-                sum[0][0] = fmaf(x[j], y[j][0], sum[0][0]);
-                sum[0][1] = fmaf(x[j], y[j][1], sum[0][1]);
+                sum[r0][0] = fmaf(x[j], y[j][0], sum[r0][0]);
+                sum[r0][1] = fmaf(x[j], y[j][1], sum[r0][1]);
               }
             }
           }
         }
       }
       {
-        const int thread = raft_thread<256>();
+        const int thread = raft_thread<128>();
         const int team = thread / 8;
         const int lane = thread % 8;
         const int m = team;
         const int i_k = m;
         const raft_scratch unit = scratch;
         raft_unroll
-        for (int r0 = 0; r0 < 1; r0++) {
+        for (int r0 = 0; r0 < 2; r0++) {
           float value[2];
-          value[0] = raft_gelu(sum[0][0]);
-          value[1] = raft_gelu(sum[0][1]);
-          raft_store<2>(unit, i_k * 16 + lane * 2 + 288, &value[0]);
+          value[0] = raft_gelu(sum[r0][0]);
+          value[1] = raft_gelu(sum[r0][1]);
+          raft_store<2>(unit, i_k * 32 + r0 * 16 + lane * 2 + 288, &value[0]);
         }
       }
     }
     raft_barrier();
     {
-      const int thread = raft_thread<256>();
-      const int team = raft_min(thread / 8, 15);
+      const int thread = raft_thread<128>();
+      const int team = thread / 8;
       const int lane = thread % 8;
       int rows_from[1];
       raft_unroll
       for (int turn = 0; turn < 1; turn++) {
-        const int e = thread + turn * 256;
+        const int e = thread + turn * 128;
         const int tile = e / 8;
         const int c = e % 8;
         const int i_h = tile % 8;
@@ -184,16 +186,15 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
         const raft_scratch to = slabs;
         raft_unroll
         for (int turn = 0; turn < 1; turn++) {
-          const int e = thread + turn * 256;
-          if (e >= 128) continue;
+          const int e = thread + turn * 128;
           raft_copy<4>(to, e * 4 + (e / 8) * 4, a5, rows_from[turn], true);
         }
       };
       bring(0); raft_copies_sent();
       float sum[1][2];
       {
-        const int thread = raft_thread<256>();
-        const int team = raft_min(thread / 8, 15);
+        const int thread = raft_thread<128>();
+        const int team = thread / 8;
         const int m = team;
         const int i_h = m % 8;
         const int i_raft = m / 8;
@@ -230,8 +231,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
         }
       }
       {
-        const int thread = raft_thread<256>();
-        const int team = raft_min(thread / 8, 15);
+        const int thread = raft_thread<128>();
+        const int team = thread / 8;
         const int lane = thread % 8;
         const int m = team;
         const int i_h = m % 8;
@@ -239,15 +240,13 @@ extern "C" __global__ void __launch_bounds__(256, 2) axis_k2_norm_linear_gelu_li
         const int number = first;
         const int u_w = number % 6;
         const int u_b = number / 6;
-        if (thread < 128) {
-          raft_unroll
-          for (int r0 = 0; r0 < 1; r0++) {
-            float value[2];
-            value[0] = (a0[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2] + sum[0][0]);
-            value[1] = (a0[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2 + 1] + sum[0][1]);
-            a7[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2] = value[0];
-            a7[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2 + 1] = value[1];
-          }
+        raft_unroll
+        for (int r0 = 0; r0 < 1; r0++) {
+          float value[2];
+          value[0] = (a0[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2] + sum[0][0]);
+          value[1] = (a0[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2 + 1] + sum[0][1]);
+          a7[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2] = value[0];
+          a7[u_b * 1536 + i_h * 192 + u_w * 32 + i_raft * 16 + lane * 2 + 1] = value[1];
         }
       }
     }
