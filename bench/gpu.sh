@@ -4,12 +4,12 @@
 # usage: bench/gpu.sh [FOLDER]      (default: bench/results/DATE-DEVICE)
 #
 # RAFTC_PACK names a folder made by bench/gpu_pack.sh on another machine; without it, raftc is built
-# here, without LLVM. Every stage has a limit and a log of its own in FOLDER; one that fails or runs out
+# here, without LLVM. RAFTC_GPU_SECONDS (470) is what all of it may take. Every stage has a limit and a log of its own in FOLDER; one that fails or runs out
 # of time does not stop the next. The last lines, kept in summary.txt, tell how each stage ended.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
-begin=$SECONDS
+begin=$SECONDS seconds=${RAFTC_GPU_SECONDS:-470}
 
 device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr -c 'A-Za-z0-9\n' '-')
 results=${1:-bench/results/$(date +%F)-${device:-no-device}}
@@ -80,8 +80,7 @@ goldens() {
 }
 
 train_goldens() {
-    ls tests/data/goldens/train-tiny-{41x30,mixer-32x32,32x32}.safetensors |
-        xargs -P 3 -n 1 timeout 115 "$golden_train" "$raftc" cuda
+    ls tests/data/goldens/train-tiny*.safetensors | xargs -P 4 -n 1 timeout 100 "$golden_train" "$raftc" cuda
 }
 
 sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
@@ -121,7 +120,7 @@ export -f machine libraries warm_torch goldens train_goldens sanitize same_bits
 
 stage machine 40 bash -c machine
 stage libraries 90 bash -c libraries
-stage warm_torch 170 bash -c warm_torch &
+stage warm_torch $((seconds * 36 / 100)) bash -c warm_torch &
 torch_warmer=$!
 stage tiny 60 bash -c 'cd tests && "$raftc" run cli/tiny.yaml --target cuda --weights @fill @fill --batch 3'
 sanitizers=()
@@ -130,19 +129,16 @@ for tool in memcheck racecheck synccheck initcheck; do
     sanitizers+=($!)
 done
 stage train_goldens 120 bash -c train_goldens &
-trainer=$!
+sanitizers+=($!)
 stage goldens 190 bash -c goldens
 stage same_bits 60 bash -c same_bits
-wait "$torch_warmer" "$trainer" "${sanitizers[@]}"
+wait "$torch_warmer" "${sanitizers[@]}"
 
 # ---- times: nothing else runs ----------------------------------------------------------------------
-left() { # SECONDS: no more than this, nor than what is left of 470 s
-    local rest=$((470 - (SECONDS - begin)))
+left() { # LIMIT: no more than this, nor than what is left
+    local rest=$((seconds - (SECONDS - begin)))
     echo $((rest < 5 ? 5 : rest < $1 ? rest : $1))
 }
-peers=$(left 170)
-stage peers "$peers" python3 bench/gpu_peers.py time "$results/libraries" "$results/peers.json" \
-    --seconds $((peers - 25))
 for batch in 256 1; do
     for model in l m s; do
         stage "profile-$model-$batch" "$(left 30)" "$raftc" bench "models/raftmlp-$model.yaml" \
@@ -156,15 +152,18 @@ for batch in 256 1; do
     done
 done
 
+peers=$(left 170)
+stage peers "$peers" python3 bench/gpu_peers.py time "$results/libraries" "$results/peers.json" \
+    --seconds $((peers - 25))
+
 # ---- summary -----------------------------------------------------------------------------------------
 rm -rf "$results/libraries" "$results/bits"
 {
     echo "device: ${device:-none}; $((SECONDS - begin)) s"
     cat "$results/stages.txt"
     echo
-    grep -h '^golden:' "$results/goldens.log"
-    grep -h '^FAIL' "$results/goldens.log" | head -n 20
-    grep -h '^golden_train:' "$results/train_goldens.log"
+    grep -h '^golden' "$results/goldens.log" "$results/train_goldens.log"
+    grep -h '^FAIL' "$results/goldens.log" "$results/train_goldens.log" | head -n 20
     for tool in memcheck racecheck synccheck initcheck; do
         echo "$tool: $(grep 'SUMMARY' "$results/$tool.log" | tail -n 1)"
     done

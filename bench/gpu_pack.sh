@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs raftc without LLVM and what runs the goldens, with the shared libraries that they need, to be
+# Packs raftc without LLVM and the goldens' runners, with the shared libraries that they need, to be
 # carried to a machine with a GPU that has none of them: RAFTC_PACK=FOLDER bench/gpu.sh
 # usage: bench/gpu_pack.sh FOLDER [BUILD]     (BUILD: default build-pack)
 set -euo pipefail
