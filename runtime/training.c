@@ -428,7 +428,7 @@ RAFT_SHELL_LINKAGE RaftStatus raft_training_backward(RaftTraining *t, int64_t ba
                                                      const float *weight, float *loss)
 {
     if (!t) return RAFT_INVALID;
-    const int64_t images = batch < 1 ? 1 : raft_least(batch, t->program->chunk); /* or refused */
+    const int64_t images = batch < 1 ? 1 : batch; /* or refused */
     RaftStatus status = weight ? RAFT_OK : set_mean(t, images);
     if (status == RAFT_OK) status = set_given(t, images, NULL, NULL);
     if (status == RAFT_OK) status = set_gradients(t, NULL);

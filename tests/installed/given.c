@@ -208,6 +208,46 @@ static void check_large(tiny *model)
     free(slope);
 }
 
+/* The mean over more images than a part has is the sum over halves whose weights say so. */
+static void check_large_mean(tiny *model)
+{
+    enum { LARGE = 80, HALF = LARGE / 2 };
+    int count;
+    float *many = malloc((size_t)LARGE * PIXELS * sizeof(float));
+    float *target = calloc((size_t)LARGE * tiny_CLASSES, sizeof(float));
+    float weight[HALF], loss[2][LARGE];
+    const tiny_Parameter *parameter = tiny_parameters(model, &count);
+    float *gradient[MOST_PARAMETERS];
+    double most = 0, difference = 0;
+    raft_fill_input(LARGE * PIXELS, many);
+    for (int i = 0; i < LARGE; i++) target[i * tiny_CLASSES + i % tiny_CLASSES] = 1;
+    for (int i = 0; i < HALF; i++) weight[i] = 1.0f / LARGE;
+    CHECK(tiny_zero_gradients(model) == tiny_OK);
+    CHECK(tiny_backward(model, LARGE, many, target, NULL, loss[0]) == tiny_OK);
+    for (int p = 0; p < count; p++) {
+        size_t bytes = (size_t)parameter[p].elements * sizeof(float);
+        gradient[p] = malloc(bytes);
+        memcpy(gradient[p], tiny_gradient(model, parameter[p].name), bytes);
+    }
+    CHECK(tiny_zero_gradients(model) == tiny_OK);
+    for (int half = 0; half < 2; half++)
+        CHECK(tiny_backward(model, HALF, many + half * HALF * PIXELS,
+                            target + half * HALF * tiny_CLASSES, weight,
+                            loss[1] + half * HALF) == tiny_OK);
+    CHECK(memcmp(loss[0], loss[1], sizeof loss[0]) == 0);
+    for (int p = 0; p < count; p++) {
+        const float *wanted = tiny_gradient(model, parameter[p].name);
+        for (int64_t k = 0; k < parameter[p].elements; k++) {
+            most = fmax(most, fabs((double)wanted[k]));
+            difference = fmax(difference, fabs((double)wanted[k] - (double)gradient[p][k]));
+        }
+        free(gradient[p]);
+    }
+    CHECK(most > 0 && difference <= 1e-5 * most); /* added in another order */
+    free(many);
+    free(target);
+}
+
 static void check_refusals(tiny *model)
 {
     CHECK(tiny_backward_from(model, given[0], NULL, NULL) == tiny_NOT_READY);
@@ -241,6 +281,7 @@ int main(int argc, char **argv)
     check_differences(model, 1, 1);
     check_cross_entropy(model);
     check_large(model);
+    check_large_mean(model);
     for (int i = 0; i < MOST_OUTPUTS; i++) {
         free(output[i]);
         free(given[i]);
