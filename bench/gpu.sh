@@ -4,8 +4,9 @@
 # usage: bench/gpu.sh [FOLDER]      (default: bench/results/DATE-DEVICE)
 #
 # RAFTC_PACK names a folder made by bench/gpu_pack.sh on another machine; without it, raftc is built
-# here, without LLVM. RAFTC_GPU_SECONDS (470) is what all of it may take. Every stage has a limit and a log of its own in FOLDER; one that fails or runs out
-# of time does not stop the next. The last lines, kept in summary.txt, tell how each stage ended.
+# here, without LLVM. RAFTC_GPU_SECONDS (470) is what all of it may take. Every stage has a limit and a log
+# of its own in FOLDER; one that fails or runs out of time does not stop the next. The last lines, kept in
+# summary.txt, tell how each stage ended.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -19,6 +20,7 @@ export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$(mktemp -d)}
 export TORCHINDUCTOR_CACHE_DIR=$XDG_CACHE_HOME/torchinductor TORCHINDUCTOR_FX_GRAPH_CACHE=1
 : >"$results/stages.txt"
 
+# What a stage runs under a limit of its own has to end with it: --foreground leaves it in the stage's group.
 stage() { # NAME SECONDS COMMAND...
     local name=$1 limit=$2 start=$SECONDS how
     shift 2
@@ -37,7 +39,8 @@ if [ -n "${RAFTC_PACK:-}" ]; then
     raftc=$pack/raftc golden=$pack/golden golden_train=$pack/golden_train
 else
     build() {
-        cmake -S . -B build-gpu -G Ninja -DRAFTC_LLVM=OFF && cmake --build build-gpu -j --target raftc golden golden_train
+        cmake -S . -B build-gpu -G Ninja -DRAFTC_LLVM=OFF &&
+            cmake --build build-gpu -j --target raftc golden golden_train
     }
     export -f build
     stage build 120 bash -c build
@@ -72,15 +75,16 @@ warm_torch() {
     for job in "l 256 f32" "m 256 f32" "s 256 f32" "l 1 f32" "m 1 f32" "s 1 f32" \
         "l 256 bf16" "l 1 bf16" "m 256 bf16" "m 1 bf16" "s 256 bf16" "s 1 bf16"; do
         echo "$job"
-    done | TORCHINDUCTOR_COMPILE_THREADS=4 xargs -P 6 -L 1 timeout 150 python3 bench/gpu_peers.py warm
+    done | TORCHINDUCTOR_COMPILE_THREADS=4 xargs -P 6 -L 1 timeout --foreground 150 python3 bench/gpu_peers.py warm
 }
 
 goldens() {
-    ls tests/data/goldens/forward-*.safetensors | xargs -P 12 -n 1 timeout 185 "$golden" cuda
+    ls tests/data/goldens/forward-*.safetensors | xargs -P 12 -n 1 timeout --foreground 185 "$golden" cuda
 }
 
 train_goldens() {
-    ls tests/data/goldens/train-tiny*.safetensors | xargs -P 4 -n 1 timeout 100 "$golden_train" "$raftc" cuda
+    ls tests/data/goldens/train-tiny*.safetensors |
+        xargs -P 4 -n 1 timeout --foreground 100 "$golden_train" "$raftc" cuda
 }
 
 sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
