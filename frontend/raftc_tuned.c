@@ -66,8 +66,8 @@ static int ask_number(Tuned *t, const char *question)
 /* Is the file a database of ours, or (to be `made`) as good as empty? */
 static bool is_ours(Tuned *t, bool make, const char **why)
 {
-    int application = ask_number(t, "PRAGMA application_id");
     int tables = ask_number(t, "SELECT count(*) FROM sqlite_master");
+    int application = ask_number(t, "PRAGMA application_id"); /* last: another may just make it */
     if (application == APPLICATION || (make && application == 0 && tables == 0)) return true;
     *why = application < 0 || tables < 0 ? sqlite3_errmsg(t->database)
                                          : "it is a database of another program";
