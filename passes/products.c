@@ -149,9 +149,18 @@ static bool is_alone(const Graph *graph, NodeId linear)
     return true;
 }
 
+/* What a thread has for sums, and for the operand with the lanes. */
+static int64_t registers_for(const Graph *graph, NodeId linear, const Target *target)
+{
+    enum { OF_IMAGES = 12 }; /* hold at which image a sum over the batch is */
+    if (sums_over_batch(graph, linear)) return target->vector_registers - OF_IMAGES;
+    bool more = target->registers_alone > target->vector_registers && is_alone(graph, linear);
+    return more ? target->registers_alone : target->vector_registers;
+}
+
 /* The cheapest tile for threads: `registers` hold its sums, and four steps of the operand with the lanes. */
 static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
-                            int64_t width, int registers)
+                            int64_t width, int64_t registers)
 {
     enum { MOST_VECTORS = 8, MOST_ROWS = 16 };
     Product best = {0};
@@ -246,8 +255,7 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
     if (target->stages_operands)
         return threads_tile(p, &node->type, rows, vectors, width,
-                            is_alone(graph, linear) ? target->registers_alone
-                                                    : target->vector_registers);
+                            registers_for(graph, linear, target));
     if (chosen_rows) {
         p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
         choose_rows(&p, &node->type, rows, vectors, chosen_rows);
