@@ -8,6 +8,7 @@
 #include "runtime/rt.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -144,10 +145,17 @@ static bool place(Job *job, const char *path, const void *data, size_t size)
 /* Into the temporary folder, where nothing has to outlive a power cut. */
 static bool place_aside(Job *job, int number, const void *data, size_t size)
 {
-    FILE *file = fopen(job->path[number], "wb");
-    bool good = file && fwrite(data, 1, size, file) == size;
+    int file = open(job->path[number], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    const char *next = data, *end = next + size;
+    bool good = file >= 0;
+    while (good && next < end) {
+        ssize_t written = write(file, next, (size_t)(end - next));
+        if (written == 0) errno = EIO; /* no file does so */
+        if (written > 0) next += written;
+        good = written > 0 || (written < 0 && errno == EINTR);
+    }
     int reason = errno;
-    if (file && fclose(file) != 0 && good) {
+    if (file >= 0 && close(file) != 0 && errno != EINTR && good) {
         reason = errno;
         good = false;
     }
