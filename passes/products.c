@@ -132,16 +132,25 @@ static int64_t threads_cost(const Product *p, const Type *result, int64_t width)
     return edge ? cost + cost / 16 : cost;
 }
 
-/* Is it the one product of its kernel, of operands that are read, many elements at a time? Those that the caller gives may
- * begin anywhere, and are brought one by one: that takes threads. */
-static bool is_alone(const Graph *graph, NodeId linear)
+/* Do elements along the axis lie side by side in what is read, at a place that raftc has chosen? What the caller gives may
+ * begin anywhere. */
+static bool lie_together(const Graph *graph, const Node *read, const char *axis)
 {
-    const Node *node = graph_node(graph, linear);
-    for (int i = 0; i < 2; i++) {
-        const Node *read = graph_node(graph, node->operands[i]);
-        if (read->op != OP_READ || graph_node(graph, read->operands[0])->op == OP_INPUT)
-            return false;
-    }
+    if (graph_node(graph, read->operands[0])->op == OP_INPUT) return false;
+    const Map *map = &read->attributes.map;
+    return map->rank > 0 && map->dim[map->rank - 1].coefficient[type_find(&read->type, axis)] == 1;
+}
+
+/* Is it the one product of its kernel, of operands that are read, many elements at a time? To bring them one by one takes
+ * threads. */
+static bool is_alone(const Graph *graph, NodeId linear, bool rows_in_w)
+{
+    const Node *node = graph_node(graph, linear),
+               *rows = graph_node(graph, node->operands[rows_in_w]);
+    const AxisNames *over = &node->attributes.over;
+    for (int i = 0; i < 2; i++)
+        if (graph_node(graph, node->operands[i])->op != OP_READ) return false;
+    if (!lie_together(graph, rows, over->name[over->count - 1])) return false;
     NodeId first, end;
     kernel_range(graph, node->kernel, &first, &end);
     for (NodeId id = first; id < end; id++)
@@ -150,11 +159,13 @@ static bool is_alone(const Graph *graph, NodeId linear)
 }
 
 /* What a thread has for sums, and for the operand with the lanes. */
-static int64_t registers_for(const Graph *graph, NodeId linear, const Target *target)
+static int64_t registers_for(const Graph *graph, NodeId linear, bool rows_in_w,
+                             const Target *target)
 {
     enum { OF_IMAGES = 12 }; /* hold at which image a sum over the batch is */
     if (sums_over_batch(graph, linear)) return target->vector_registers - OF_IMAGES;
-    bool more = target->registers_alone > target->vector_registers && is_alone(graph, linear);
+    bool more =
+        target->registers_alone > target->vector_registers && is_alone(graph, linear, rows_in_w);
     return more ? target->registers_alone : target->vector_registers;
 }
 
@@ -255,7 +266,7 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
     if (target->stages_operands)
         return threads_tile(p, &node->type, rows, vectors, width,
-                            registers_for(graph, linear, target));
+                            registers_for(graph, linear, p.rows_in_w, target));
     if (chosen_rows) {
         p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
         choose_rows(&p, &node->type, rows, vectors, chosen_rows);

@@ -302,7 +302,7 @@ static void add_both(Writer *w, const Tile *t)
 
 static void add_products(Writer *w, const Tile *t)
 {
-    line(w, w->fine ? "raft_unroll" : t->rows * t->p->vectors > 64 ? "raft_twice" : "raft_loop");
+    line(w, w->fine ? "raft_unroll" : has_many_sums(t) ? "raft_twice" : "raft_loop");
     open_block(w, "for (int q = 0; q < %lld; q++)", (long long)(t->depth / t->at_once));
     if (t->both) {
         add_both(w, t);

@@ -55,6 +55,8 @@ typedef struct Tile {
 /* ---- tile.c ---- */
 
 Tile find_tile(Writer *w, const Stage *stage);
+/* Do the sums of a thread take most of its registers? */
+bool has_many_sums(const Tile *t);
 
 /* ---- product.c ---- */
 

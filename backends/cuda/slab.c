@@ -11,6 +11,13 @@
 
 enum { MOST_PREPARED = 20 }; /* registers for where one operand's chunks lie, from slab to slab */
 
+/* Have the sums left room for them? Where they are many, indices of the sum must fit, too. */
+static bool may_prepare(const Tile *t, int64_t numbers)
+{
+    if (!has_many_sums(t)) return numbers <= MOST_PREPARED;
+    return numbers + 2 * t->linear->attributes.over.count < MOST_PREPARED;
+}
+
 static bool is_staged(const Tile *t)
 {
     return t->side[ROWS].staged || t->side[LANES].staged;
@@ -153,7 +160,7 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side)
             load.ready &= split_slab(&load.spot.bound[i].at, &changing, &rest);
             line(w, "%s_at%d[turn] = %s;", load.name, i, sum_text(w, &rest));
         }
-        load.ready &= load.turns * (1 + load.spot.bound_count) <= MOST_PREPARED;
+        load.ready &= may_prepare(t, load.turns * (1 + load.spot.bound_count));
     }
     close_block(w);
     w->coordinate_count = mark;

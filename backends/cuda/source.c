@@ -19,7 +19,7 @@ void cuda_target(Target *target)
                        .l2_bytes = 2 * (CUDA_SHARED_BYTES - (24 << 10)),
                        .packs_weights = true,
                        .stages_operands = true,
-                       .registers_alone = 160,
+                       .registers_alone = 144,
                        .fused_bytes = 88 << 10};
 }
 

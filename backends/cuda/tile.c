@@ -194,6 +194,11 @@ Tile find_tile(Writer *w, const Stage *stage)
     return t;
 }
 
+bool has_many_sums(const Tile *t)
+{
+    return t->rows * t->p->vectors > 64;
+}
+
 int64_t product_tiles(Writer *w, const Stage *stage)
 {
     const Node *linear = graph_node(w->graph, stage->root);
