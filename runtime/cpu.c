@@ -75,7 +75,7 @@ static RaftStatus reserve_parts(RaftShell *shell)
     if (cpu->part || !program->fixed) return RAFT_OK;
     for (int i = 0; i < program->output_count; i++)
         if (program->fixed[i]) floats += program->output[i].elements;
-    cpu->part = calloc((size_t)program->output_count, sizeof *cpu->part);
+    cpu->part = calloc((unsigned)program->output_count, sizeof *cpu->part);
     float *next = NULL;
     if (cpu->part && raft_float_bytes(floats, 1, &bytes))
         next = allocate_zeroed(bytes, &cpu->part_block);
