@@ -1,6 +1,6 @@
 /* cuda_kernels.c: every kernel of some models, compiled by NVRTC for one architecture: it has nothing to say of any,
  * neither names without use nor registers that spill, but for a few of training. Kernels that differ in names alone are
- * compiled once; of all published models an architecture takes 70 s of a processor where there is an NVRTC, of training
+ * compiled once; of all published models an architecture takes 100 s of a processor where there is an NVRTC, of training
  * RaftMLP-S, M and L take 200 s; and nothing elsewhere.
  * usage: cuda_kernels PATTERN ARCHITECTURE [train]        exit 77: skipped, there is no NVRTC
  *   PATTERN: settings, or files of tests/data/goldens; train: the kernels of training, too

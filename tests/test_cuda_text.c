@@ -75,6 +75,28 @@ static void test_indices(void **state)
     arena_free(&arena);
 }
 
+/* An index of packed lanes: u * 32 + c * 4 + 3 with c below 8, in panels of 64. */
+static void test_sums(void **state)
+{
+    Arena arena = {0};
+    Writer w = {.arena = &arena};
+    (void)state;
+    Sum c = sum_term("c", 4, 8), at = sum_add(&w, sum_term("u", 32, 0), &c, 1);
+    at.constant = 3;
+    Sum panel = sum_divide(&w, &at, 64), lane = sum_modulo(&w, &at, 64);
+    assert_string_equal(sum_text(&w, &panel), "(u / 2)");
+    assert_string_equal(sum_text(&w, &lane), "(u % 2) * 32 + c * 4 + 3");
+    panel = sum_divide(&w, &at, 32);
+    lane = sum_modulo(&w, &at, 32);
+    assert_string_equal(sum_text(&w, &panel), "u");
+    assert_string_equal(sum_text(&w, &lane), "c * 4 + 3");
+    panel = sum_divide(&w, &at, 5);
+    lane = sum_modulo(&w, &at, 5);
+    assert_string_equal(sum_text(&w, &panel), "((u * 32 + c * 4 + 3) / 5)");
+    assert_string_equal(sum_text(&w, &lane), "((u * 32 + c * 4 + 3) % 5)");
+    arena_free(&arena);
+}
+
 static void test_tidy(void **state)
 {
     static const char text[] = "{\n"
@@ -116,6 +138,6 @@ static void test_tidy(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_axis), cmocka_unit_test(test_indices),
-                                       cmocka_unit_test(test_tidy)};
+                                       cmocka_unit_test(test_sums), cmocka_unit_test(test_tidy)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
