@@ -29,3 +29,30 @@ void bicubic_taps(int64_t in, int64_t out, int64_t i, int64_t index[4], float we
         index[k] = at < 0 ? 0 : at >= in ? in - 1 : at;
     }
 }
+
+BicubicAdjoint bicubic_adjoint(Arena *arena, int64_t in, int64_t out)
+{
+    size_t entries = 4 * (size_t)out;
+    BicubicAdjoint a = {.start = arena_array(arena, (size_t)in + 1, sizeof *a.start),
+                        .output = arena_array(arena, entries, sizeof *a.output),
+                        .weight = arena_array(arena, entries, sizeof *a.weight)};
+    int64_t *next = arena_array(arena, (size_t)in, sizeof *next), index[4];
+    float weight[4];
+    for (int64_t o = 0; o < out; o++) {
+        bicubic_taps(in, out, o, index, weight);
+        for (int k = 0; k < 4; k++) a.start[index[k] + 1]++;
+    }
+    for (int64_t i = 0; i < in; i++) {
+        a.start[i + 1] += a.start[i];
+        next[i] = a.start[i];
+    }
+    for (int64_t o = 0; o < out; o++) {
+        bicubic_taps(in, out, o, index, weight);
+        for (int k = 0; k < 4; k++) {
+            int64_t entry = next[index[k]]++;
+            a.output[entry] = o;
+            a.weight[entry] = weight[k];
+        }
+    }
+    return a;
+}

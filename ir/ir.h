@@ -311,4 +311,14 @@ extern CheckFunction *const op_check[OP_COUNT];
  * `out`: cubic convolution with a = -0.75, half-pixel centres, source coordinate in float32. */
 void bicubic_taps(int64_t in, int64_t out, int64_t i, int64_t index[4], float weight[4]);
 
+/* The same from the other side: which outputs sample i takes part in, and with which weights, are entries
+ * start[i] to before start[i + 1], in order of the outputs. In `arena`. */
+typedef struct BicubicAdjoint {
+    int64_t *start; /* in + 1 */
+    int64_t *output;
+    float *weight;
+} BicubicAdjoint;
+
+BicubicAdjoint bicubic_adjoint(Arena *arena, int64_t in, int64_t out);
+
 #endif

@@ -52,23 +52,16 @@ static const char *adjoint_tables(Writer *w, int64_t in, int64_t out)
 {
     const char *name = arena_printf(w->arena, "adjoint_%lld_%lld", (long long)in, (long long)out);
     Text start = text_new(w->arena), index = text_new(w->arena), weight = text_new(w->arena);
-    int64_t count = 0;
     if (strstr(w->tables->data, arena_printf(w->arena, "raft_table(int, %s_start,", name)))
         return name;
-    for (int64_t i = 0; i < in; i++) {
-        put_entry(&start, i, arena_printf(w->arena, "%lld", (long long)count));
-        for (int64_t o = 0; o < out; o++) {
-            int64_t tap[4];
-            float taps_weight[4];
-            bicubic_taps(in, out, o, tap, taps_weight);
-            for (int k = 0; k < 4; k++) {
-                if (tap[k] != i) continue;
-                put_entry(&index, count, arena_printf(w->arena, "%lld", (long long)o));
-                put_entry(&weight, count++, float_text(w, taps_weight[k]));
-            }
-        }
+    const BicubicAdjoint adjoint = bicubic_adjoint(w->arena, in, out);
+    const int64_t count = adjoint.start[in];
+    for (int64_t i = 0; i <= in; i++)
+        put_entry(&start, i, arena_printf(w->arena, "%lld", (long long)adjoint.start[i]));
+    for (int64_t k = 0; k < count; k++) {
+        put_entry(&index, k, arena_printf(w->arena, "%lld", (long long)adjoint.output[k]));
+        put_entry(&weight, k, float_text(w, adjoint.weight[k]));
     }
-    put_entry(&start, in, arena_printf(w->arena, "%lld", (long long)count));
     text_printf(w->tables, "raft_table(int, %s_start, %lld) = {%s};\n", name, (long long)in + 1,
                 start.data);
     text_printf(w->tables, "raft_table(int, %s_index, %lld) = {%s};\n", name, (long long)count,

@@ -76,19 +76,14 @@ static Adjoint adjoint_tables(Emitter *e, int64_t in, int64_t out)
     LLVMValueRef *start = arena_array(e->arena, (size_t)in + 1, sizeof *start);
     LLVMValueRef *index = arena_array(e->arena, most, sizeof *index);
     LLVMValueRef *weight = arena_array(e->arena, most, sizeof *weight);
+    const BicubicAdjoint adjoint = bicubic_adjoint(e->arena, in, out);
     int64_t count = 0;
     for (int64_t i = 0; i < in; i++) {
         int64_t first = count;
         start[i] = constant_index(e, count);
-        for (int64_t o = 0; o < out; o++) {
-            int64_t tap[4];
-            float taps_weight[4];
-            bicubic_taps(in, out, o, tap, taps_weight);
-            for (int k = 0; k < 4; k++) {
-                if (tap[k] != i) continue;
-                index[count] = constant_index(e, o);
-                weight[count++] = LLVMConstReal(e->f32, (double)taps_weight[k]);
-            }
+        for (int64_t k = adjoint.start[i]; k < adjoint.start[i + 1]; k++) {
+            index[count] = constant_index(e, adjoint.output[k]);
+            weight[count++] = LLVMConstReal(e->f32, (double)adjoint.weight[k]);
         }
         if (count > first) continue;
         index[count] = constant_index(e, 0);
