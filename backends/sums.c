@@ -30,29 +30,17 @@ static uint32_t count_of(const Node *node, const Dependence *of, Dependence kind
 static bool is_linear(const Node *node, const Dependence *of)
 {
     uint32_t sums = count_of(node, of, OF_SUM);
-    switch (node->op) {
-    case OP_READ:
-    case OP_WRITE:
-    case OP_PACK:
-    case OP_REARRANGE:
-    case OP_UNFOLD:
-    case OP_SLICE:
-    case OP_SCALE:
-    case OP_SUM:
-    case OP_MEAN:
-    case OP_RESAMPLE:
-    case OP_RESAMPLE_GRAD:
-    case OP_CONCAT:
-    case OP_ADD:
-        return sums == node->operand_count;
-    case OP_MUL:
-    case OP_LINEAR:
-        return node->operand_count == 2 && sums == 1;
-    case OP_DIV:
-        return sums == 1 && of[node->operands[0]] == OF_SUM;
-    default:
+    switch (op_info[node->op].linear) {
+    case NOT_LINEAR:
         return false;
+    case LINEAR_TOGETHER:
+        return sums == node->operand_count;
+    case LINEAR_IN_EACH:
+        return node->operand_count == 2 && sums == 1;
+    case LINEAR_IN_FIRST:
+        return sums == 1 && of[node->operands[0]] == OF_SUM;
     }
+    return false;
 }
 
 static bool mixes_batch(const Graph *graph, const Node *node)

@@ -6,8 +6,8 @@
 #include <string.h>
 
 const OpInfo op_info[OP_COUNT] = {
-#define OP(NAME, text, least, most, attributes, mixes, cost, gradient)                             \
-    [OP_##NAME] = {text, least, most, attributes, mixes, cost},
+#define OP(NAME, text, least, most, attributes, mixes, cost, linear, gradient)                     \
+    [OP_##NAME] = {text, least, most, attributes, mixes, cost, linear},
 #include "ir/op.def"
 #undef OP
 };

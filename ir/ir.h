@@ -117,6 +117,7 @@ typedef enum {
 enum { MANY = 255 };
 typedef enum { MIX_NONE, MIX_OVER, MIX_TAPS, MIX_ALL } Mix;
 typedef enum { COST_NONE, COST_OVER, COST_TAPS } CostKind;
+typedef enum { NOT_LINEAR, LINEAR_TOGETHER, LINEAR_IN_EACH, LINEAR_IN_FIRST } Linearity;
 
 typedef struct OpInfo {
     const char *name;
@@ -124,6 +125,7 @@ typedef struct OpInfo {
     unsigned attributes; /* ATTR_ bits */
     Mix mixes;
     CostKind cost;
+    Linearity linear;
 } OpInfo;
 
 extern const OpInfo op_info[OP_COUNT];

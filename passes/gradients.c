@@ -7,13 +7,13 @@
 
 #include <string.h>
 
-#define OP(NAME, text, least, most, attributes, mixes, cost, gradient)                             \
+#define OP(NAME, text, least, most, attributes, mixes, cost, linear, gradient)                     \
     static GradientFunction gradient_##gradient;
 #include "ir/op.def"
 #undef OP
 
 GradientFunction *const op_gradient[OP_COUNT] = {
-#define OP(NAME, text, least, most, attributes, mixes, cost, gradient)                             \
+#define OP(NAME, text, least, most, attributes, mixes, cost, linear, gradient)                     \
     [OP_##NAME] = gradient_##gradient,
 #include "ir/op.def"
 #undef OP

@@ -323,7 +323,8 @@ static void test_ops(void **state)
 static void test_every_op_has_a_case(void **state)
 {
     (void)state;
-#define OP(NAME, text, least, most, attributes, mixes, cost, gradient) [OP_##NAME] = #gradient,
+#define OP(NAME, text, least, most, attributes, mixes, cost, linear, gradient)                     \
+    [OP_##NAME] = #gradient,
     static const char *const rules[OP_COUNT] = {
 #include "ir/op.def"
     };
