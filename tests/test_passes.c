@@ -386,28 +386,25 @@ static void test_unknown_disabled(void **state)
     expect_messages(f, "there is no pass called 'unheard'", NULL);
 }
 
+static void refuse_disabled(Fixture *f, const char *name, const char *message)
+{
+    f->options.disabled = &name;
+    f->options.disabled_count = 1;
+    expect_messages(f, message, NULL);
+}
+
 static void test_required(void **state)
 {
-    Fixture *f = *state;
-    const char *const disabled[] = {"form_kernels"};
-    f->options.disabled = disabled;
-    f->options.disabled_count = 1;
-    expect_messages(f,
+    refuse_disabled(*state, "form_kernels",
                     "pass 'form_kernels' cannot be disabled: no backend but the reference runs a "
-                    "graph without it",
-                    NULL);
+                    "graph without it");
 }
 
 static void test_disabled_of_training(void **state)
 {
-    Fixture *f = *state;
-    const char *const disabled[] = {"recompute"};
-    f->options.disabled = disabled;
-    f->options.disabled_count = 1;
-    expect_messages(f,
+    refuse_disabled(*state, "recompute",
                     "pass 'recompute' cannot be disabled: it does what training, or its limit of "
-                    "memory, asks for, and nothing else",
-                    NULL);
+                    "memory, asks for, and nothing else");
 }
 
 static void test_unknown_dump(void **state)

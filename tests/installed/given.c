@@ -174,6 +174,23 @@ static void check_cross_entropy(tiny *model)
     for (int p = 0; p < count; p++) free(gradient[p]);
 }
 
+/* The gradients of the instance are those given, which are freed, but for the order in which they were added. */
+static void check_gradients(tiny *model, float **gradient)
+{
+    int count;
+    const tiny_Parameter *parameter = tiny_parameters(model, &count);
+    double most = 0, difference = 0;
+    for (int p = 0; p < count; p++) {
+        const float *wanted = tiny_gradient(model, parameter[p].name);
+        for (int64_t k = 0; k < parameter[p].elements; k++) {
+            most = fmax(most, fabs((double)wanted[k]));
+            difference = fmax(difference, fabs((double)wanted[k] - (double)gradient[p][k]));
+        }
+        free(gradient[p]);
+    }
+    CHECK(most > 0 && difference <= 1e-5 * most);
+}
+
 /* More images than a part of a batch has are kept at once: the gradients are the sums of halves'. */
 static void check_large(tiny *model)
 {
@@ -183,7 +200,6 @@ static void check_large(tiny *model)
     float *slope = malloc((size_t)LARGE * tiny_CLASSES * sizeof(float));
     const tiny_Parameter *parameter = tiny_parameters(model, &count);
     float *gradient[MOST_PARAMETERS];
-    double most = 0, difference = 0;
     raft_fill_input(LARGE * PIXELS, many);
     raft_fill_input(LARGE * tiny_CLASSES, slope);
     for (int p = 0; p < count; p++)
@@ -195,15 +211,7 @@ static void check_large(tiny *model)
         CHECK(tiny_forward_keep(model, HALF, many + half * HALF * PIXELS, NULL, NULL) == tiny_OK);
         CHECK(tiny_backward_from(model, slope + half * HALF * tiny_CLASSES, NULL, NULL) == tiny_OK);
     }
-    for (int p = 0; p < count; p++) {
-        const float *wanted = tiny_gradient(model, parameter[p].name);
-        for (int64_t k = 0; k < parameter[p].elements; k++) {
-            most = fmax(most, fabs((double)wanted[k]));
-            difference = fmax(difference, fabs((double)wanted[k] - (double)gradient[p][k]));
-        }
-        free(gradient[p]);
-    }
-    CHECK(difference <= 1e-5 * most); /* added in another order */
+    check_gradients(model, gradient);
     free(many);
     free(slope);
 }
@@ -218,7 +226,6 @@ static void check_large_mean(tiny *model)
     float weight[HALF], loss[2][LARGE];
     const tiny_Parameter *parameter = tiny_parameters(model, &count);
     float *gradient[MOST_PARAMETERS];
-    double most = 0, difference = 0;
     raft_fill_input(LARGE * PIXELS, many);
     for (int i = 0; i < LARGE; i++) target[i * tiny_CLASSES + i % tiny_CLASSES] = 1;
     for (int i = 0; i < HALF; i++) weight[i] = 1.0f / LARGE;
@@ -235,15 +242,7 @@ static void check_large_mean(tiny *model)
                             target + half * HALF * tiny_CLASSES, weight,
                             loss[1] + half * HALF) == tiny_OK);
     CHECK(memcmp(loss[0], loss[1], sizeof loss[0]) == 0);
-    for (int p = 0; p < count; p++) {
-        const float *wanted = tiny_gradient(model, parameter[p].name);
-        for (int64_t k = 0; k < parameter[p].elements; k++) {
-            most = fmax(most, fabs((double)wanted[k]));
-            difference = fmax(difference, fabs((double)wanted[k] - (double)gradient[p][k]));
-        }
-        free(gradient[p]);
-    }
-    CHECK(most > 0 && difference <= 1e-5 * most); /* added in another order */
+    check_gradients(model, gradient);
     free(many);
     free(target);
 }
