@@ -391,7 +391,7 @@ static bool any_is(const Launch *launch, int first, int count, State state)
 }
 
 /* The tree that the shuffles of the prelude make. */
-static bool sum_warp(Launch *launch, int first)
+static bool combine_warp(Launch *launch, int first)
 {
     Fiber *lane = &launch->fiber[first];
     const char *what = lane->greatest ? "raft_warp_max" : "raft_warp_sum";
@@ -414,7 +414,7 @@ static bool go_on(Launch *launch)
     bool summed = false;
     for (int first = 0; first < threads; first += WARP) {
         if (!any_is(launch, first, WARP, AT_SUM)) continue;
-        if (!sum_warp(launch, first)) return false;
+        if (!combine_warp(launch, first)) return false;
         summed = true;
     }
     if (summed) return true;
