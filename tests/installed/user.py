@@ -4,10 +4,10 @@ usage: user.py LIBRARY WEIGHTS_BLOB WEIGHTS GOLDEN [--train]"""
 import json
 import sys
 import tracemalloc
-from collections.abc import Callable
 
 import numpy
 import raft
+from refused import refused
 
 
 def load(path: str) -> dict[str, numpy.ndarray]:
@@ -22,16 +22,6 @@ def load(path: str) -> dict[str, numpy.ndarray]:
         begin, end = (start + offset for offset in tensor["data_offsets"])
         tensors[name] = numpy.frombuffer(data[begin:end], "<f4").reshape(tensor["shape"])
     return tensors
-
-
-def refused(kind: type[Exception], words: str, call: Callable[[], object]) -> None:
-    """Fails unless the call raises that kind of exception, with these words in its message."""
-    try:
-        call()
-    except kind as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(f"no {kind.__name__}: {words}")
 
 
 def check_no_copies(model: raft.Model, images: numpy.ndarray) -> None:

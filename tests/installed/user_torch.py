@@ -7,6 +7,7 @@ import raft_torch
 import raftmlp_torch
 import torch
 import yaml
+from refused import refused
 
 library, blob, settings_path = sys.argv[1:]
 with open(settings_path) as file:
@@ -113,16 +114,6 @@ assert (ours.model.forward(images.numpy()) == after.numpy()).all()
 ours.load_state_dict({name: torch.zeros_like(p) for name, p in ours.named_parameters()})
 with torch.no_grad():
     assert (ours(images) == 0).all()
-
-
-def refused(kind: type[Exception], words: str, call) -> None:
-    try:
-        call()
-    except kind as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(f"no {kind.__name__}: {words}")
-
 
 loss = cross_entropy(ours(images))
 with torch.no_grad():
