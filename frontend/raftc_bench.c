@@ -93,7 +93,7 @@ static Exit run_once(Bench *bench)
     if (!trainer)
         return engine_run(&bench->engine, bench->batch, bench->input, false, bench->output);
     trainer->step++;
-    Exit exit = trainer_run_backward(trainer, bench->batch, bench->batch, false);
+    Exit exit = trainer_run_backward(trainer, bench->batch, bench->batch, 0);
     if (exit != EXIT_DONE) return exit;
     return trainer_run_step(trainer, bench->compilation->settings->lr);
 }

@@ -56,7 +56,7 @@ static Exit take_steps(Trainer *t, Text *metrics)
     Exit exit = EXIT_DONE;
     for (int64_t step = 1; step <= options->steps && exit == EXIT_DONE; step++) {
         t->step = step;
-        exit = trainer_run_backward(t, t->batch, t->batch, false);
+        exit = trainer_run_backward(t, t->batch, t->batch, 0);
         if (exit != EXIT_DONE) break;
         add_metrics(t, step, metrics);
         if (step == 1 && options->dump_gradients)

@@ -83,7 +83,7 @@ static Exit run_part(Run *run, const RaftBatch *batch, const RaftMix *mix, int64
     raft_mix_targets(mix, batch->labels, (int)run->settings->num_classes,
                      run->settings->label_smoothing_alpha, (int)first, (int)count, t->target);
     trainer_drop(t, run->step, first, count);
-    Exit exit = trainer_run_backward(t, count, batch->count, part > 0);
+    Exit exit = trainer_run_backward(t, count, batch->count, part);
     for (int64_t i = 0; i < count; i++) run->loss += (double)t->loss[i] / batch->count;
     return exit;
 }
@@ -93,8 +93,9 @@ static Exit gather(Run *run)
 {
     RaftError error;
     double sums[] = {run->loss, stop_signal != 0};
-    RaftStatus status =
-        raft_comm_sum(&run->comm, run->trainer.gradients, run->trainer.floats, &error);
+    double start = seconds_now();
+    RaftStatus status = raft_comm_sum_end(&run->comm, &error);
+    run->exchanged += seconds_now() - start;
     if (!status) status = raft_comm_sum_doubles(&run->comm, sums, ARRAY_SIZE(sums), &error);
     if (status) return run_fail_write(run, &error);
     run->loss = sums[0];
@@ -118,15 +119,19 @@ static Exit tell(Run *run, int64_t epoch, int count, double lr)
         if (run->peak > 0)
             snprintf(share, sizeof share, "  %.1f %% of peak",
                      100 * rate * run->image_flops / run->peak);
+        char exchanged[32] = "";
+        if (run->comm.size > 1)
+            snprintf(exchanged, sizeof exchanged, "  exchanged %.0f %%",
+                     100 * run->exchanged / elapsed);
         printf("epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s%s  "
-               "waited %.0f %%  %.0f min left\n",
+               "waited %.0f %%%s  %.0f min left\n",
                (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
                (long long)run->schedule.iterations, run->loss, lr, rate, share,
-               100 * run->waited / elapsed, left / 60);
+               100 * run->waited / elapsed, exchanged, left / 60);
         fflush(stdout);
     }
     run->started = now;
-    run->waited = 0;
+    run->waited = run->exchanged = 0;
     run->seen = 0;
     return EXIT_DONE;
 }

@@ -22,9 +22,9 @@ typedef struct Run {
     bool stopped; /* some process was asked to stop */
     double loss;  /* of the last one */
     int64_t epochs, batches, validate_every, checkpoint_every, log_every;
-    double started, waited;
-    int64_t seen;             /* images since then */
-    double image_flops, peak; /* of a step, for an image; a second, of all processes */
+    double started, waited, exchanged; /* seconds of waiting for data, and for other processes */
+    int64_t seen;                      /* images since then */
+    double image_flops, peak;          /* of a step, for an image; a second, of all processes */
     uint32_t *orders[2];
     float *logits;
 } Run;

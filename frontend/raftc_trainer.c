@@ -329,16 +329,29 @@ Exit trainer_run_step(Trainer *t, double learning_rate)
     return exit;
 }
 
-Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, bool add)
+void trainer_add_part(Trainer *t, int64_t first, int64_t floats)
 {
+    float *gradients = t->gradients + first;
+    const float *part = t->part + first;
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < floats; i++) gradients[i] += part[i];
+}
+
+Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, int64_t part)
+{
+    t->adds = part > 0;
+    t->last = part == t->parts - 1 && t->comm;
+    t->images = count;
+    t->begun = 0;
     for (int64_t i = 0; i < count; i++) t->weight[i] = (float)(1.0 / (double)batch);
-    place_gradients(t, add ? t->part : t->gradients);
+    place_gradients(t, t->adds ? t->part : t->gradients);
     Exit exit = use_weights(t, t->state[0].block[0]);
     if (exit == EXIT_DONE) exit = machine_run(&t->model, "backward", count, t->step);
-    if (exit != EXIT_DONE || !add) return exit;
-#pragma omp parallel for simd schedule(static)
-    for (int64_t i = 0; i < t->floats; i++) t->gradients[i] += t->part[i];
-    return EXIT_DONE;
+    if (exit == EXIT_DONE && t->last)
+        trainer_begin_rest(t);
+    else if (exit == EXIT_DONE && t->adds)
+        trainer_add_part(t, 0, t->floats);
+    return exit;
 }
 
 void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count)
@@ -415,6 +428,7 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *c
                             "(accumulation_steps, of each process)",
                             model->path, (long long)t->batch, (long long)all);
     t->room = (t->batch + all - 1) / all;
+    t->comm = comm && comm->state ? comm : NULL;
     model->images = session->options->memory_limit ? t->room : 0;
     exit = machine_open(&t->model, session);
     if (exit != EXIT_DONE) return exit;
@@ -426,6 +440,7 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *c
     make_batch(t);
     make_masks(t);
     find_gradients(t);
+    if (t->comm) trainer_plan_sums(t);
     return EXIT_DONE;
 }
 

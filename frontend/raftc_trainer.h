@@ -41,6 +41,12 @@ typedef struct State { /* what a step reads, and what it makes of that */
     float *block[2];   /* the present one, and room for the next */
 } State;
 
+/* Of the block of gradients: they are final once that step has run. */
+typedef struct Slice {
+    int64_t first, floats;
+    int step;
+} Slice;
+
 typedef struct Trainer {
     Session *session;
     Machine model, optimiser;
@@ -60,6 +66,11 @@ typedef struct Trainer {
     int64_t room, pixels; /* images in a part, at most; values of an image */
     Mask *mask;
     int mask_count;
+    const RaftComm *comm; /* those who share a batch; NULL: it is not shared */
+    Slice slice[RAFT_COMM_SUMS];
+    int slice_count, begun; /* their sums, in the present step */
+    bool adds, last;        /* the present part of the batch: not the first; the last one, */
+    int64_t images;         /* of so many */
     RaftWeightsHeader header;
     float number[RAFT_OPTIMISER_NUMBERS]; /* what the optimiser is told for a step */
 } Trainer;
@@ -82,14 +93,24 @@ const float *trainer_best(const Trainer *t);
  * them in the global batch. */
 void trainer_drop(Trainer *t, int64_t step, int64_t first, int64_t count);
 /* The losses of the first `count` images of a part; their gradients, each image's share being 1 / batch,
- * replace or, with `add`, are added to those of the step. */
-Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, bool add);
+ * replace or, after part 0, are added to those of the step. With the last part, the sums of the gradients
+ * over all processes have begun; raft_comm_sum_end waits for them. */
+Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, int64_t part);
+/* Adds what the present part gives. */
+void trainer_add_part(Trainer *t, int64_t first, int64_t floats);
 /* The present step of the optimiser. */
 Exit trainer_run_step(Trainer *t, double learning_rate);
 /* logits[count][classes] of the first `count` images, with weights as trainer_best gives. */
 Exit trainer_run_forward(Trainer *t, int64_t count, float *logits);
 /* The tensors of a block, or of the present weights (NULL). */
 RaftTensor *trainer_tensors(const Trainer *t, const float *block);
+
+/* ---- raftc_trainer_sums.c ----------------------------------------------------------------------- */
+
+/* Which slices are summed after which step; */
+void trainer_plan_sums(Trainer *t);
+/* and after all of them, what has not begun. */
+void trainer_begin_rest(Trainer *t);
 
 /* ---- raftc_train.c ------------------------------------------------------------------------------ */
 

@@ -23,6 +23,7 @@ typedef struct CpuState {
     float *prepared, *arena;
     size_t arena_bytes;
     float **part; /* of each output without a batch axis: what a chunk but the first adds to it */
+    int *writer;  /* of each output: the step that writes it, the first that has it */
     void *part_block;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
     size_t scratch_stride, argument_offset;
@@ -182,6 +183,17 @@ static void keep_parameters(const RaftProgram *program, const RaftStep *step, bo
 }
 
 /* False where memory runs out. */
+static bool scan_outputs(const RaftProgram *program, CpuState *cpu)
+{
+    cpu->writer = calloc((unsigned)program->output_count + 1u, sizeof *cpu->writer);
+    for (int s = program->step_count; s-- > 0 && cpu->writer;)
+        for (int i = 0; i < program->step[s].argument_count; i++) {
+            const RaftBuffer *buffer = &program->buffer[program->step[s].argument[i]];
+            if (buffer->kind == RAFT_BUFFER_OUTPUT) cpu->writer[buffer->offset] = s;
+        }
+    return cpu->writer;
+}
+
 static bool scan_sources(const RaftProgram *program, CpuState *cpu)
 {
     int *source = calloc((size_t)program->buffer_count + 1, sizeof *source);
@@ -224,7 +236,7 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
     if (status != RAFT_OK) return status;
     CpuState *cpu = shell->device = raft_allocate(sizeof *cpu);
     if (cpu) *cpu = (CpuState){0};
-    if (!cpu || !scan_sources(program, cpu))
+    if (!cpu || !scan_outputs(program, cpu) || !scan_sources(program, cpu))
         return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
     cpu->threads = options->threads ? options->threads : default_threads();
     size_t arguments = (size_t)most_arguments(program) * sizeof(float *);
@@ -251,6 +263,7 @@ static void close_cpu(RaftShell *shell)
     free(cpu->arena_block);
     free(cpu->part);
     free(cpu->part_block);
+    free(cpu->writer);
     free(cpu->scratch_block);
     free(cpu);
 }
@@ -310,6 +323,28 @@ static void note_time(const Run *run, size_t at, double began)
     if (run->moments) run->moments[at] = (RaftMoments){began, ended};
 }
 
+/* The share of a thread in adding what step `s` has written of the present chunk to the sums. */
+static void add_parts(const Run *run, int s, int thread, int threads)
+{
+    const RaftProgram *program = run->shell->program;
+    const RaftStep *step = &run->step[s];
+    bool added = false;
+    for (int i = 0; i < step->argument_count; i++) {
+        const RaftBuffer *buffer = &program->buffer[step->argument[i]];
+        int64_t output = buffer->offset;
+        if (buffer->kind != RAFT_BUFFER_OUTPUT || !program->fixed[output]) continue;
+        if (run->cpu->writer[output] != s) continue;
+        int64_t elements = program->output[output].elements;
+        int64_t end = elements * (thread + 1) / threads;
+        const float *part = run->cpu->part[output];
+        float *sum = run->output[output];
+#pragma omp simd
+        for (int64_t k = elements * thread / threads; k < end; k++) sum[k] += part[k];
+        added = true;
+    }
+    if (added) wait_for_all(run->barrier, threads);
+}
+
 /* What thread `thread` of `threads` does for the `images` images from the `first` on: an equal
  * share of the units of each step; the first threads take one more where they divide unevenly. */
 static void run_share(const Run *run, int64_t first, int64_t images, int thread, int threads)
@@ -332,26 +367,11 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
         if (begin < end) step->kernel(argument, images, begin, end, scratch);
         if (timed) note_time(run, (size_t)thread * (size_t)run->step_count + (size_t)s, began);
         wait_for_all(run->barrier, threads);
+        if (first > 0 && program->fixed) add_parts(run, s, thread, threads);
         if (!run->watch) continue;
         if (thread == 0) run->watch(run->shell->watch_user, s, argument, first, images);
         wait_for_all(run->barrier, threads);
     }
-}
-
-/* The share of a thread in adding what the present chunk gives to the sums. */
-static void add_part(const Run *run, int thread, int threads)
-{
-    const RaftShell *shell = run->shell;
-    for (int i = 0; i < shell->program->output_count; i++) {
-        if (!shell->program->fixed[i] || !(shell->output_entries[i] & run->entry)) continue;
-        int64_t elements = shell->program->output[i].elements;
-        int64_t end = elements * (thread + 1) / threads;
-        const float *part = run->cpu->part[i];
-        float *sum = run->output[i];
-#pragma omp simd
-        for (int64_t k = elements * thread / threads; k < end; k++) sum[k] += part[k];
-    }
-    wait_for_all(run->barrier, threads);
 }
 
 /* Images that one pass over the steps takes: all of them, where another run goes on from there. */
@@ -367,10 +387,8 @@ static void run_thread(void *user, int thread, int threads)
     const Run *run = user;
     const RaftProgram *program = run->shell->program;
     const int64_t chunk = images_at_once(program, run->entry, run->batch);
-    for (int64_t first = 0; first < run->batch; first += raft_least(chunk, run->batch - first)) {
+    for (int64_t first = 0; first < run->batch; first += raft_least(chunk, run->batch - first))
         run_share(run, first, raft_least(chunk, run->batch - first), thread, threads);
-        if (first > 0 && program->fixed) add_part(run, thread, threads);
-    }
 }
 
 /* In a parallel region of the caller there is but his thread. The bits of the results do not depend on

@@ -38,6 +38,7 @@ paste <(losses one) <(losses four) | awk '
     { off = $1 - $2; if (off < 0) off = -off; if (off > most * $1) most = off / $1 }
     END { print "1 and 4 processes: loss within " most; exit !(NR == 20 && most <= 1e-5) }' ||
     fail "losses differ"
+grep -q '  exchanged [0-9]* %  ' four.txt || fail "the progress does not tell of the exchange: $(cat four.txt)"
 [ "$(grep -c . one.txt)" -eq "$(grep -c . four.txt)" ] || fail "more than one process speaks"
 one=$(grep ^epoch.*accuracy one.txt | sed 's/loss.*//')
 [ "$one" = "$(grep ^epoch.*accuracy four.txt | sed 's/loss.*//')" ] || fail "validation differs"
@@ -46,6 +47,14 @@ one=$(grep ^epoch.*accuracy one.txt | sed 's/loss.*//')
 train 4 parts --steps 9 -q >/dev/null
 train 4 parts --steps 20 --resume -q >/dev/null
 cmp four/checkpoint-0000000020.safetensors parts/checkpoint-0000000020.safetensors
+
+# Sums begin while the backward pass runs, or, as numbers are checked after each of its steps, when all of it
+# has: the same bits. Batches are in parts, and only the last one's gradients are final.
+for kind in during after; do
+    train 2 "$kind" --target cpu --set accumulation_steps=2 --steps 3 -q $(
+        [ "$kind" = during ] || echo --check-numerics) >/dev/null
+done
+cmp {during,after}/checkpoint-0000000003.safetensors
 
 # By another number of processes it goes on, which is said.
 train 2 parts --steps 22 --resume >two.txt 2>&1

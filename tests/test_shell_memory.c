@@ -191,7 +191,7 @@ static void test_out_of_memory(void **state)
         expect_run(shell, &v, MOST_BATCH);
         raft_shell_destroy(shell);
     }
-    assert_int_equal(failures[0], 12);
+    assert_int_equal(failures[0], 13);
     assert_int_equal(failures[1], 3);
     assert_int_equal(failures[2], 1);
 }

@@ -1,13 +1,26 @@
 /* comm.c: MPI for comm.h: Debian's Open MPI, opened when mpirun has started us.
  *
  * It is opened at run time, so that raftc needs no MPI to be built, and none where one is alone. What
- * mpi.h would say stands here: the handles of Open MPI are addresses of objects that it exports. */
+ * mpi.h would say stands here: the handles of Open MPI are addresses of objects that it exports.
+ *
+ * A thread of its own exchanges what is to be summed. Open MPI moves data only while it is called, and
+ * its calls that wait never sleep: so the thread asks now and then, and leaves the processors to those
+ * who compute. */
 #include "runtime/train/comm.h"
 #include "runtime/train/private.h"
 
+#include <assert.h>
 #include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+typedef struct Sum {
+    float *values;
+    int64_t count;
+} Sum;
 
 typedef struct Mpi {
     void *library;
@@ -17,14 +30,26 @@ typedef struct Mpi {
     int (*abort)(void *, int);
     int (*comm_rank)(void *, int *);
     int (*comm_size)(void *, int *);
-    int (*alltoallv)(const void *, const int *, const int *, void *, void *, const int *,
-                     const int *, void *, void *);
-    int (*allgatherv)(const void *, int, void *, void *, const int *, const int *, void *, void *);
+    int (*ialltoallv)(const void *, const int *, const int *, void *, void *, const int *,
+                      const int *, void *, void *, void **);
+    int (*iallgatherv)(const void *, int, void *, void *, const int *, const int *, void *, void *,
+                       void **);
     int (*allgather)(const void *, int, void *, void *, int, void *, void *);
+    int (*test)(void **, int *, void *);
+    const RaftComm *comm;
+    pthread_t thread;
+    /* Behind the lock: */
+    pthread_mutex_t lock;
+    pthread_cond_t begun, done;
+    Sum sum[RAFT_COMM_SUMS]; /* in the order in which they have begun */
+    int begins, ends;        /* so many of them */
+    bool waited_for, stop;
+    RaftStatus status; /* of the first that failed */
+    RaftError error;
 } Mpi;
 
 static const char library_name[] = "libmpi.so.40";
-enum { THREAD_FUNNELED = 1 };
+enum { THREAD_MULTIPLE = 3 }; /* one may end the run while another waits for data */
 #define IN_PLACE ((void *)1)
 
 /* ---- opening ------------------------------------------------------------------------------------ */
@@ -43,9 +68,10 @@ static RaftStatus find_symbols(Mpi *mpi, RaftError *error)
         {"MPI_Abort", (void **)&mpi->abort},
         {"MPI_Comm_rank", (void **)&mpi->comm_rank},
         {"MPI_Comm_size", (void **)&mpi->comm_size},
-        {"MPI_Alltoallv", (void **)&mpi->alltoallv},
-        {"MPI_Allgatherv", (void **)&mpi->allgatherv},
+        {"MPI_Ialltoallv", (void **)&mpi->ialltoallv},
+        {"MPI_Iallgatherv", (void **)&mpi->iallgatherv},
         {"MPI_Allgather", (void **)&mpi->allgather},
+        {"MPI_Test", (void **)&mpi->test},
     };
     /* For all to see: it opens parts of its own, which look for it. */
     mpi->library = dlopen(library_name, RTLD_NOW | RTLD_GLOBAL);
@@ -61,40 +87,6 @@ static RaftStatus find_symbols(Mpi *mpi, RaftError *error)
     return RAFT_OK;
 }
 
-RaftStatus raft_comm_open(RaftComm *comm, RaftError *error)
-{
-    int provided;
-    *comm = (RaftComm){.size = 1};
-    if (!getenv("OMPI_COMM_WORLD_SIZE")) return RAFT_OK;
-    Mpi *mpi = calloc(1, sizeof *mpi);
-    if (!mpi) return rt_no_memory(error, "MPI");
-    RaftStatus status = find_symbols(mpi, error);
-    if (!status && mpi->init_thread(NULL, NULL, THREAD_FUNNELED, &provided))
-        status = rt_fail(error, RAFT_UNSUPPORTED, "MPI cannot be initialised");
-    if (status) {
-        free(mpi);
-        return status;
-    }
-    comm->state = mpi;
-    mpi->comm_rank(mpi->world, &comm->rank);
-    mpi->comm_size(mpi->world, &comm->size);
-    return RAFT_OK;
-}
-
-void raft_comm_close(RaftComm *comm)
-{
-    Mpi *mpi = comm->state;
-    if (mpi) mpi->finalize();
-    free(mpi);
-    comm->state = NULL;
-}
-
-void raft_comm_abort(const RaftComm *comm, int status)
-{
-    const Mpi *mpi = comm->state;
-    if (mpi) mpi->abort(mpi->world, status);
-}
-
 /* ---- sums --------------------------------------------------------------------------------------- */
 
 static RaftStatus fail(RaftError *error)
@@ -102,48 +94,113 @@ static RaftStatus fail(RaftError *error)
     return rt_fail(error, RAFT_IO, "MPI could not exchange data");
 }
 
-/* Each process adds up one slice of the values, and then has the others' slices. */
-static RaftStatus sum_slices(const RaftComm *comm, float *values, int *counts, RaftError *error)
+static bool complete(Mpi *mpi, void *request)
 {
-    const Mpi *mpi = comm->state;
-    int size = comm->size, own = counts[comm->rank];
+    const struct timespec moment = {.tv_nsec = 50000};
+    for (int done = 0; !mpi->test(&request, &done, NULL);) {
+        if (done) return true;
+        pthread_mutex_lock(&mpi->lock);
+        bool hurry = mpi->waited_for;
+        pthread_mutex_unlock(&mpi->lock);
+        if (hurry)
+            sched_yield();
+        else
+            nanosleep(&moment, NULL);
+    }
+    return false;
+}
+
+/* Each process adds up one slice of the values, and then has the others' slices. */
+static RaftStatus sum_slices(Mpi *mpi, float *values, int *counts, RaftError *error)
+{
+    int size = mpi->comm->size, own = counts[mpi->comm->rank];
     int *offsets = counts + size, *owns = counts + 2 * size, *places = counts + 3 * size;
     float *slices = malloc(sizeof *slices * ((size_t)size * (size_t)own + 1));
+    void *request;
     if (!slices) return rt_no_memory(error, "MPI");
     for (int i = 0; i < size; i++) {
         owns[i] = own;
         places[i] = i * own;
     }
-    bool good = !mpi->alltoallv(values, counts, offsets, mpi->float_type, slices, owns, places,
-                                mpi->float_type, mpi->world);
-    float *sums = values + offsets[comm->rank];
+    bool good = !mpi->ialltoallv(values, counts, offsets, mpi->float_type, slices, owns, places,
+                                 mpi->float_type, mpi->world, &request) &&
+                complete(mpi, request);
+    float *sums = values + offsets[mpi->comm->rank];
     for (int k = 0; good && k < own; k++) {
         float sum = slices[k];
         for (int i = 1; i < size; i++) sum += slices[(size_t)i * (size_t)own + (size_t)k];
         sums[k] = sum;
     }
-    good = good && !mpi->allgatherv(IN_PLACE, 0, mpi->float_type, values, counts, offsets,
-                                    mpi->float_type, mpi->world);
+    good = good &&
+           !mpi->iallgatherv(IN_PLACE, 0, mpi->float_type, values, counts, offsets, mpi->float_type,
+                             mpi->world, &request) &&
+           complete(mpi, request);
     free(slices);
     return good ? RAFT_OK : fail(error);
 }
 
-RaftStatus raft_comm_sum(const RaftComm *comm, float *values, int64_t count, RaftError *error)
+static RaftStatus sum_values(Mpi *mpi, const Sum *sum, RaftError *error)
 {
     enum { MOST = 1 << 28 }; /* at once: MPI counts in int */
-    if (!comm->state) return RAFT_OK;
-    int *counts = malloc(4 * sizeof *counts * (size_t)comm->size); /* four arrays */
+    int size = mpi->comm->size;
+    int *counts = malloc(4 * sizeof *counts * (size_t)size); /* four arrays */
     if (!counts) return rt_no_memory(error, "MPI");
     RaftStatus status = RAFT_OK;
-    for (int64_t first = 0; first < count && !status; first += MOST) {
-        int64_t part = count - first < MOST ? count - first : MOST;
-        for (int i = 0; i < comm->size; i++) {
-            counts[comm->size + i] = (int)(part * i / comm->size);
-            counts[i] = (int)(part * (i + 1) / comm->size) - counts[comm->size + i];
+    for (int64_t first = 0; first < sum->count && !status; first += MOST) {
+        int64_t part = sum->count - first < MOST ? sum->count - first : MOST;
+        for (int i = 0; i < size; i++) {
+            counts[size + i] = (int)(part * i / size);
+            counts[i] = (int)(part * (i + 1) / size) - counts[size + i];
         }
-        status = sum_slices(comm, values + first, counts, error);
+        status = sum_slices(mpi, sum->values + first, counts, error);
     }
     free(counts);
+    return status;
+}
+
+static void *exchange(void *argument)
+{
+    Mpi *mpi = argument;
+    pthread_mutex_lock(&mpi->lock);
+    for (;;) {
+        while (!mpi->stop && mpi->ends == mpi->begins) pthread_cond_wait(&mpi->begun, &mpi->lock);
+        if (mpi->stop) break;
+        Sum sum = mpi->sum[mpi->ends];
+        RaftStatus status = mpi->status;
+        pthread_mutex_unlock(&mpi->lock);
+        if (!status) status = sum_values(mpi, &sum, &mpi->error);
+        pthread_mutex_lock(&mpi->lock);
+        mpi->status = status;
+        mpi->ends++;
+        pthread_cond_signal(&mpi->done);
+    }
+    pthread_mutex_unlock(&mpi->lock);
+    return NULL;
+}
+
+void raft_comm_sum_begin(const RaftComm *comm, float *values, int64_t count)
+{
+    Mpi *mpi = comm->state;
+    if (!mpi) return;
+    pthread_mutex_lock(&mpi->lock);
+    assert(mpi->begins < RAFT_COMM_SUMS);
+    mpi->sum[mpi->begins++] = (Sum){values, count};
+    pthread_cond_signal(&mpi->begun);
+    pthread_mutex_unlock(&mpi->lock);
+}
+
+RaftStatus raft_comm_sum_end(const RaftComm *comm, RaftError *error)
+{
+    Mpi *mpi = comm->state;
+    if (!mpi) return RAFT_OK;
+    pthread_mutex_lock(&mpi->lock);
+    mpi->waited_for = true;
+    while (mpi->ends < mpi->begins) pthread_cond_wait(&mpi->done, &mpi->lock);
+    mpi->waited_for = false;
+    mpi->begins = mpi->ends = 0;
+    RaftStatus status = mpi->status;
+    if (status) *error = mpi->error;
+    pthread_mutex_unlock(&mpi->lock);
     return status;
 }
 
@@ -161,4 +218,57 @@ RaftStatus raft_comm_sum_doubles(const RaftComm *comm, double *values, int count
     }
     free(all);
     return good ? RAFT_OK : fail(error);
+}
+
+/* ---- opening and closing -------------------------------------------------------------------------- */
+
+static RaftStatus start(RaftComm *comm, Mpi *mpi, RaftError *error)
+{
+    int provided;
+    RaftStatus status = find_symbols(mpi, error);
+    if (status) return status;
+    if (mpi->init_thread(NULL, NULL, THREAD_MULTIPLE, &provided) || provided < THREAD_MULTIPLE)
+        return rt_fail(error, RAFT_UNSUPPORTED, "MPI cannot be initialised for several threads");
+    mpi->comm_rank(mpi->world, &comm->rank);
+    mpi->comm_size(mpi->world, &comm->size);
+    if (pthread_create(&mpi->thread, NULL, exchange, mpi)) return rt_no_memory(error, "MPI");
+    return RAFT_OK;
+}
+
+RaftStatus raft_comm_open(RaftComm *comm, RaftError *error)
+{
+    *comm = (RaftComm){.size = 1};
+    if (!getenv("OMPI_COMM_WORLD_SIZE")) return RAFT_OK;
+    Mpi *mpi = calloc(1, sizeof *mpi);
+    if (!mpi) return rt_no_memory(error, "MPI");
+    mpi->comm = comm;
+    pthread_mutex_init(&mpi->lock, NULL);
+    pthread_cond_init(&mpi->begun, NULL);
+    pthread_cond_init(&mpi->done, NULL);
+    RaftStatus status = start(comm, mpi, error);
+    if (status)
+        free(mpi);
+    else
+        comm->state = mpi;
+    return status;
+}
+
+void raft_comm_close(RaftComm *comm)
+{
+    Mpi *mpi = comm->state;
+    if (!mpi) return;
+    pthread_mutex_lock(&mpi->lock);
+    mpi->stop = true;
+    pthread_cond_signal(&mpi->begun);
+    pthread_mutex_unlock(&mpi->lock);
+    pthread_join(mpi->thread, NULL);
+    mpi->finalize();
+    free(mpi);
+    comm->state = NULL;
+}
+
+void raft_comm_abort(const RaftComm *comm, int status)
+{
+    const Mpi *mpi = comm->state;
+    if (mpi) mpi->abort(mpi->world, status);
 }
