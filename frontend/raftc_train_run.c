@@ -4,7 +4,6 @@
  * rest; so a run that was stopped, in whatever way, goes on to the same bits. */
 #define _GNU_SOURCE /* strchrnul */
 #include "frontend/raftc_train_run.h"
-#include "runtime/peak.h"
 
 #include <errno.h>
 #include <math.h>
@@ -46,6 +45,7 @@ static Exit validate(Run *run, int64_t epoch)
     const double values[] = {score.loss, score.plain, score.top1, score.top5};
     RaftStatus status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
     if (status) return run_fail_write(run, &error);
+    run_clear_line(run);
     printf("epoch %lld  accuracy %.4f  top-5 %.4f  loss %.4f  cross-entropy %.4f\n",
            (long long)epoch + 1, values[2], values[3], values[0], values[1]);
     fflush(stdout);
@@ -103,39 +103,6 @@ static Exit gather(Run *run)
     return EXIT_DONE;
 }
 
-static Exit tell(Run *run, int64_t epoch, int count, double lr)
-{
-    static const char *const tags[] = {"training/loss", "lr"};
-    RaftError error;
-    double now = seconds_now(), elapsed = now - run->started;
-    RaftStatus status =
-        raft_metrics_add(run->metrics, run->step, 2, tags, (double[]){run->loss, lr}, &error);
-    if (status) return run_fail_write(run, &error);
-    if (!run->session->options->quiet) {
-        double left =
-            elapsed / (double)run->seen * count * (double)(run->schedule.iterations - run->step);
-        double rate = (double)run->seen / elapsed;
-        char share[40] = "";
-        if (run->peak > 0)
-            snprintf(share, sizeof share, "  %.1f %% of peak",
-                     100 * rate * run->image_flops / run->peak);
-        char exchanged[32] = "";
-        if (run->comm.size > 1)
-            snprintf(exchanged, sizeof exchanged, "  exchanged %.0f %%",
-                     100 * run->exchanged / elapsed);
-        printf("epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s%s  "
-               "waited %.0f %%%s  %.0f min left\n",
-               (long long)epoch + 1, (long long)run->epochs, (long long)run->step,
-               (long long)run->schedule.iterations, run->loss, lr, rate, share,
-               100 * run->waited / elapsed, exchanged, left / 60);
-        fflush(stdout);
-    }
-    run->started = now;
-    run->waited = run->exchanged = 0;
-    run->seen = 0;
-    return EXIT_DONE;
-}
-
 static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
 {
     RaftMix mix = draw_mix(run, batch, epoch);
@@ -150,8 +117,7 @@ static Exit take_step(Run *run, const RaftBatch *batch, int64_t epoch)
     run->step++;
     run->due = run->step % run->batches == 0 && run->step / run->batches % run->validate_every == 0;
     run->seen += batch->count;
-    if (exit == EXIT_DONE && run->step % run->log_every == 0 && run->comm.rank == 0)
-        exit = tell(run, epoch, batch->count, lr);
+    if (exit == EXIT_DONE && run->comm.rank == 0) exit = run_tell(run, batch->count, lr);
     if (exit == EXIT_DONE && run->step % run->checkpoint_every == 0 && !run->due)
         exit = run_save(run);
     return exit;
@@ -182,10 +148,13 @@ static Exit train_epoch(Run *run, int64_t epoch)
         if (status || batch.count == 0) break;
         exit = take_step(run, &batch, epoch);
     }
-    if (!status && run->comm.rank == 0 && (batch.truncated || batch.unreadable))
+    if (!status && run->comm.rank == 0 && (batch.truncated || batch.unreadable)) {
         session_note(run->session,
                      "epoch %lld: %lld pictures end too early, %lld could not be read",
                      (long long)epoch + 1, (long long)batch.truncated, (long long)batch.unreadable);
+        run_clear_line(run);
+        session_flush(run->session);
+    }
     raft_loader_close(loader);
     return exit;
 }
@@ -193,7 +162,9 @@ static Exit train_epoch(Run *run, int64_t epoch)
 /* Where a checkpoint falls on the end of an epoch, it comes after the validation. */
 static Exit end_epoch(Run *run)
 {
+    double start = seconds_now();
     Exit exit = validate(run, run->step / run->batches - 1);
+    run->started += seconds_now() - start; /* that was no training */
     if (exit != EXIT_DONE || run->stopped) return exit;
     run->due = false;
     return run->step % run->checkpoint_every == 0 ? run_save(run) : EXIT_DONE;
@@ -202,7 +173,6 @@ static Exit end_epoch(Run *run)
 static Exit train_epochs(Run *run)
 {
     Exit exit = EXIT_DONE;
-    run->started = seconds_now();
     while (exit == EXIT_DONE && !run->stopped) {
         if (run->due)
             exit = end_epoch(run);
@@ -263,18 +233,6 @@ static void apply_settings(Run *run)
     for (int i = 0; i < 2; i++) run->orders[i] = arena_array(arena, batch, sizeof *run->orders[i]);
     run->logits =
         arena_array(arena, (size_t)run->trainer.room * (size_t)s->num_classes, sizeof *run->logits);
-}
-
-/* What the progress is set beside, as `raftc bench --train` does: a step is worth three forwards. The peak is the
- * processor's. */
-static void measure_peak(Run *run)
-{
-    const double a_moment = 0.05;
-    const Compilation *model = &run->trainer.model.compilation;
-    const Options *options = run->session->options;
-    if (run->comm.rank > 0 || options->quiet || options->target == TARGET_CUDA) return;
-    run->image_flops = 6 * (double)graph_multiply_adds(model->built, run->session->arena);
-    run->peak = 1e9 * run->comm.size * raft_peak_gflops(run->session->threads, a_moment);
 }
 
 static Exit make_folder(Run *run)
@@ -348,7 +306,7 @@ static Exit prepare(Run *run)
     exit = make_folder(run);
     if (exit == EXIT_DONE) exit = run_begin(run);
     if (exit == EXIT_DONE) exit = open_metrics(run);
-    if (exit == EXIT_DONE) measure_peak(run);
+    if (exit == EXIT_DONE) run_begin_telling(run);
     session_flush(run->session);
     return exit;
 }
@@ -357,6 +315,7 @@ static Exit do_run(Run *run)
 {
     Exit exit = prepare(run);
     if (exit == EXIT_DONE) exit = train_epochs(run);
+    run_leave_line(run);
     if (exit != EXIT_DONE || run->comm.rank > 0) return exit;
     if (!run->stopped) return finish(run);
     exit = run_save(run);

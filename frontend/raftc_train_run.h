@@ -1,5 +1,5 @@
-/* raftc_train_run.h: a run of the published recipe: what raftc_train_run.c, the loop, and
- * raftc_train_state.c, its beginning and its checkpoints, share. */
+/* raftc_train_run.h: a run of the published recipe: what raftc_train_run.c, the loop,
+ * raftc_train_tell.c, its progress, and raftc_train_state.c, its beginning and its checkpoints, share. */
 #ifndef RAFTC_TRAIN_RUN_H
 #define RAFTC_TRAIN_RUN_H
 
@@ -25,6 +25,8 @@ typedef struct Run {
     double started, waited, exchanged; /* seconds of waiting for data, and for other processes */
     int64_t seen;                      /* images since then */
     double image_flops, peak;          /* of a step, for an image; a second, of all processes */
+    bool redraws, line;                /* on a terminal; a line of progress stands there now, */
+    double drawn;                      /* since when */
     uint32_t *orders[2];
     float *logits;
 } Run;
@@ -39,6 +41,15 @@ static inline Exit run_fail_write(const Run *run, const RaftError *error)
 {
     return session_fail(run->session, EXIT_UNDONE, "%s", error->message);
 }
+
+/* Measures what the progress is set beside, and begins to count. */
+void run_begin_telling(Run *run);
+/* After a step of so many images: metrics and a line of progress each log_every steps; on a terminal the line is
+ * drawn anew as it goes. */
+Exit run_tell(Run *run, int count, double lr);
+/* Before anything else is printed; and where the line is to stay. */
+void run_clear_line(Run *run);
+void run_leave_line(Run *run);
 
 /* From the weights that settings and options name, or where a checkpoint was saved. */
 Exit run_begin(Run *run);

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 
 #include "backends/backend.h"
@@ -307,7 +308,7 @@ static void lacking_instructions_are_told(void **state)
 }
 #endif
 
-/* What a terminal would show of `text`, whose cursor goes back at \r. */
+/* What a terminal would show of `text`, whose cursor goes back at \r, and which \033[K clears behind it. */
 static const char *as_shown(Arena *arena, const char *text)
 {
     Text screen = text_new(arena);
@@ -316,33 +317,39 @@ static const char *as_shown(Arena *arena, const char *text)
     for (const char *c = text; *c; c++) {
         if (*c == '\n') text_printf(&screen, "%s\n", line);
         if (*c == '\n') memset(line, 0, sizeof line);
-        if (*c == '\n' || *c == '\r')
+        if (*c == '\n' || *c == '\r') {
             at = 0;
-        else if (at < sizeof line - 1)
+        } else if (strncmp(c, "\033[K", 3) == 0) {
+            memset(line + at, 0, sizeof line - at);
+            c += 2;
+        } else if (at < sizeof line - 1) {
             line[at++] = *c;
+        }
     }
     text_put(&screen, line);
     return screen.data;
 }
 
-/* Runs a command whose messages go to a terminal. */
-static int run_on_terminal(Place *place, const char *command, const char **shown)
+/* Runs a command that writes *stream (the place's output or errors) to a terminal of so many columns. */
+static int run_on_terminal(Place *place, const char **stream, int columns, const char *command,
+                           const char **shown)
 {
     static char text[8192];
-    const char *errors = place->errors;
+    const char *file = *stream;
+    const struct winsize size = {.ws_row = 24, .ws_col = (unsigned short)columns};
     int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (terminal < 0 || grantpt(terminal) != 0 || unlockpt(terminal) != 0)
         fail_msg("no terminal: %s", strerror(errno));
-    place->errors = ptsname(terminal);
-    int held = open(place->errors, O_RDWR | O_NOCTTY | O_CLOEXEC); /* what is written stays */
-    assert_true(held >= 0);
+    *stream = ptsname(terminal);
+    int held = open(*stream, O_RDWR | O_NOCTTY | O_CLOEXEC); /* what is written stays */
+    assert_true(held >= 0 && ioctl(held, TIOCSWINSZ, &size) == 0);
     int exit = run(place, command);
     fcntl(terminal, F_SETFL, O_NONBLOCK);
-    ssize_t size = read(terminal, text, sizeof text - 1);
-    text[size > 0 ? size : 0] = '\0';
+    ssize_t length = read(terminal, text, sizeof text - 1);
+    text[length > 0 ? length : 0] = '\0';
     close(held);
     close(terminal);
-    place->errors = errors;
+    *stream = file;
     *shown = as_shown(&place->arena, text);
     return exit;
 }
@@ -355,8 +362,8 @@ static void progress_makes_way_for_messages(void **state)
                                    "data/images/row.png";
     Place *place = *state;
     const char *shown;
-    int exit =
-        run_on_terminal(place, arena_printf(&place->arena, run_them, "cli/tiny.yaml"), &shown);
+    int exit = run_on_terminal(place, &place->errors, 80,
+                               arena_printf(&place->arena, run_them, "cli/tiny.yaml"), &shown);
     assert_string_equal(shown,
                         "raftc: note: the weights are made up (@fill): the classes mean nothing\n"
                         "raftc: error: cli/tiny.yaml: byte 0: neither a JPEG nor a PNG file\n"
@@ -364,11 +371,40 @@ static void progress_makes_way_for_messages(void **state)
                         "raftc: error: 1 of 3 images could not be read\n");
     assert_int_equal(exit, 3);
     exit = run_on_terminal(
-        place,
+        place, &place->errors, 80,
         arena_printf(&place->arena, run_them, "data/images/column.png --output full/x.safetensors"),
         &shown);
     assert_int_equal(exit, 1);
     assert_non_null(strstr(shown, "3 of 3\nraftc: error: full/x.safetensors: cannot be written: "));
+}
+
+/* A run's progress is one line, as wide as the terminal has room for; results take its place. */
+static void training_draws_one_line(void **state)
+{
+    static const struct {
+        int columns;
+        const char *shown; /* up to a number that differs */
+    } cases[] = {
+        {200, "epoch 3/4  step 14/24  loss "},
+        {80, "3/4 14/24 loss "},
+        {12, "3/4 14/24 l\n"},
+    };
+    Place *place = *state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        const char *shown;
+        int exit = run_on_terminal(place, &place->output, cases[i].columns,
+                                   "raftc train cli/grey.yaml --image 8x8 --target reference "
+                                   "--steps 14 --set log_every_iters=7 -o drawn",
+                                   &shown);
+        assert_int_equal(exit, 0);
+        const char *first = strchr(shown, '\n'), *second = strchr(first + 1, '\n');
+        assert_int_equal(strncmp(shown, "epoch 1  accuracy ", 18), 0);
+        assert_int_equal(strncmp(first + 1, "epoch 2  accuracy ", 18), 0);
+        if (strncmp(second + 1, cases[i].shown, strlen(cases[i].shown)) != 0 ||
+            strchr(second + 1, '\n') - second > cases[i].columns || !strchr(second + 1, '\n') ||
+            strchr(second + 1, '\n')[1])
+            fail_msg("%d columns: %s", cases[i].columns, shown);
+    }
 }
 
 int main(void)
@@ -390,6 +426,7 @@ int main(void)
         cmocka_unit_test(lacking_instructions_are_told),
 #endif
         cmocka_unit_test(progress_makes_way_for_messages),
+        cmocka_unit_test(training_draws_one_line),
     };
     for (size_t i = 0; i < ARRAY_SIZE(tests); i++) tests[i].initial_state = &place;
     int failures = cmocka_run_group_tests(tests, NULL, NULL);
