@@ -1,4 +1,4 @@
-/* test_memory_limit.c: --memory-limit: what is computed again changes no bit of the weights after some
+/* test_memory_limit.c: --memory-limit: what is computed again changes no bit of the weights after twenty
  * steps, for any number of threads, and less memory is taken the tighter the limit.
  */
 #define _GNU_SOURCE
@@ -11,7 +11,7 @@ static long train(Place *place, const char *limit, int threads, const char *file
 {
     run_well(place, arena_printf(&place->arena,
                                  "raftc train cli/tiny.yaml --weights @fill --data @fill --batch 4 "
-                                 "--steps 4 --set lr=0.002 --target %s --threads %d "
+                                 "--steps 20 --set lr=0.002 --target %s --threads %d "
                                  "--memory-limit %s --save %s",
                                  place->has_llvm ? "cpu" : "reference", threads, limit, file));
     Text digits = text_new(&place->arena);
