@@ -146,6 +146,34 @@ Exit run_save(Run *run)
     return status ? run_fail_write(run, &error) : EXIT_DONE;
 }
 
+/* Each state of the checkpoint must be one of this run, and the other way round: an average that is not gone
+ * on with would be taken for the weights. */
+static Exit check_states(Run *run, const RaftWeights *checkpoint)
+{
+    Trainer *t = &run->trainer;
+    const char *folder = run->folder;
+    const size_t prefix = strlen(RAFT_STATE_PREFIX);
+    int count, states = 0;
+    const RaftTensor *tensors = state_tensors(run, &count);
+    if (raft_weights_find(checkpoint, RAFT_STATE_PREFIX "e"))
+        return session_fail(
+            run->session, EXIT_FILES,
+            "%s: its checkpoint is of an older raftc, which kept the average of the "
+            "weights (ema_decay) in another place: go on with that one, or begin a "
+            "run with its weights, by --weights FILE",
+            folder);
+    for (int i = 0; i < raft_weights_count(checkpoint); i++)
+        states += strncmp(raft_weights_tensor(checkpoint, i)->name, RAFT_STATE_PREFIX, prefix) == 0;
+    bool same = states == count - t->parameter_count;
+    for (int i = t->parameter_count; i < count; i++)
+        same = same && raft_weights_find(checkpoint, tensors[i].name);
+    if (same) return EXIT_DONE;
+    return session_fail(run->session, EXIT_FILES,
+                        "%s: the run there has another optimiser, or another kind of average "
+                        "(optimizer, ema_decay); it cannot go on so",
+                        folder);
+}
+
 static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
 {
     int count;
@@ -167,6 +195,8 @@ static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
                                     "%s: the run there has %s %s, this one %s; it cannot go on so",
                                     run->folder, key, value, wanted[k + 1]);
     }
+    Exit exit = check_states(run, checkpoint);
+    if (exit != EXIT_DONE) return exit;
     for (int i = 0; i < count; i++) {
         const RaftTensor *tensor = raft_weights_find(checkpoint, tensors[i].name);
         if (!tensor || tensor->dtype != RAFT_F32 || tensor->elements != tensors[i].elements)

@@ -205,6 +205,45 @@ static void test_weights_of_checkpoint(void **state)
                      "--weights tuned/checkpoint-0000000001.safetensors");
 }
 
+/* What has another state of the optimiser, or of the average, is refused, as is a checkpoint of a raftc
+ * that kept the average beside the weights. */
+static void test_other_states(void **state)
+{
+    (void)state;
+    static const char *const changes[] = {"ema_decay=0", "optimizer=sgd"};
+    for (size_t i = 0; i < ARRAY_SIZE(changes); i++) {
+        int status =
+            run(&place, arena_printf(&place.arena, TRAIN "-o whole --resume --set %s", changes[i]));
+        const char *errors = read_text(&place.arena, place.errors);
+        if (status != 3 ||
+            !strstr(errors, "error: whole: the run there has another optimiser, or "
+                            "another kind of average (optimizer, ema_decay); it cannot "))
+            fail_msg("%s: exit status %d\n%s", changes[i], status, errors);
+    }
+    RaftWeights *checkpoint;
+    RaftError error;
+    if (raft_checkpoint_open(file_of("whole", "checkpoint-0000000018.safetensors"), &checkpoint,
+                             &error))
+        fail_msg("%s", error.message);
+    int count = raft_weights_count(checkpoint);
+    RaftTensor *tensors = arena_array(&place.arena, (size_t)count, sizeof *tensors);
+    for (int i = 0; i < count; i++) {
+        tensors[i] = *raft_weights_tensor(checkpoint, i);
+        if (strcmp(tensors[i].name, RAFT_STATE_PREFIX "w") == 0)
+            tensors[i].name = RAFT_STATE_PREFIX "e";
+    }
+    const char *metadata[] = {"step", "18", NULL};
+    mkdir(in_folder(&place, "old"), 0700);
+    if (raft_checkpoint_save(in_folder(&place, "old"), 18, 3, tensors, count, metadata, &error))
+        fail_msg("%s", error.message);
+    raft_weights_close(checkpoint);
+    assert_int_equal(run(&place, TRAIN "-o old --resume"), 3);
+    assert_non_null(
+        strstr(read_text(&place.arena, place.errors),
+               "error: old: its checkpoint is of an older raftc, which kept the average"));
+    train("young", "--steps 1 --weights old/checkpoint-0000000018.safetensors");
+}
+
 static void damage(const char *path, bool cut)
 {
     struct stat status;
@@ -328,6 +367,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_settings_matter),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_weights_of_checkpoint),
+        cmocka_unit_test(test_other_states),
         cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_killed),
