@@ -77,7 +77,7 @@ static bool keeps_lanes(const Graph *graph, int k, const Target *target, const C
     Arena arena = {0};
     bool good = true;
     kernel_range(graph, k, &first, &end);
-    const char **lane = kernel_lanes(graph, k, &arena);
+    const char **lane = kernel_lanes(graph, k, target, &arena);
     for (NodeId id = first; id < end; id++) {
         bool linear = graph_node(graph, id)->op == OP_LINEAR;
         int at = product;
@@ -88,7 +88,7 @@ static bool keeps_lanes(const Graph *graph, int k, const Target *target, const C
         if (linear) {
             Product p = product_of_tile(graph, id, own, target, choice->product[at].rows,
                                         choice->product[at].vectors);
-            width = product_width(&p, target);
+            if (!p.in_parts) width = product_width(&p, target);
         }
         good &= unit % width == 0;
     }
@@ -318,7 +318,7 @@ Choice *choice_neighbours(Arena *arena, const Graph *graph, int k, const Target 
     Neighbours n = {arena, graph, k, target, from, NULL, 0, 0};
     NodeId product[MOST_PRODUCTS], first, end;
     kernel_range(graph, k, &first, &end);
-    const char **lane = kernel_lanes(graph, k, arena);
+    const char **lane = kernel_lanes(graph, k, target, arena);
     int products = list_products(graph, k, product);
     for (int i = products; i-- > 0;) add_tiles(&n, i, product[i], lane[product[i] - first], pruned);
     add_units(&n);

@@ -23,7 +23,8 @@ enum {
     FEW_UNITS = 8,
     ENOUGH_UNITS = 4,
     LONG_LANES = 4 * UNIT_ELEMENTS,
-    BLOCK_LANES = 128
+    BLOCK_LANES = 128,
+    LINE = 16 /* floats that lie in one line of the cache */
 };
 
 /* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take
@@ -80,30 +81,78 @@ static int64_t whole_tiles(int64_t tile, int64_t most)
     return tile < most ? most / tile * tile : tile;
 }
 
-/* Units of at most so many rows and lanes; how many there are. */
-static int64_t cut_parts(Kernel *kernel, const Product *p, const Target *target, int64_t rows,
-                         int64_t lanes)
+/* A unit of a product whose sum is taken in parts: so many indices along the rows, the lanes, and each of the
+ * axes beside them. */
+typedef struct PartsUnit {
+    int64_t rows, lanes, beside;
+} PartsUnit;
+
+/* Cuts an axis into `count` units, each a multiple of `least`; how many indices one has. */
+static int64_t even_unit(int64_t extent, int64_t least, int64_t count)
 {
-    int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, units = 1;
-    for (int i = 0; i < kernel->rank; i++) {
-        const char *name = kernel->axis[i].name;
-        int64_t tile = 1, extent = kernel->axis[i].extent;
-        if (p->row_count > 1 && strcmp(name, p->row[1]) == 0) tile = inner;
-        if (strcmp(name, p->row[0]) == 0) tile = whole_tiles(p->row_tile[0], rows / inner);
-        if (p->lane && strcmp(name, p->lane) == 0)
-            tile = whole_tiles(product_width(p, target), lanes);
-        kernel->tile[i] = tile < extent || kernel->axis[i].symbol[0] ? tile : extent;
-        if (!kernel->axis[i].symbol[0]) units *= (extent + tile - 1) / tile;
-    }
-    return units;
+    int64_t share = (extent + count - 1) / count;
+    share = (share + least - 1) / least * least;
+    return share < extent ? share : extent;
 }
 
-/* Many whole tiles, so that what is brought to scratch memory serves often, but enough units. */
+/* What all units take, on two and on four threads; bringing an element to scratch memory takes as long as
+ * BRING multiply-adds of vectors. INT64_MAX: a unit does not stay in the cache. */
+static int64_t parts_cost(const Product *p, const PartsUnit *unit, const PartsUnit *whole,
+                          const Target *target)
+{
+    enum { BRING = 16 };
+    int64_t part = 1, cost = 0;
+    for (int i = 0; i < MAX_AXES; i++) part *= p->part[i] ? p->part[i] : 1;
+    int64_t rows = unit->rows * unit->beside, floats = rows + unit->lanes;
+    if (rows > target->l2_bytes || unit->lanes > target->l2_bytes) return INT64_MAX;
+    if (4 * (rows * unit->lanes + 2 * part * floats) > target->l2_bytes / 8 * 7) return INT64_MAX;
+    int64_t units = (whole->rows + unit->rows - 1) / unit->rows;
+    units *= (whole->lanes + unit->lanes - 1) / unit->lanes;
+    units *= whole->beside / unit->beside;
+    int64_t one = unit->beside * product_unit_cost(p, unit->rows, unit->lanes, target);
+    one += BRING * floats;
+    for (int64_t threads = 2; threads <= ENOUGH_UNITS; threads *= 2)
+        cost += (units + threads - 1) / threads * threads * one;
+    return cost;
+}
+
+/* Many whole tiles, so that what is brought to scratch memory serves often, but units of about the same
+ * size, and enough of them. */
 static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
 {
-    static const int64_t size[][2] = {{128, 128}, {64, 128}, {64, 64}, {32, 64}, {32, 32}};
-    for (size_t i = 0; i < ARRAY_SIZE(size); i++)
-        if (cut_parts(kernel, p, target, size[i][0], size[i][1]) >= ENOUGH_UNITS) return;
+    enum { MOST_CUTS = 64 };
+    PartsUnit whole = {1, 1, 1};
+    int lane = -1, row = -1;
+    for (int i = 0; i < kernel->rank; i++) {
+        const char *name = kernel->axis[i].name;
+        int64_t extent = kernel->axis[i].extent;
+        if (p->row_count > 0 && strcmp(name, p->row[0]) == 0)
+            row = i, whole.rows = extent;
+        else if (p->lane && strcmp(name, p->lane) == 0)
+            lane = i, whole.lanes = extent;
+        else if (!kernel->axis[i].symbol[0])
+            whole.beside *= extent;
+    }
+    PartsUnit best = {even_unit(whole.rows, p->row_tile[0], whole.rows),
+                      even_unit(whole.lanes, LINE, whole.lanes), 1};
+    int64_t least = parts_cost(p, &best, &whole, target);
+    for (int64_t beside = 1;; beside = whole.beside) {
+        for (int64_t i = 1; i <= MOST_CUTS; i++) {
+            for (int64_t k = 1; k <= MOST_CUTS; k++) {
+                PartsUnit unit = {even_unit(whole.rows, 1, i), even_unit(whole.lanes, LINE, k),
+                                  beside};
+                int64_t cost = parts_cost(p, &unit, &whole, target);
+                if (cost >= least) continue;
+                least = cost;
+                best = unit;
+            }
+        }
+        if (beside == whole.beside) break;
+    }
+    for (int i = 0; i < kernel->rank; i++)
+        if (!kernel->axis[i].symbol[0] && best.beside > 1) kernel->tile[i] = kernel->axis[i].extent;
+    if (row >= 0) kernel->tile[row] = best.rows;
+    if (lane >= 0) kernel->tile[lane] = best.lanes;
 }
 
 /* Lanes for each block, whole tiles, at most `most` if one is not more: so that the last has the least past the end. */
@@ -119,12 +168,30 @@ static int64_t even_share(int64_t extent, int64_t most, int64_t tile)
     return best;
 }
 
+/* Results of long sums are few: each unit takes some lanes. */
+static void tile_sums(Kernel *kernel, const char *lane)
+{
+    enum { SUM_LANES = 64 };
+    for (int i = 0; i < kernel->rank; i++) {
+        const Axis *axis = &kernel->axis[i];
+        if (!lane || strcmp(axis->name, lane) != 0 || axis->symbol[0]) continue;
+        int64_t few =
+                    (ENOUGH_UNITS + units_without(kernel, lane) - 1) / units_without(kernel, lane),
+                many = (axis->extent + SUM_LANES - 1) / SUM_LANES;
+        kernel->tile[i] = even_unit(axis->extent, LINE, few > many ? few : many);
+    }
+}
+
 static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeId end,
                          NodeId linear, const char *lane, const Target *target)
 {
     Product p = product_tile(graph, linear, lane, target);
     if (p.in_parts) {
         tile_parts(kernel, &p, target);
+        return;
+    }
+    if (p.row_count == 0 && !target->stages_operands && sums_over_batch(graph, linear)) {
+        tile_sums(kernel, lane);
         return;
     }
     bool whole_rows = !target->stages_operands && reads_windows(graph, first, end);
@@ -151,17 +218,6 @@ static bool has_long_sum(const Graph *graph, NodeId first, NodeId end)
     for (NodeId id = first; id < end; id++)
         if (graph_node(graph, id)->op == OP_SUM && sums_over_batch(graph, id)) return true;
     return false;
-}
-
-/* Results of long sums are few: each unit takes some lanes. */
-static void tile_sums(Kernel *kernel, const char *lane)
-{
-    enum { SUM_LANES = 64 };
-    for (int i = 0; i < kernel->rank; i++) {
-        const Axis *axis = &kernel->axis[i];
-        bool is_lane = lane && strcmp(axis->name, lane) == 0;
-        kernel->tile[i] = !is_lane ? 1 : axis->extent < SUM_LANES ? axis->extent : SUM_LANES;
-    }
 }
 
 /* Elements of the node's value that differ at one point of the kernel. */
@@ -215,7 +271,7 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
         NodeId first, end;
         kernel_range(graph, (int)k, &first, &end);
         if (first == end || !pass_may_rewrite(context)) continue;
-        const char **lane = kernel_lanes(graph, (int)k, context->arena);
+        const char **lane = kernel_lanes(graph, (int)k, context->target, context->arena);
         NodeId linear = costliest_product(graph, first, end);
         if (linear != NO_NODE)
             tile_product(graph, &r.to->kernels[k], first, end, linear, lane[linear - first],

@@ -146,7 +146,7 @@ Graph *pass_pack_weights(PassContext *context, const Graph *graph)
         }
         NodeId first, end;
         kernel_range(graph, k, &first, &end);
-        const char **lane = kernel_lanes(graph, k, context->arena);
+        const char **lane = kernel_lanes(graph, k, context->target, context->arena);
         NodeId *packed = arena_array(context->arena, end - first, sizeof *packed);
         for (NodeId n = first; n < end; n++) packed[n - first] = NO_NODE;
         for (NodeId n = first; n < end; n++)

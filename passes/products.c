@@ -22,7 +22,103 @@ static const char *written_lane(const Graph *graph, const Node *write)
     return last_axis(x);
 }
 
-const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena)
+/* Is the operand read for this product alone? */
+static bool is_own_read(const Graph *graph, NodeId linear, NodeId operand)
+{
+    if (graph_node(graph, operand)->op != OP_READ) return false;
+    int uses = 0, kernel = graph_node(graph, linear)->kernel;
+    for (NodeId id = operand + 1; id < graph->node_count; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->kernel != kernel) break;
+        for (uint32_t i = 0; i < node->operand_count; i++) uses += node->operands[i] == operand;
+    }
+    return uses == 1;
+}
+
+/* The greatest divisor of the extent that is `most` or less. */
+static int64_t divisor_below(int64_t extent, int64_t most)
+{
+    int64_t divisor = extent < most ? extent : most;
+    while (extent % divisor != 0) divisor--;
+    return divisor;
+}
+
+bool sums_over_batch(const Graph *graph, NodeId id)
+{
+    const Node *node = graph_node(graph, id);
+    const AxisNames *over = &node->attributes.over;
+    const Type *x = graph_type(graph, node->operands[0]);
+    for (int i = 0; i < over->count; i++)
+        if (x->axis[type_find(x, over->name[i])].symbol[0]) return true;
+    return false;
+}
+
+/* A sum over the batch is long. The inner axes are taken whole as far as a part has room. Returns the
+ * indices in a part. */
+static int64_t size_parts(const Graph *graph, NodeId linear, int64_t part[MAX_AXES])
+{
+    enum { PART = 128 };
+    const Node *node = graph_node(graph, linear);
+    const Type *x = graph_type(graph, node->operands[0]);
+    const AxisNames *over = &node->attributes.over;
+    int64_t room = PART, inside = 1;
+    for (int i = over->count; i-- > 0;) {
+        const Axis *axis = &x->axis[type_find(x, over->name[i])];
+        part[i] = axis->symbol[0] ? 1 : divisor_below(axis->extent, room);
+        room = part[i] == axis->extent ? room / axis->extent : 1;
+        inside *= part[i];
+    }
+    return inside;
+}
+
+static bool is_parted(const Graph *graph, NodeId linear, const Target *target)
+{
+    const Node *node = graph_node(graph, linear);
+    int64_t part[MAX_AXES];
+    return !target->stages_operands && sums_over_batch(graph, linear) &&
+           is_own_read(graph, linear, node->operands[0]) &&
+           is_own_read(graph, linear, node->operands[1]) && size_parts(graph, linear, part) > 1;
+}
+
+const char *memory_lane(const Graph *graph, NodeId id)
+{
+    const Node *read = graph_node(graph, id), *stored = graph_node(graph, read->operands[0]);
+    int last = stored->layout.rank ? stored->layout.dim[stored->layout.rank - 1].axis
+                                   : stored->type.rank - 1;
+    for (int i = 0; last >= 0 && i < read->type.rank; i++)
+        if (read->attributes.map.dim[last].coefficient[i] == 1 && !read->type.axis[i].symbol[0])
+            return read->type.axis[i].name;
+    return NULL;
+}
+
+/* What is brought to scratch memory can have its vectors along any axis of the result, wherever that is
+ * written: best along one that lies in memory so. */
+static const char *parted_lane(const Graph *graph, NodeId linear, const char *lane)
+{
+    const Node *node = graph_node(graph, linear);
+    const char *best = NULL;
+    for (int i = 2; i-- > 0;) {
+        const char *own = memory_lane(graph, node->operands[i]);
+        if (!own || type_find(&node->type, own) < 0) continue;
+        if (!best || (lane && strcmp(own, lane) == 0)) best = own;
+    }
+    return best ? best : lane;
+}
+
+/* Is it a sum over the batch, of what is read along an axis that is summed over, and stored as it is? */
+static bool sums_in_memory(const Graph *graph, NodeId sum, const Target *target)
+{
+    const Node *node = graph_node(graph, sum);
+    if (target->stages_operands || node->op != OP_SUM || !sums_over_batch(graph, sum) ||
+        !is_own_read(graph, sum, node->operands[0]) || sum + 1 >= graph->node_count)
+        return false;
+    const Node *next = graph_node(graph, sum + 1);
+    const char *lane = memory_lane(graph, node->operands[0]);
+    return next->op == OP_WRITE && next->operands[0] == sum && next->kernel == node->kernel &&
+           lane && names_contain(&node->attributes.over, lane);
+}
+
+const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, Arena *arena)
 {
     NodeId first, end;
     kernel_range(graph, kernel, &first, &end);
@@ -32,6 +128,9 @@ const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena)
         if (node->op == OP_WRITE) lane[id - first] = written_lane(graph, node);
         if (node->op == OP_READ) continue;
         const char *own = lane[id - first] ? lane[id - first] : last_axis(&node->type);
+        if (node->op == OP_LINEAR && is_parted(graph, id, target))
+            own = parted_lane(graph, id, own);
+        if (sums_in_memory(graph, id, target)) own = memory_lane(graph, node->operands[0]);
         lane[id - first] = own;
         for (uint32_t i = 0; own && i < node->operand_count; i++) {
             NodeId operand = node->operands[i];
@@ -62,16 +161,39 @@ static int64_t even_tile(int64_t extent, int64_t most)
     return ceil_divide(extent, ceil_divide(extent, most));
 }
 
+static bool is_row(const Product *p, const Type *rows, const Type *vectors, const Axis *axis)
+{
+    return (!p->lane || strcmp(axis->name, p->lane) != 0) && !axis->symbol[0] &&
+           type_find(rows, axis->name) >= 0 && type_find(vectors, axis->name) < 0;
+}
+
+/* Takes up to `most` rows of the result along its longest axis. */
+static void choose_long_rows(Product *p, const Type *result, const Type *rows, const Type *vectors,
+                             int64_t most)
+{
+    const Axis *longest = NULL;
+    for (int i = 0; i < result->rank; i++)
+        if (is_row(p, rows, vectors, &result->axis[i]) &&
+            (!longest || result->axis[i].extent > longest->extent))
+            longest = &result->axis[i];
+    p->row_count = longest != NULL;
+    if (!longest) return;
+    p->row[0] = longest->name;
+    p->row_tile[0] = even_tile(longest->extent, most);
+}
+
 /* Takes up to `most` rows of the result from its inner axes. */
 static void choose_rows(Product *p, const Type *result, const Type *rows, const Type *vectors,
                         int64_t most)
 {
+    if (p->in_parts) {
+        choose_long_rows(p, result, rows, vectors, most);
+        return;
+    }
     p->row_count = 0;
     for (int i = result->rank; i-- > 0 && p->row_count < 2;) {
         const Axis *axis = &result->axis[i];
-        bool is_row = (!p->lane || strcmp(axis->name, p->lane) != 0) && !axis->symbol[0] &&
-                      type_find(rows, axis->name) >= 0 && type_find(vectors, axis->name) < 0;
-        if (!is_row) continue;
+        if (!is_row(p, rows, vectors, axis)) continue;
         int64_t tile = even_tile(axis->extent, most);
         p->row[1] = p->row[0];
         p->row_tile[1] = p->row_tile[0];
@@ -85,27 +207,28 @@ static void choose_rows(Product *p, const Type *result, const Type *rows, const 
 
 /* What a step of the contraction takes in a tile. Two multiply-adds and two loads go side by side; a
  * sum can be added to every fourth cycle, and some more sums than that keep both units busy. Of
- * tiles that are equal so far, the one with fewer loads is better. */
-static int64_t step_cost(int64_t rows, int64_t vectors)
+ * tiles that are equal so far, the one with fewer loads is better. From scratch memory, where parts of sums
+ * lie in rows far apart, loads take longer. */
+static int64_t step_cost(const Product *p, int64_t rows, int64_t vectors)
 {
     enum { SUMS = 10, WEIGHT = 16 };
     int64_t products = rows * vectors, loads = rows + vectors, cost = SUMS;
+    int64_t busy = p->in_parts ? loads * 5 / 4 : loads;
     if (products > cost) cost = products;
-    if (loads > cost) cost = loads;
+    if (busy > cost) cost = busy;
     return WEIGHT * cost + loads;
 }
 
-/* The same for the whole result, so many vectors wide: full tiles, and what is left of each axis. */
-static int64_t tiles_cost(const Product *p, const Type *result, int64_t width)
+/* The same for so many rows of so many vectors: full tiles, and what is left of each axis. */
+static int64_t tiles_cost(const Product *p, int64_t rows, int64_t width)
 {
-    const Axis *axis = &result->axis[type_find(result, p->row[0])];
     int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, tile = p->row_tile[0], cost = 0;
-    int64_t full[] = {axis->extent / tile, width / p->vectors};
-    int64_t rest[] = {axis->extent % tile * inner, width % p->vectors};
-    cost += full[0] * full[1] * step_cost(tile * inner, p->vectors);
-    if (rest[0]) cost += full[1] * step_cost(rest[0], p->vectors);
-    if (rest[1]) cost += full[0] * step_cost(tile * inner, rest[1]);
-    if (rest[0] && rest[1]) cost += step_cost(rest[0], rest[1]);
+    int64_t full[] = {rows / tile, width / p->vectors};
+    int64_t rest[] = {rows % tile * inner, width % p->vectors};
+    cost += full[0] * full[1] * step_cost(p, tile * inner, p->vectors);
+    if (rest[0]) cost += full[1] * step_cost(p, rest[0], p->vectors);
+    if (rest[1]) cost += full[0] * step_cost(p, tile * inner, rest[1]);
+    if (rest[0] && rest[1]) cost += step_cost(p, rest[0], rest[1]);
     return cost;
 }
 
@@ -114,6 +237,11 @@ int64_t product_step_cost(int64_t rows, int64_t vectors)
     enum { LOAD = 7 }; /* multiply-adds that take as long as a load */
     int64_t group = vectors % 4 == 0 ? 4 : vectors % 2 == 0 ? 2 : 1; /* loaded together */
     return 4 * rows * vectors + LOAD * (4 * vectors / group + rows);
+}
+
+static int64_t row_extent(const Product *p, const Type *result)
+{
+    return result->axis[type_find(result, p->row[0])].extent;
 }
 
 /* The same for the whole result, where the rows and lanes of a tile take their time, be they past the end or not; looking
@@ -189,63 +317,27 @@ static Product threads_tile(Product p, const Type *result, const Type *rows, con
     return best;
 }
 
-/* Is the operand read for this product alone? */
-static bool is_own_read(const Graph *graph, NodeId linear, NodeId operand)
-{
-    if (graph_node(graph, operand)->op != OP_READ) return false;
-    int uses = 0, kernel = graph_node(graph, linear)->kernel;
-    for (NodeId id = operand + 1; id < graph->node_count; id++) {
-        const Node *node = graph_node(graph, id);
-        if (node->kernel != kernel) break;
-        for (uint32_t i = 0; i < node->operand_count; i++) uses += node->operands[i] == operand;
-    }
-    return uses == 1;
-}
-
-/* The greatest divisor of the extent that is `most` or less. */
-static int64_t divisor_below(int64_t extent, int64_t most)
-{
-    int64_t divisor = extent < most ? extent : most;
-    while (extent % divisor != 0) divisor--;
-    return divisor;
-}
-
-bool sums_over_batch(const Graph *graph, NodeId id)
-{
-    const Node *node = graph_node(graph, id);
-    const AxisNames *over = &node->attributes.over;
-    const Type *x = graph_type(graph, node->operands[0]);
-    for (int i = 0; i < over->count; i++)
-        if (x->axis[type_find(x, over->name[i])].symbol[0]) return true;
-    return false;
-}
-
-/* A sum over the batch is long. The inner axes are taken whole as far as a part has room. */
-static void find_parts(Product *p, const Graph *graph, NodeId linear, const Target *target)
-{
-    enum { PART = 128 };
-    const Node *node = graph_node(graph, linear);
-    const Type *x = graph_type(graph, node->operands[0]);
-    const AxisNames *over = &node->attributes.over;
-    int64_t room = PART, inside = 1;
-    for (int i = over->count; i-- > 0;) {
-        const Axis *axis = &x->axis[type_find(x, over->name[i])];
-        p->part[i] = axis->symbol[0] ? 1 : divisor_below(axis->extent, room);
-        room = p->part[i] == axis->extent ? room / axis->extent : 1;
-        inside *= p->part[i];
-    }
-    p->in_parts = sums_over_batch(graph, linear) && inside > 1 && p->row_count > 0 &&
-                  !target->stages_operands && is_own_read(graph, linear, node->operands[0]) &&
-                  is_own_read(graph, linear, node->operands[1]);
-}
-
 int64_t product_cost(const Graph *graph, NodeId linear, const Product *p, const Target *target)
 {
     const Type *result = graph_type(graph, linear);
     int64_t width = 1;
     if (p->lane)
         width = ceil_divide(result->axis[type_find(result, p->lane)].extent, target->vector_floats);
-    return p->row_count ? tiles_cost(p, result, width) : INT64_MAX;
+    return p->row_count ? tiles_cost(p, row_extent(p, result), width) : INT64_MAX;
+}
+
+/* Do the operands lie in memory along different axes? */
+static bool is_transposed(const Graph *graph, NodeId linear)
+{
+    const Node *node = graph_node(graph, linear);
+    const char *x = memory_lane(graph, node->operands[0]),
+               *w = memory_lane(graph, node->operands[1]);
+    return x && w && strcmp(x, w) != 0;
+}
+
+int64_t product_unit_cost(const Product *p, int64_t rows, int64_t lanes, const Target *target)
+{
+    return tiles_cost(p, rows, ceil_divide(lanes, target->vector_floats));
 }
 
 Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target,
@@ -263,6 +355,8 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
                             target->vector_floats);
     }
     p.rows_in_w = !p.lane_in_w;
+    p.in_parts = is_parted(graph, linear, target);
+    if (p.in_parts) size_parts(graph, linear, p.part);
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
     if (target->stages_operands)
         return threads_tile(p, &node->type, rows, vectors, width,
@@ -277,9 +371,11 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
         /* Without rows to hide the latency of an addition behind, more vectors do. */
         if (p.row_count == 0) {
             p.vectors = width > 8 ? 8 : (int)width;
+            p.in_parts &= is_transposed(graph, linear);
+            p.row_tile[0] = 1;
             return p;
         }
-        int64_t cost = tiles_cost(&p, &node->type, width);
+        int64_t cost = tiles_cost(&p, row_extent(&p, &node->type), width);
         if (cost >= least) continue;
         least = cost;
         best = p;
@@ -290,8 +386,6 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
 {
     const Attributes *attributes = &graph_node(graph, linear)->attributes;
-    Product p = product_of_tile(graph, linear, lane, target, attributes->tile_rows,
-                                attributes->tile_vectors);
-    find_parts(&p, graph, linear, target);
-    return p;
+    return product_of_tile(graph, linear, lane, target, attributes->tile_rows,
+                           attributes->tile_vectors);
 }

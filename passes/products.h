@@ -27,7 +27,9 @@ typedef struct Product {
 
 /* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of
  * the node less that of the first in the kernel. */
-const char **kernel_lanes(const Graph *graph, int kernel, Arena *arena);
+const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, Arena *arena);
+/* The axis of a read along which it walks memory one element at a time, or NULL. */
+const char *memory_lane(const Graph *graph, NodeId read);
 
 /* Is an axis among those that the node sums over that of the batch? */
 bool sums_over_batch(const Graph *graph, NodeId id);
@@ -40,6 +42,9 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
 /* What the rule minimises: an estimate of the time. INT64_MAX: the tile has no rows. */
 int64_t product_cost(const Graph *graph, NodeId linear, const Product *product,
                      const Target *target);
+/* The same for a unit of a product in parts, a step along the sum: so many indices along its first row axis, and lanes. */
+int64_t product_unit_cost(const Product *product, int64_t rows, int64_t lanes,
+                          const Target *target);
 
 /* What a step along the sum takes in a tile of threads that load four numbers at a time, in instructions for four steps. */
 int64_t product_step_cost(int64_t rows, int64_t vectors);

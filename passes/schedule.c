@@ -235,7 +235,7 @@ static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p
     const Type *type = graph_type(s->graph, id);
     Slot *slot = &schedule_place(s, id)->value;
     bool rows = p->rows_in_w == (operand == 1);
-    const char *last = rows ? p->row[p->row_count - 1] : p->lane;
+    const char *last = rows && p->row_count > 0 ? p->row[0] : p->lane;
     Type *dims = arena_alloc(s->graph->arena, sizeof *dims); /* the slot refers to its names */
     for (int i = 0; i < over->count; i++) {
         Axis axis = axis_constant(over->name[i], p->part[i]);
@@ -343,7 +343,7 @@ bool schedule_kernel(Schedule *s, Arena *arena, const Graph *graph, int kernel,
     *s = (Schedule){.graph = graph, .target = target, .kernel = kernel};
     kernel_range(graph, kernel, &s->first, &s->end);
     size_t nodes = s->end - s->first;
-    s->lane = kernel_lanes(graph, kernel, arena);
+    s->lane = kernel_lanes(graph, kernel, target, arena);
     s->place = arena_array(arena, nodes, sizeof *s->place);
     s->stages = arena_array(arena, 3 * nodes, sizeof *s->stages);
     NodeId *stage_end = find_epilogues(s, arena);

@@ -162,3 +162,11 @@ void loop_end(Emitter *e, Loop *loop)
     LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);
     LLVMPositionBuilderAtEnd(e->builder, loop->exit);
 }
+
+void fetch_line(Emitter *e, LLVMValueRef from)
+{
+    enum { READ, TO_L2 = 2, DATA = 1 };
+    LLVMValueRef call[] = {from, LLVMConstInt(e->i32, READ, false),
+                           LLVMConstInt(e->i32, TO_L2, false), LLVMConstInt(e->i32, DATA, false)};
+    intrinsic(e, "llvm.prefetch", call, 4);
+}

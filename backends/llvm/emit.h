@@ -113,6 +113,8 @@ void store_lanes(Emitter *e, LLVMValueRef value, LLVMValueRef base, const Affine
 /* A vector of which the lanes where `mask` is false are zero and not read. */
 LLVMValueRef load_masked(Emitter *e, LLVMValueRef base, const Affine *offset, LLVMValueRef mask,
                          LLVMTypeRef type);
+void fetch_line(Emitter *e,
+                LLVMValueRef from); /* that at `from` to the L2 cache, if there is one */
 /* A constant in memory; those that are equal may become one. */
 LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value);
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry block */
@@ -202,6 +204,9 @@ void emit_stage(Emitter *e, const Stage *stage); /* for the present unit and var
 void emit_product(Emitter *e, const Stage *stage,
                   const Dim *lanes); /* lanes: the tile of lanes to do, or NULL: all */
 void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes); /* its present step */
+/* What the next part takes of the operands may lie far apart in memory: each tile of the nest fetches its
+ * share. */
+void fetch_part(const Nest *tiles);
 void emit_parts(Emitter *e, const Stage *stage); /* parts.c: one whose sum is taken in parts */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);

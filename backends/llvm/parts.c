@@ -14,20 +14,6 @@ typedef struct Fill {
     const char *last; /* along which the slot does */
 } Fill;
 
-/* The axis of a read along which it walks memory one element at a time, or NULL. */
-static const char *memory_lane(const Emitter *e, NodeId id)
-{
-    const Node *read = graph_node(e->graph, id);
-    const Node *stored = graph_node(e->graph, read->operands[0]);
-    int last = stored->layout.rank ? stored->layout.dim[stored->layout.rank - 1].axis
-                                   : stored->type.rank - 1;
-    if (last < 0) return NULL;
-    for (int i = 0; i < read->type.rank; i++)
-        if (read->attributes.map.dim[last].coefficient[i] == 1 && !read->type.axis[i].symbol[0])
-            return read->type.axis[i].name;
-    return NULL;
-}
-
 /* The operand itself: its slot is what is being filled. */
 static LLVMValueRef operand_value(Fill *fill, Lanes lanes)
 {
@@ -117,7 +103,7 @@ static void fill_slot(Emitter *e, const Stage *stage, int operand)
     int width = e->target->vector_floats;
     Fill fill = {.nest = {.e = e, .stage = stage, .leaf = fill_leaf},
                  .operand = id,
-                 .lane = memory_lane(e, id),
+                 .lane = memory_lane(e->graph, id),
                  .last = slot->dim[slot->rank - 1].axis};
     for (int i = 0; i < over->count; i++) {
         int64_t count = stage->product.part[i];
@@ -132,6 +118,104 @@ static void fill_slot(Emitter *e, const Stage *stage, int operand)
         if (fill.lane && strcmp(fill.nest.dim[i].axis, fill.last) == 0)
             fill.nest.dim[i].tile = width;
     emit_nest(&fill.nest, 0);
+}
+
+/* The innermost axis of the sum of which a part takes but some; -1: there is one part. */
+static int parted_axis(const Emitter *e, const Node *linear)
+{
+    const Type *x = graph_type(e->graph, linear->operands[0]);
+    for (int i = linear->attributes.over.count; i-- > 0;) {
+        const Axis *axis = &x->axis[type_find(x, linear->attributes.over.name[i])];
+        if (axis->symbol[0] || axis->extent != e->parted->product.part[i]) return i;
+    }
+    return -1;
+}
+
+static int64_t tiles_along(const Dim *dim)
+{
+    return (dim->extent + dim->tile - 1) / dim->tile;
+}
+
+/* Fetches line number `line` of those in the nest. Past the last part there is nothing, which does no harm. */
+static void fetch_line_of(const Nest *nest, NodeId operand, LLVMValueRef line)
+{
+    Emitter *e = nest->e;
+    const Node *read = graph_node(e->graph, operand);
+    int mark = e->coordinate_count;
+    Affine at[MAX_AXES];
+    for (int i = nest->count; i-- > 0;) {
+        const Dim *dim = &nest->dim[i];
+        Affine start = dim->base;
+        if (tiles_along(dim) > 1) {
+            LLVMValueRef count = int_constant(e, tiles_along(dim));
+            Affine digit = affine_value(LLVMBuildURem(e->builder, line, count, ""), dim->tile);
+            line = LLVMBuildUDiv(e->builder, line, count, "");
+            start = affine_add(e, digit, &start, 1);
+        }
+        coordinate_push(e, dim->axis, start);
+    }
+    for (int d = 0; d < read->attributes.map.rank; d++)
+        at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
+    Affine offset = storage_offset(e, read->operands[0], at);
+    e->coordinate_count = mark;
+    LLVMValueRef from = affine_emit(e, &offset);
+    /* Not "in bounds", for the same reason. */
+    from = LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
+    fetch_line(e, from);
+}
+
+/* The lines that the next part takes of an operand. */
+static int64_t list_lines(Emitter *e, const Stage *stage, NodeId id, Nest *nest)
+{
+    enum { LINE = 16 };
+    const Node *linear = graph_node(e->graph, stage->root);
+    const AxisNames *over = &linear->attributes.over;
+    const char *lane = memory_lane(e->graph, id);
+    int parted = parted_axis(e, linear);
+    int64_t lines = 1;
+    *nest = (Nest){.e = e, .stage = stage};
+    if (parted < 0 || !lane || schedule_holds(&e->schedule, graph_node(e->graph, id)->operands[0]))
+        return 0;
+    for (int i = 0; i < over->count; i++) {
+        int64_t count = stage->product.part[i];
+        Affine start = e->part_start[i];
+        if (i == parted) start.constant += count;
+        nest->dim[nest->count++] = (Dim){over->name[i], start, count, 1, {0}, 0};
+    }
+    add_dims(nest, graph_type(e->graph, id), over, NULL);
+    for (int i = 0; i < nest->count; i++) {
+        Dim *dim = &nest->dim[i];
+        if (strcmp(dim->axis, lane) == 0) dim->tile = LINE;
+        lines *= tiles_along(dim);
+    }
+    return lines;
+}
+
+void fetch_part(const Nest *tiles)
+{
+    enum { MOST_AT_ONCE = 24 }; /* more than a core waits for at a time would stop it */
+    Emitter *e = tiles->e;
+    const Node *linear = graph_node(e->graph, tiles->stage->root);
+    Affine number = affine_constant(0);
+    int64_t count = 1;
+    for (int i = tiles->count; i-- > 0;) {
+        const Dim *dim = &tiles->dim[i];
+        Affine at = affine_add(e, dim->start, &dim->base, -1);
+        at = affine_divide(e, &at, dim->tile);
+        number = affine_add(e, number, &at, count);
+        count *= tiles_along(dim);
+    }
+    for (int operand = 0; operand < 2; operand++) {
+        Nest nest;
+        int64_t lines = list_lines(e, tiles->stage, linear->operands[operand], &nest);
+        int64_t share = (lines + count - 1) / count;
+        if (lines == 0 || share > MOST_AT_ONCE) continue;
+        Loop loop = loop_begin(e, int_constant(e, share));
+        Affine line = affine_add(e, affine_value(loop.index, 1), &number, share);
+        LLVMValueRef clamped[] = {affine_emit(e, &line), int_constant(e, lines - 1)};
+        fetch_line_of(&nest, linear->operands[operand], intrinsic(e, "llvm.smin", clamped, 2));
+        loop_end(e, &loop);
+    }
 }
 
 /* The parts along the axes of the sum from number `axis` on. */

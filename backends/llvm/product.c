@@ -222,14 +222,10 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
     return LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
 }
 
-static void fetch_line(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
+static void fetch_line_of_panel(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
 {
     LLVMValueRef index = LLVMBuildNSWMul(e->builder, turn, int_constant(e, 16), "");
-    enum { READ, TO_L2 = 2, DATA = 1 };
-    LLVMValueRef call[] = {LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""),
-                           LLVMConstInt(e->i32, READ, false), LLVMConstInt(e->i32, TO_L2, false),
-                           LLVMConstInt(e->i32, DATA, false)};
-    intrinsic(e, "llvm.prefetch", call, 4);
+    fetch_line(e, LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""));
 }
 
 static void contract(Tile *tile, const Node *linear, int axis);
@@ -250,62 +246,6 @@ static void contract_at(Tile *tile, const Node *linear, int axis, Affine start, 
     }
 }
 
-/* The innermost axis of the sum of which a part takes but some; -1: there is one part. */
-static int parted_axis(const Emitter *e, const Node *linear)
-{
-    const Type *x = graph_type(e->graph, linear->operands[0]);
-    for (int i = linear->attributes.over.count; i-- > 0;) {
-        const Axis *axis = &x->axis[type_find(x, linear->attributes.over.name[i])];
-        if (axis->symbol[0] || axis->extent != e->parted->product.part[i]) return i;
-    }
-    return -1;
-}
-
-/* Number of the tile along the rows, or along the lanes. */
-static Affine tile_number(Tile *tile, bool rows)
-{
-    Emitter *e = tile->nest.e;
-    int at = rows ? tile->row_dim[0] : tile->lane_dim;
-    if (at < 0) return affine_constant(0);
-    const Dim *dim = &tile->nest.dim[at];
-    Affine start = affine_add(e, dim->start, &dim->base, -1);
-    return affine_divide(e, &start, dim->tile);
-}
-
-/* What the next part takes of the operands lies far apart in memory: the tiles of this one fetch it, each
- * in a turn of its loop the line that it takes itself for one of the indices of the turn; which one, the
- * tiles that take the same lines tell apart by their number. Past the last part there is nothing, which
- * does no harm. */
-static void fetch_ahead(Tile *tile, const Node *linear, int operand, Affine index, int64_t turn)
-{
-    Emitter *e = tile->nest.e;
-    const AxisNames *over = &linear->attributes.over;
-    const Node *read = graph_node(e->graph, linear->operands[operand]);
-    int parted = parted_axis(e, linear), last = over->count - 1, mark = e->coordinate_count;
-    if (parted < 0 || schedule_holds(&e->schedule, read->operands[0])) return;
-    bool rows = tile->nest.stage->product.rows_in_w == (operand == 1);
-    Affine number = tile_number(tile, !rows), at[MAX_AXES];
-    number = affine_modulo(e, &number, turn);
-    for (int i = 0; i < over->count; i++) {
-        Affine start = e->part_start[i];
-        if (i == parted) start.constant += e->parted->product.part[i];
-        if (i == last) {
-            start = affine_add(e, start, &index, 1);
-            start = affine_add(e, start, &number, 1);
-        }
-        coordinate_push(e, over->name[i], start);
-    }
-    at_row(tile, 0);
-    at_vector(tile, 0);
-    for (int d = 0; d < read->attributes.map.rank; d++)
-        at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
-    Affine offset = storage_offset(e, read->operands[0], at);
-    e->coordinate_count = mark;
-    LLVMValueRef from = affine_emit(e, &offset);
-    from = LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
-    fetch_line(e, from, int_constant(e, 0));
-}
-
 /* A part of a sum lies in scratch memory index after index: all of its axes are one loop, along the
  * last. */
 static void contract_part(Tile *tile, const Node *linear)
@@ -323,8 +263,6 @@ static void contract_part(Tile *tile, const Node *linear)
     if (count >= turn) {
         Loop loop = loop_begin(e, int_constant(e, count / turn));
         Affine index = affine_value(loop.index, turn);
-        for (int operand = 0; operand < 2; operand++)
-            fetch_ahead(tile, linear, operand, index, turn);
         contract_at(tile, linear, last, affine_add(e, index, &start, 1), turn, over->count);
         loop_end(e, &loop);
     }
@@ -349,7 +287,7 @@ static void contract(Tile *tile, const Node *linear, int axis)
         LLVMValueRef ahead =
             is_innermost(tile, linear, axis) ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
-        if (ahead) fetch_line(e, ahead, loop.index);
+        if (ahead) fetch_line_of_panel(e, ahead, loop.index);
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
         loop_end(e, &loop);
@@ -480,9 +418,10 @@ static void tile_leaf(Nest *nest)
         start_sums(tile, linear);
     else
         move_sums(tile, false);
-    if (e->parted)
+    if (e->parted) {
+        fetch_part(nest);
         contract_part(tile, linear);
-    else if (step == SUMS_WHOLE || step == SUMS_ADD)
+    } else if (step == SUMS_WHOLE || step == SUMS_ADD)
         contract(tile, linear, 0);
     if (step == SUMS_WHOLE || step == SUMS_FINISH)
         finish_sums(tile);

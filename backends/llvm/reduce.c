@@ -286,7 +286,10 @@ static void reduction_leaf(Nest *nest)
         lanes.width = (lanes.active + vector - 1) / vector * vector;
     }
     Reduction r = {.nest = {.e = e}, .node = node->operands[0], .term = value_term};
-    LLVMValueRef sum = reduce(r, x, &node->attributes.over, lanes);
+    const char *lane = schedule_lane(&e->schedule, root);
+    bool summed = lane && names_contain(&node->attributes.over, lane);
+    LLVMValueRef sum = reduce(r, x, &node->attributes.over,
+                              summed ? tile_lanes(e, lane, e->target->vector_floats) : lanes);
     if (node->op == OP_MEAN) {
         float inverse = (float)(1.0 / (double)count_over(x, &node->attributes.over));
         sum = LLVMBuildFMul(e->builder, sum, float_constant(e, inverse, lanes.width), "");
