@@ -59,7 +59,7 @@ bool llvm_check(const CpuOptions *options, Diag *diag);
 bool llvm_target(const CpuOptions *options, Target *target, Diag *diag);
 /* The CPU and its features as LLVM names them: the code that the options give depends on no more. */
 const char *llvm_describe(Arena *arena, const CpuOptions *options, Diag *diag);
-/* Emits and optimises the kernels of a plan. NULL with messages. */
+/* Emits the kernels of a plan. NULL with messages. */
 CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options, Diag *diag);
 void llvm_free(CpuCode *code);
 typedef enum { CODE_IR, CODE_ASSEMBLY, CODE_OBJECT } CodeKind;
@@ -72,7 +72,8 @@ typedef struct CodeObject {
     size_t size;
 } CodeObject;
 int llvm_object_count(const CpuCode *code);
-/* Fills the objects in, and allocates in no arena. NULL, or what LLVM says it cannot do. */
+/* Fills the objects in, and allocates in no arena. NULL, or what LLVM says it cannot do. Uses the code up: call it, or
+ * llvm_load, once, and last. */
 const char *llvm_objects(CpuCode *code, CodeObject *objects);
 /* Loads the code into this process; the program's kernels stay valid until llvm_free. */
 const RaftProgram *llvm_load(CpuCode *code, Diag *diag);

@@ -249,6 +249,9 @@ Rewriter rewriter_new(const Graph *from, Arena *arena)
 {
     Rewriter r = {.from = from, .to = graph_new(arena, from->name)};
     r.renamed = arena_array(arena, from->node_count, sizeof *r.renamed);
+    /* Few passes add many nodes: so this is room for nearly all, and little is copied when there are more. */
+    r.to->node_capacity = from->node_count + from->node_count / 8 + 8;
+    r.to->nodes = arena_array(arena, r.to->node_capacity, sizeof *r.to->nodes);
     for (NodeId id = 0; id < from->node_count; id++) r.renamed[id] = NO_NODE;
     for (uint32_t i = 0; i < from->kernel_count; i++)
         *ARENA_PUSH(arena, r.to->kernels, r.to->kernel_count, r.to->kernel_capacity) =

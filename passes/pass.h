@@ -138,4 +138,22 @@ void plan_print(const Plan *plan, Text *out);
  * code. */
 const char *kernel_key(Arena *arena, const Graph *graph, int kernel, bool choices);
 
+/* From one index along dimension `dim` of what is stored to the next: so many elements. */
+typedef struct KernelStride {
+    NodeId stored;
+    int dim;
+    int64_t stride;
+} KernelStride;
+
+enum { MAX_STRIDES = 16 };
+typedef struct KernelStrides {
+    int count;
+    KernelStride item[MAX_STRIDES];
+} KernelStrides;
+
+/* Kernels with equal keys of this kind compute the same function of their arguments and these strides, which
+ * are as many. */
+const char *kernel_key_strided(Arena *arena, const Graph *graph, int kernel,
+                               KernelStrides *strides);
+
 #endif

@@ -26,7 +26,9 @@ static uint64_t draw(uint64_t seed, int64_t index)
 /* data[i] = base + scale * v with v in [-1, 1) a multiple of 2^-23, so exact. */
 static void fill(const char *name, int64_t elements, float base, float scale, float *data)
 {
+    enum { MANY = 1 << 16 }; /* beside which it is little to start threads */
     uint64_t seed = seed_of(name);
+#pragma omp parallel for if (elements >= MANY)
     for (int64_t i = 0; i < elements; i++) {
         float v = (float)(draw(seed, i) >> 40) * 0x1p-23f - 1.0f;
         data[i] = base + scale * v;

@@ -33,7 +33,8 @@ static bool is_chain(const Emitter *e, const Stage *first, const Stage *second)
     return true;
 }
 
-/* Whole panels of the first product, parts of about one size; 0: all fit. */
+/* Whole panels of the first product, in parts of one size where there is such a number of them that is not
+ * much greater than the least: a last part of another size is code of its own. 0: all fit. */
 static int64_t choose_part(const Emitter *e, const Chain *chain, int64_t extent)
 {
     int64_t panel = product_width(&chain->first->product, e->target);
@@ -47,6 +48,8 @@ static int64_t choose_part(const Emitter *e, const Chain *chain, int64_t extent)
     }
     if (most < 1 || panels <= most) return 0;
     int64_t parts = (panels + most - 1) / most;
+    for (int64_t even = parts; extent % panel == 0 && even <= 2 * parts; even++)
+        if (panels % even == 0) return panels / even * panel;
     return (panels + parts - 1) / parts * panel;
 }
 

@@ -54,6 +54,14 @@ typedef struct Chain {
     Slot sums;
 } Chain;
 
+/* Strides that are arguments of a function, since kernels that share it have others. */
+typedef struct TwinStrides {
+    KernelStrides of; /* those of the kernel that is emitted */
+    int argument
+        [MAX_STRIDES]; /* number of each among the arguments: strides that are always equal are one */
+    int argument_count;
+} TwinStrides;
+
 typedef struct Emitter {
     Arena *arena;
     Diag *diag;
@@ -69,7 +77,8 @@ typedef struct Emitter {
     /* the kernel */
     const Step *step;
     Schedule schedule;
-    LLVMValueRef *buffer; /* base of each argument of the step */
+    LLVMValueRef *buffer;       /* base of each argument of the step */
+    const TwinStrides *strides; /* that the function is told when it runs; NULL: none */
     LLVMValueRef batch;
     Chain chain;
     SumsStep step_of_sums;
@@ -218,8 +227,29 @@ void find_chain(Emitter *e);
 
 /* ---- kernel.c ------------------------------------------------------------------------------- */
 
+enum { KERNEL_PARAMETERS = 5 }; /* of a RaftKernel; strides come behind them */
+
 /* Emits the function of a step. Units for one image in *units; scratch in *scratch_bytes. */
-bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *units, bool *batched,
-                 int64_t *scratch_bytes);
+bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStrides *strides,
+                 int64_t *units, bool *batched, int64_t *scratch_bytes);
+
+/* ---- twins.c -------------------------------------------------------------------------------- */
+
+/* What tells the kernels of steps apart. */
+typedef struct StepKey {
+    const char *exact, *strided;
+    KernelStrides strides;
+    int same; /* first step of the same exact key */
+} StepKey;
+
+/* Do steps behind step s have its kernel with other strides? Of them all `strides` tells the arguments. */
+bool find_twins(const StepKey *key, int count, int s, TwinStrides *strides);
+/* e->function is shared by step s and its twins: a function of each that calls it, and its code. */
+void emit_twins(Emitter *e, const StepKey *key, int count, int s, const TwinStrides *strides,
+                StepCode *steps);
+
+/* ---- module.c ------------------------------------------------------------------------------- */
+
+const char *kernel_symbol(Emitter *e, int step);
 
 #endif

@@ -224,10 +224,11 @@ static void count_units(const Kernel *kernel, int64_t *units, bool *batched)
     }
 }
 
-bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *units, bool *batched,
-                 int64_t *scratch_bytes)
+bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStrides *strides,
+                 int64_t *units, bool *batched, int64_t *scratch_bytes)
 {
     e->step = step;
+    e->strides = strides;
     e->coordinate_count = 0;
     e->gelu_room = NULL;
     e->parted = NULL;
@@ -238,8 +239,12 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, int64_t *unit
     count_units(&e->graph->kernels[step->kernel], units, batched);
     *scratch_bytes = 4 * e->schedule.block * e->schedule.unit_floats;
 
-    LLVMTypeRef parameter[] = {e->pointer, e->i64, e->i64, e->i64, e->pointer};
-    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->context), parameter, 5, false);
+    LLVMTypeRef parameter[KERNEL_PARAMETERS + MAX_STRIDES] = {e->pointer, e->i64, e->i64, e->i64,
+                                                              e->pointer};
+    unsigned parameters = KERNEL_PARAMETERS;
+    for (int i = 0; strides && i < strides->argument_count; i++) parameter[parameters++] = e->i64;
+    LLVMTypeRef type =
+        LLVMFunctionType(LLVMVoidTypeInContext(e->context), parameter, parameters, false);
     e->function = LLVMAddFunction(e->module, symbol, type);
     LLVMSetVisibility(e->function, LLVMHiddenVisibility);
     if (e->target->vector_floats == 16) {

@@ -11,7 +11,9 @@
 /* Some successive kernels. */
 typedef struct CodePart {
     LLVMContextRef context;
-    LLVMModuleRef module;
+    LLVMModuleRef module; /* NULL from llvm_objects on */
+    int instructions;     /* as emitted */
+    bool optimised;
     LLVMMemoryBufferRef object; /* NULL until llvm_objects */
     char *fault;                /* what LLVM says; NULL: none */
 } CodePart;
@@ -22,7 +24,7 @@ struct CpuCode {
     Arena *arena;
     const Plan *plan;
     CodePart *part;
-    uint32_t part_count, part_capacity;
+    uint32_t part_count, part_capacity, *order;
     int machine_count; /* one for each thread that optimises and generates */
     LLVMTargetMachineRef machine[MOST_WORKERS];
     StepCode *steps;

@@ -21,7 +21,7 @@
 /* Kept short: the emitter already writes the loops as they are to be; this promotes the sums to
  * registers and cleans addresses up. Nothing here may reorder arithmetic. */
 #define PASSES                                                                                     \
-    "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,loop-simplify,"   \
+    "function(mem2reg,early-cse,instcombine<no-verify-fixpoint>,simplifycfg,loop-simplify,"        \
     "lcssa,loop-mssa(licm),early-cse<memssa>,simplifycfg)"
 
 /* ---- emission -------------------------------------------------------------------------------- */
@@ -71,36 +71,75 @@ static int count_instructions(LLVMValueRef function)
     return count;
 }
 
+const char *kernel_symbol(Emitter *e, int step)
+{
+    const char *name = kernel_name(e->graph, e->plan->steps[step].kernel, e->arena);
+    return arena_printf(e->arena, "%s_k%d_%s", e->graph->name, step, name);
+}
+
+static StepKey *make_keys(Emitter *e)
+{
+    const Plan *plan = e->plan;
+    StepKey *key = arena_array(e->arena, (size_t)plan->step_count, sizeof *key);
+    for (int s = 0; s < plan->step_count; s++) {
+        int kernel = plan->steps[s].kernel;
+        key[s] = (StepKey){.exact = kernel_key(e->arena, plan->graph, kernel, true)};
+        while (strcmp(key[key[s].same].exact, key[s].exact) != 0) key[s].same++;
+        if (key[s].same == s)
+            key[s].strided = kernel_key_strided(e->arena, plan->graph, kernel, &key[s].strides);
+    }
+    return key;
+}
+
+/* The code of step s, and of those that share it. */
+static bool emit_step(Emitter *e, CpuCode *code, const StepKey *key, int s)
+{
+    int count = e->plan->step_count;
+    StepCode *step = &code->steps[s];
+    TwinStrides strides;
+    bool twins = find_twins(key, count, s, &strides);
+    int64_t scratch_bytes;
+    step->symbol = kernel_symbol(e, s);
+    const char *symbol = twins ? arena_printf(e->arena, "%s_twins", step->symbol) : step->symbol;
+    if (!emit_kernel(e, &e->plan->steps[s], symbol, twins ? &strides : NULL, &step->units,
+                     &step->batched, &scratch_bytes))
+        return false;
+    if (scratch_bytes > code->scratch_bytes) code->scratch_bytes = scratch_bytes;
+    code->part[code->part_count - 1].instructions += count_instructions(e->function);
+    if (!twins) return true;
+    LLVMSetVisibility(e->function, LLVMDefaultVisibility);
+    LLVMSetLinkage(e->function, LLVMInternalLinkage);
+    emit_twins(e, key, count, s, &strides, code->steps);
+    return true;
+}
+
 static bool emit_kernels(Emitter *e, CpuCode *code)
 {
     enum { MOST = 6000 }; /* instructions of a part, and one kernel more; S has some 50,000 */
-    const Plan *plan = code->plan;
-    int instructions = 0;
-    const char **key = arena_array(e->arena, (size_t)plan->step_count, sizeof *key);
-    for (int s = 0; s < plan->step_count; s++) {
-        key[s] = kernel_key(e->arena, plan->graph, plan->steps[s].kernel, true);
-        int same = 0;
-        while (same < s && strcmp(key[same], key[s]) != 0) same++;
-        if (same < s) {
-            code->steps[s] = code->steps[same];
-            continue;
-        }
-        if (instructions > MOST && !code->sanitized) { /* a program has one constructor of ASan's */
+    const StepKey *key = make_keys(e);
+    for (int s = 0; s < e->plan->step_count; s++) {
+        if (key[s].same < s) code->steps[s] = code->steps[key[s].same];
+        if (code->steps[s].symbol) continue;
+        /* a program has one constructor of ASan's */
+        if (code->part[code->part_count - 1].instructions > MOST && !code->sanitized) {
             end_part(e);
             begin_part(e, code);
-            instructions = 0;
         }
-        StepCode *step = &code->steps[s];
-        step->symbol = arena_printf(code->arena, "%s_k%d_%s", plan->graph->name, s,
-                                    kernel_name(plan->graph, plan->steps[s].kernel, e->arena));
-        int64_t scratch_bytes;
-        if (!emit_kernel(e, &plan->steps[s], step->symbol, &step->units, &step->batched,
-                         &scratch_bytes))
-            return false;
-        if (scratch_bytes > code->scratch_bytes) code->scratch_bytes = scratch_bytes;
-        instructions += count_instructions(e->function);
+        if (!emit_step(e, code, key, s)) return false;
     }
     return true;
+}
+
+static void order_parts(CpuCode *code)
+{
+    code->order = arena_array(code->arena, code->part_count, sizeof *code->order);
+    for (uint32_t i = 0; i < code->part_count; i++) {
+        uint32_t at = i;
+        for (; at > 0 && code->part[code->order[at - 1]].instructions < code->part[i].instructions;
+             at--)
+            code->order[at] = code->order[at - 1];
+        code->order[at] = i;
+    }
 }
 
 /* ---- what several processors do -------------------------------------------------------------- */
@@ -144,6 +183,8 @@ typedef void PartWork(CodePart *part, LLVMTargetMachineRef machine, bool sanitiz
 static void optimise(CodePart *part, LLVMTargetMachineRef machine, bool sanitized)
 {
     char *message = NULL;
+    if (part->optimised) return;
+    part->optimised = true;
     if (LLVMVerifyModule(part->module, LLVMReturnStatusAction, &message))
         RAFTC_BUG("invalid LLVM IR: %s", message);
     LLVMDisposeMessage(message);
@@ -163,16 +204,17 @@ static LLVMMemoryBufferRef generate(LLVMModuleRef module, LLVMTargetMachineRef m
 
 static void generate_object(CodePart *part, LLVMTargetMachineRef machine, bool sanitized)
 {
-    (void)sanitized;
-    if (part->object) return;
-    LLVMModuleRef copy = LLVMCloneModule(part->module);
-    part->object = generate(copy, machine, LLVMObjectFile, &part->fault);
+    optimise(part, machine, sanitized);
+    part->object = generate(part->module, machine, LLVMObjectFile, &part->fault);
+    part->module = NULL;
 }
 
 typedef struct Team {
     CpuCode *code;
     PartWork *work;
-    atomic_uint next; /* part that nobody has taken */
+    const uint32_t
+        *order;       /* of the parts: the longest first, so that nobody is left alone with it */
+    atomic_uint next; /* place in the order that nobody has taken */
 } Team;
 
 typedef struct Worker {
@@ -187,14 +229,15 @@ static void *take_parts(void *argument)
     for (;;) {
         unsigned i = atomic_fetch_add(&worker->team->next, 1);
         if (i >= code->part_count) return NULL;
-        worker->team->work(&code->part[i], worker->machine, code->sanitized);
+        CodePart *part = &code->part[worker->team->order[i]];
+        worker->team->work(part, worker->machine, code->sanitized);
     }
 }
 
-/* NULL, or the first fault. */
+/* NULL, or the first fault. Allocates in no arena. */
 static const char *for_each_part(CpuCode *code, PartWork *work)
 {
-    Team team = {code, work, 0};
+    Team team = {code, work, code->order, 0};
     Worker worker[MOST_WORKERS];
     pthread_t thread[MOST_WORKERS];
     int started = 0;
@@ -244,9 +287,9 @@ CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options,
         begin_part(&e, code);
         done = emit_kernels(&e, code);
         end_part(&e);
+        order_parts(code);
         done = done && add_machines(code, options, diag);
     }
-    if (done) for_each_part(code, optimise);
     if (done) return code;
     llvm_free(code);
     return NULL;
@@ -260,7 +303,7 @@ void llvm_free(CpuCode *code)
         CodePart *part = &code->part[i];
         LLVMDisposeMessage(part->fault);
         if (part->object) LLVMDisposeMemoryBuffer(part->object);
-        LLVMDisposeModule(part->module);
+        if (part->module) LLVMDisposeModule(part->module);
         LLVMContextDispose(part->context);
     }
     for (int i = 0; i < code->machine_count; i++) LLVMDisposeTargetMachine(code->machine[i]);
@@ -309,6 +352,7 @@ static void write_text(LLVMModuleRef module, Arena *arena, const char **bytes, s
 bool llvm_write(CpuCode *code, CodeKind kind, Arena *arena, const char **bytes, size_t *size,
                 Diag *diag)
 {
+    for_each_part(code, optimise);
     LLVMModuleRef whole = link_parts(code);
     if (kind == CODE_IR) {
         write_text(whole, arena, bytes, size);

@@ -23,9 +23,48 @@ static Affine scale_by_extent(Emitter *e, Affine a, const Axis *axis, int64_t ex
     return affine_value(LLVMBuildNSWMul(e->builder, affine_emit(e, &a), e->batch, ""), 1);
 }
 
+/* The stride along dimension d of what is stored, where an argument tells it; else NULL. */
+static LLVMValueRef told_stride(const Emitter *e, NodeId stored, int d)
+{
+    const TwinStrides *strides = e->strides;
+    for (int i = 0; strides && i < strides->of.count; i++)
+        if (strides->of.item[i].stored == stored && strides->of.item[i].dim == d)
+            return LLVMGetParam(e->function, (unsigned)(KERNEL_PARAMETERS + strides->argument[i]));
+    return NULL;
+}
+
+/* a + index * stride: the constant part apart, since it is the same in all turns of a loop. */
+static Affine add_told(Emitter *e, Affine a, Affine index, LLVMValueRef stride)
+{
+    Affine fixed = affine_constant(index.constant);
+    index.constant = 0;
+    const Affine *part[] = {&index, &fixed};
+    for (int i = 0; i < 2; i++) {
+        if (part[i]->count == 0 && part[i]->constant == 0) continue;
+        LLVMValueRef product = LLVMBuildNSWMul(e->builder, affine_emit(e, part[i]), stride, "");
+        a = affine_add(e, a, (Affine[]){affine_value(product, 1)}, 1);
+    }
+    return a;
+}
+
+/* Of what is stored row-major, some strides being told. */
+static Affine told_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES])
+{
+    const Type *type = graph_type(e->graph, stored);
+    Affine offset = affine_constant(0);
+    int64_t stride = 1;
+    for (int d = type->rank; d-- > 0; stride *= type->axis[d].extent) {
+        LLVMValueRef told = told_stride(e, stored, d);
+        offset = told ? add_told(e, offset, at[d], told) : affine_add(e, offset, &at[d], stride);
+    }
+    return offset;
+}
+
 Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES])
 {
     const Node *node = graph_node(e->graph, stored);
+    for (int d = 0; d < node->type.rank; d++)
+        if (told_stride(e, stored, d)) return told_offset(e, stored, at);
     Layout layout = node->layout.rank ? node->layout : layout_row_major(&node->type);
     Affine offset = affine_constant(0);
     for (int i = 0; i < layout.rank; i++) {
