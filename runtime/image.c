@@ -29,9 +29,9 @@ typedef struct Decoder {
 
 /* Checks what the header claims, and makes room. No file of such a picture is smaller than
  * `least_size`: so what is allocated stays in proportion to the file. It is decoded at 1 / scale of its
- * size. */
+ * size. libjpeg gives all rows in any case; what libpng has not come to is to be 0. */
 static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
-                              uint64_t least_size, uint64_t scale)
+                              uint64_t least_size, uint64_t scale, bool zeros)
 {
     RaftImage *image = decoder->image;
     if (width > RT_MAX_SIDE || height > RT_MAX_SIDE || width * height > RT_MAX_PIXELS)
@@ -46,7 +46,7 @@ static RaftStatus start_image(Decoder *decoder, uint64_t width, uint64_t height,
                            (unsigned long long)least_size);
     width = (width + scale - 1) / scale;
     height = (height + scale - 1) / scale;
-    image->rgb = decoder->partial ? calloc(width * height, 3) : malloc(width * height * 3);
+    image->rgb = zeros ? calloc(width * height, 3) : malloc(width * height * 3);
     if (!image->rgb) return rt_no_memory(decoder->error, decoder->path);
     image->width = (int)width;
     image->height = (int)height;
@@ -205,7 +205,7 @@ static RaftStatus read_jpeg_header(Decoder *decoder, j_decompress_ptr jpeg)
     jpeg->scale_num = jpeg->scale_denom = 1;
     while (least > 0 && jpeg->scale_denom < 8 && shorter / (2 * jpeg->scale_denom) >= least)
         jpeg->scale_denom *= 2;
-    return start_image(decoder, width, height, width * height / 512, jpeg->scale_denom);
+    return start_image(decoder, width, height, width * height / 512, jpeg->scale_denom, false);
 }
 
 /* Leaves out what nobody will look at of an upright picture: gives the first column of what comes, and the
@@ -342,8 +342,8 @@ static RaftStatus read_png(Decoder *decoder, png_structp png, png_infop info)
     png_read_info(png, info);
     uint64_t width = png_get_image_width(png, info), height = png_get_image_height(png, info);
     /* deflate makes at most 1032 bytes of one */
-    RaftStatus status =
-        start_image(decoder, width, height, height * png_get_rowbytes(png, info) / 1032, 1);
+    RaftStatus status = start_image(
+        decoder, width, height, height * png_get_rowbytes(png, info) / 1032, 1, decoder->partial);
     if (status) return status;
 
     int color = png_get_color_type(png, info), depth = png_get_bit_depth(png, info);

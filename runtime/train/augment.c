@@ -246,17 +246,14 @@ RaftStatus raft_augment_apply(const RaftDraw *draw, RaftImage *image, RaftError 
     double matrix[6] = {1, 0, 0, 0, 1, 0};
     switch (draw->op) {
     case RAFT_OP_SHEAR_X:
-        matrix[1] = shear;
-        return raft_warp_affine(image, matrix, true, FILL, error);
     case RAFT_OP_SHEAR_Y:
-        matrix[3] = shear;
-        return raft_warp_affine(image, matrix, true, FILL, error);
+        return raft_warp_shear(image, draw->op == RAFT_OP_SHEAR_Y, shear, FILL, error);
     case RAFT_OP_TRANSLATE_X:
         matrix[2] = shift * image->width;
-        return raft_warp_affine(image, matrix, false, FILL, error);
+        return raft_warp_affine(image, matrix, FILL, error);
     case RAFT_OP_TRANSLATE_Y:
         matrix[5] = shift * image->height;
-        return raft_warp_affine(image, matrix, false, FILL, error);
+        return raft_warp_affine(image, matrix, FILL, error);
     case RAFT_OP_ROTATE:
         return raft_warp_rotate(image, 30 * part, FILL, error);
     case RAFT_OP_SHARPNESS:

@@ -72,9 +72,12 @@ RaftStatus raft_warp_crop(RaftImage *image, int left, int top, int width, int he
                           RaftError *error);
 void raft_warp_flip(RaftImage *image); /* left to right */
 /* Image.transform(size, AFFINE, matrix): output (x, y) is the input at (m0 x + m1 y + m2, m3 x +
- * m4 y + m5), nearest or bicubic; what lies outside is `fill`. */
-RaftStatus raft_warp_affine(RaftImage *image, const double matrix[6], bool bicubic, uint8_t fill,
+ * m4 y + m5), of nearest neighbours; what lies outside is `fill`. */
+RaftStatus raft_warp_affine(RaftImage *image, const double matrix[6], uint8_t fill,
                             RaftError *error);
+/* The same, bicubic, for (x + amount y, y) or, down, (x, y + amount x). */
+RaftStatus raft_warp_shear(RaftImage *image, bool down, double amount, uint8_t fill,
+                           RaftError *error);
 /* Image.rotate: by nearest neighbours, counterclockwise, about the centre. */
 RaftStatus raft_warp_rotate(RaftImage *image, double degrees, uint8_t fill, RaftError *error);
 /* Fills a rectangle, as much of it as lies inside, with 0. */

@@ -122,19 +122,43 @@ static void nearest(const uint8_t *rgb, int width, int height, const double m[6]
     }
 }
 
-typedef uint8_t Bytes __attribute__((vector_size(16)));
-typedef int32_t Values __attribute__((vector_size(16))); /* of a pixel; the fourth is another's */
-typedef double Reals __attribute__((vector_size(32)));
+/* Fills the picture, and gives what it was; NULL: there is no memory. */
+static uint8_t *refill(RaftImage *image, uint8_t fill, RaftError *error)
+{
+    size_t bytes = (size_t)image->width * (size_t)image->height * 3;
+    uint8_t *old = malloc(bytes);
+    if (!old) {
+        rt_no_memory(error, "turning a picture");
+        return NULL;
+    }
+    memcpy(old, image->rgb, bytes);
+    memset(image->rgb, fill, bytes);
+    return old;
+}
 
-/* The parts of the cubic with a = -1 through v[1] and v[2], which is, at d of the way, */
-#define CUBIC_1(v)     ((v)[2] - (v)[0])
-#define CUBIC_2(v)     (2 * ((v)[0] - (v)[1]) + (v)[2] - (v)[3])
-#define CUBIC_3(v)     ((v)[1] - (v)[0] + (v)[3] - (v)[2])
-#define CUBIC(v, d)    ((v)[1] + (d) * (CUBIC_1(v) + (d) * (CUBIC_2(v) + (d)*CUBIC_3(v))))
-#define TO_REALS(x)    __builtin_convertvector(x, Reals)
-#define CUBIC_OF(v, d) /* of whole numbers, their parts exact */                                   \
-    (TO_REALS((v)[1]) +                                                                            \
-     (d) * (TO_REALS(CUBIC_1(v)) + (d) * (TO_REALS(CUBIC_2(v)) + (d)*TO_REALS(CUBIC_3(v)))))
+RaftStatus raft_warp_affine(RaftImage *image, const double matrix[6], uint8_t fill,
+                            RaftError *error)
+{
+    uint8_t *old = refill(image, fill, error);
+    RaftStatus status = RAFT_OK;
+    if (!old) return RAFT_NO_MEMORY;
+    if (matrix[1] == 0 && matrix[3] == 0)
+        status = shift(old, image->width, image->height, matrix, image->rgb, error);
+    else
+        nearest(old, image->width, image->height, matrix, image->rgb);
+    free(old);
+    return status;
+}
+
+/* ---- shears ----------------------------------------------------------------------------------- */
+
+/* What a row is made of: the bytes of four neighbours of each pixel, and, for each byte, how far it lies
+ * from the second on the way to the third. */
+typedef struct Taps {
+    uint8_t *byte[4];
+    double *part;
+    int *at; /* of each pixel, the second neighbour along the shear */
+} Taps;
 
 static int clamp(int value, int count)
 {
@@ -147,67 +171,77 @@ static int floor_of(double value)
     return value < 0 ? -1 : (int)value;
 }
 
-/* Pixels left - 1 to left + 2 of a row, or the two in the middle alone. A byte behind them is read. */
-static inline void read_pixels(const uint8_t *row, int left, int width, bool all, Values value[4])
+/* Pixels first to first + count - 1 of a row, of which those at its ends go on for ever. */
+static void copy_pixels(const uint8_t *row, int width, int first, int count, uint8_t *out)
 {
-    bool within = left > 0 && left + 2 < width;
-    for (int k = !all; k < (all ? 4 : 2); k++) {
-        int32_t bytes, column = left - 1 + k;
-        memcpy(&bytes, row + 3 * (size_t)(within ? column : clamp(column, width)), 4);
-        value[k] = (Values)__builtin_shufflevector((Bytes)(Values){bytes}, (Bytes){0}, 0, 16, 16,
-                                                   16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16);
+    int inside = first < 0 ? 0 : first, end = first + count < width ? first + count : width;
+    if (inside < end)
+        memcpy(out + 3 * (inside - first), row + 3 * (size_t)inside, 3 * (size_t)(end - inside));
+    for (int x = first; x < first + count; x++)
+        if (x < 0 || x >= width)
+            memcpy(out + 3 * (x - first), row + 3 * (size_t)clamp(x, width), 3);
+}
+
+/* The cubic with a = -1 through whole numbers, its coefficients exact. */
+RT_WIDE static void blend(const Taps *taps, int first, int end, uint8_t *out)
+{
+    const uint8_t *a = taps->byte[0], *b = taps->byte[1], *c = taps->byte[2], *d = taps->byte[3];
+    const double *part = taps->part;
+#pragma omp simd
+    for (int i = first; i < end; i++) {
+        int once = c[i] - a[i], twice = 2 * (a[i] - b[i]) + c[i] - d[i];
+        int thrice = b[i] - a[i] + d[i] - c[i];
+        int value = (int)(b[i] + part[i] * (once + part[i] * (twice + part[i] * thrice)));
+        out[i] = (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
     }
 }
 
-static inline void write_pixel(Values rounded, uint8_t *out)
+/* Pixels [*first, *end) of row y come from inside: from where, runs of them from neighbours. */
+static void find_taps(const RaftImage *image, const uint8_t *old, bool down, double amount, int y,
+                      Taps *taps, int *first, int *end)
 {
-    Values over = rounded > 255;
-    rounded &= rounded >= 0;
-    rounded = (rounded & ~over) | (over & 255);
-    for (int c = 0; c < 3; c++) out[c] = (uint8_t)rounded[c];
-}
-
-RT_WIDE static void bicubic(const uint8_t *rgb, int width, int height, const double m[6],
-                            uint8_t *out)
-{
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++, out += 3) {
-            double from_x = m[0] * (x + 0.5) + m[1] * (y + 0.5) + m[2];
-            double from_y = m[3] * (x + 0.5) + m[4] * (y + 0.5) + m[5];
-            if (!(from_x >= 0 && from_x < width && from_y >= 0 && from_y < height)) continue;
-            int left = floor_of(from_x - 0.5), top = floor_of(from_y - 0.5);
-            double right_part = from_x - 0.5 - left, lower_part = from_y - 0.5 - top;
-            bool across = right_part != 0, down = lower_part != 0; /* sheared: one of them */
-            Reals column[4];
-            for (int i = !down; i < (down ? 4 : 2); i++) {
-                Values value[4];
-                const uint8_t *row = rgb + 3 * (size_t)clamp(top - 1 + i, height) * (size_t)width;
-                read_pixels(row, left, width, across, value);
-                column[i] = across ? CUBIC_OF(value, right_part) : TO_REALS(value[1]);
-            }
-            if (down) column[1] = CUBIC(column, lower_part);
-            write_pixel(__builtin_convertvector(column[1], Values), out);
+    int width = image->width, height = image->height;
+    *first = *end = 0;
+    for (int x = 0; x < width; x++) {
+        double from = (down ? y : x) + 0.5 + amount * ((down ? x : y) + 0.5);
+        if (!(from >= 0 && from < (down ? height : width))) continue;
+        if (*end == 0) *first = x;
+        *end = x + 1;
+        taps->at[x] = floor_of(from - 0.5);
+        for (int c = 0; c < 3; c++) taps->part[3 * x + c] = from - 0.5 - taps->at[x];
+    }
+    for (int x = *first, next; x < *end; x = next) {
+        int moved = taps->at[x] - (down ? 0 : x);
+        for (next = x + 1; next < *end && taps->at[next] - (down ? 0 : next) == moved;) next++;
+        for (int k = 0; k < 4; k++) {
+            int row = down ? clamp(moved - 1 + k, height) : y;
+            copy_pixels(old + 3 * (size_t)row * (size_t)width, width, down ? x : x + moved - 1 + k,
+                        next - x, taps->byte[k] + 3 * x);
         }
+    }
 }
 
-RaftStatus raft_warp_affine(RaftImage *image, const double matrix[6], bool cubic_taps, uint8_t fill,
-                            RaftError *error)
+RaftStatus raft_warp_shear(RaftImage *image, bool down, double amount, uint8_t fill,
+                           RaftError *error)
 {
-    size_t bytes = (size_t)image->width * (size_t)image->height * 3;
-    RaftStatus status = RAFT_OK;
-    uint8_t *old = malloc(bytes + 1);
-    if (!old) return rt_no_memory(error, "turning a picture");
-    memcpy(old, image->rgb, bytes);
-    old[bytes] = 0; /* is read, not used */
-    memset(image->rgb, fill, bytes);
-    if (cubic_taps)
-        bicubic(old, image->width, image->height, matrix, image->rgb);
-    else if (matrix[1] == 0 && matrix[3] == 0)
-        status = shift(old, image->width, image->height, matrix, image->rgb, error);
-    else
-        nearest(old, image->width, image->height, matrix, image->rgb);
+    size_t row = 3 * (size_t)image->width;
+    uint8_t *old = refill(image, fill, error);
+    double *room = malloc(row * (sizeof *room + sizeof(int) + 4));
+    if (!old || !room) {
+        free(old);
+        free(room);
+        return rt_no_memory(error, "turning a picture");
+    }
+    Taps taps = {.part = room, .at = (int *)(room + row)};
+    for (int k = 0; k < 4; k++) taps.byte[k] = (uint8_t *)(taps.at + row) + (size_t)k * row;
+    for (int y = 0; y < image->height; y++) {
+        int first, end;
+        find_taps(image, old, down, amount, y, &taps, &first, &end);
+        blend(&taps, 3 * first, 3 * end, image->rgb + (size_t)y * row);
+    }
     free(old);
-    return status;
+    free(room);
+    return RAFT_OK;
 }
 
 /* Pillow rounds so, to make multiples of 90 degrees exact. */
@@ -221,5 +255,5 @@ RaftStatus raft_warp_rotate(RaftImage *image, double degrees, uint8_t fill, Raft
     double angle = -degrees * (M_PI / 180), x = image->width / 2.0, y = image->height / 2.0;
     double c = round15(cos(angle)), s = round15(sin(angle));
     double matrix[6] = {c, s, -x * c + -y * s + x, -s, c, -x * -s + -y * c + y};
-    return raft_warp_affine(image, matrix, false, fill, error);
+    return raft_warp_affine(image, matrix, fill, error);
 }
