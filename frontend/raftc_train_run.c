@@ -45,6 +45,7 @@ static Exit validate(Run *run, int64_t epoch)
     const double values[] = {score.loss, score.plain, score.top1, score.top5};
     RaftStatus status = raft_metrics_add(run->metrics, run->step, 4, tags, values, &error);
     if (status) return run_fail_write(run, &error);
+    run_tell_damage(run, epoch, "validation: ", score.truncated, score.unreadable);
     run_clear_line(run);
     printf("epoch %lld  accuracy %.4f  top-5 %.4f  loss %.4f  cross-entropy %.4f\n",
            (long long)epoch + 1, values[2], values[3], values[0], values[1]);
@@ -148,13 +149,7 @@ static Exit train_epoch(Run *run, int64_t epoch)
         if (status || batch.count == 0) break;
         exit = take_step(run, &batch, epoch);
     }
-    if (!status && run->comm.rank == 0 && (batch.truncated || batch.unreadable)) {
-        session_note(run->session,
-                     "epoch %lld: %lld pictures end too early, %lld could not be read",
-                     (long long)epoch + 1, (long long)batch.truncated, (long long)batch.unreadable);
-        run_clear_line(run);
-        session_flush(run->session);
-    }
+    if (!status) run_tell_damage(run, epoch, "", batch.truncated, batch.unreadable);
     raft_loader_close(loader);
     return exit;
 }

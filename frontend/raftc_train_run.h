@@ -47,6 +47,9 @@ void run_begin_telling(Run *run);
 /* After a step of so many images: metrics and a line of progress each log_every steps; on a terminal the line is
  * drawn anew as it goes. */
 Exit run_tell(Run *run, int count, double lr);
+/* Notes how many pictures of an epoch, or of its validation, were damaged, if any. */
+void run_tell_damage(Run *run, int64_t epoch, const char *of, int64_t truncated,
+                     int64_t unreadable);
 /* Before anything else is printed; and where the line is to stay. */
 void run_clear_line(Run *run);
 void run_leave_line(Run *run);

@@ -22,7 +22,9 @@ static void measure_peak(Run *run)
 void run_begin_telling(Run *run)
 {
     measure_peak(run);
-    run->redraws = run->comm.rank == 0 && !run->session->options->quiet && isatty(STDOUT_FILENO);
+    /* mpirun makes terminals up for its processes, wherever their output goes. */
+    bool alone = !run->comm.state;
+    run->redraws = alone && !run->session->options->quiet && isatty(STDOUT_FILENO);
     run->started = seconds_now();
 }
 
@@ -94,6 +96,16 @@ void run_leave_line(Run *run)
 {
     if (run->line) putchar('\n');
     run->line = false;
+}
+
+void run_tell_damage(Run *run, int64_t epoch, const char *of, int64_t truncated, int64_t unreadable)
+{
+    if (run->comm.rank > 0 || (truncated == 0 && unreadable == 0)) return;
+    run_clear_line(run);
+    session_note(run->session, "epoch %lld: %s%lld %s too early, %lld could not be read",
+                 (long long)epoch + 1, of, (long long)truncated,
+                 truncated == 1 ? "picture ends" : "pictures end", (long long)unreadable);
+    session_flush(run->session);
 }
 
 /* ---- after a step ------------------------------------------------------------------------------- */
