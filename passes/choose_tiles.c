@@ -220,9 +220,10 @@ static bool has_long_sum(const Graph *graph, NodeId first, NodeId end)
     return false;
 }
 
-/* Elements of the node's value that differ at one point of the kernel. */
-static int64_t elements_at_point(const Kernel *kernel, const Type *type)
+/* Elements of what node `write` writes that differ at one point of the kernel. */
+static int64_t elements_at_point(const Graph *graph, const Kernel *kernel, NodeId write)
 {
+    const Type *type = graph_type(graph, graph_node(graph, write)->operands[0]);
     int64_t elements = type_elements(type, NULL);
     for (int i = 0; i < kernel->rank; i++)
         if (type_find(type, kernel->axis[i].name) >= 0 && !kernel->axis[i].symbol[0])
@@ -280,9 +281,7 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
             tile_sums(&r.to->kernels[k], lane[end - 1 - first]);
         else
             tile_elements(&r.to->kernels[k], lane[end - 1 - first],
-                          context->target->stages_operands
-                              ? elements_at_point(&graph->kernels[k], graph_type(graph, end - 1))
-                              : 1);
+                          elements_at_point(graph, &graph->kernels[k], end - 1));
         ask_source(context, graph, r.to, (int)k);
     }
     return rewriter_finish(&r);

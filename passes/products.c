@@ -11,14 +11,28 @@ static const char *last_axis(const Type *type)
     return NULL;
 }
 
-/* The axis that walks memory one element at a time when the value is written. */
+static const char *longest_axis(const Type *type)
+{
+    const Axis *longest = NULL;
+    for (int i = 0; i < type->rank; i++)
+        if (!type->axis[i].symbol[0] && (!longest || type->axis[i].extent > longest->extent))
+            longest = &type->axis[i];
+    return longest ? longest->name : NULL;
+}
+
+/* The axis that walks memory one element at a time when the value is written. Of a sum over the batch little is
+ * written beside what is read: where that axis is short, the longest. */
 static const char *written_lane(const Graph *graph, const Node *write)
 {
+    enum { SHORT = 4 };
+    Op op = graph_node(graph, write->operands[0])->op;
+    bool few = (op == OP_LINEAR || op == OP_SUM) && sums_over_batch(graph, write->operands[0]);
     const Type *x = graph_type(graph, write->operands[0]);
     if (write->type.rank == 0) return last_axis(x);
     const Index *innermost = &write->attributes.map.dim[write->type.rank - 1];
     for (int i = 0; i < x->rank; i++)
-        if (innermost->coefficient[i] == 1 && !x->axis[i].symbol[0]) return x->axis[i].name;
+        if (innermost->coefficient[i] == 1 && !x->axis[i].symbol[0])
+            return few && x->axis[i].extent < SHORT ? longest_axis(x) : x->axis[i].name;
     return last_axis(x);
 }
 
