@@ -105,7 +105,8 @@ static int64_t parts_cost(const Product *p, const PartsUnit *unit, const PartsUn
     for (int i = 0; i < MAX_AXES; i++) part *= p->part[i] ? p->part[i] : 1;
     int64_t rows = unit->rows * unit->beside, floats = rows + unit->lanes;
     if (rows > target->l2_bytes || unit->lanes > target->l2_bytes) return INT64_MAX;
-    if (4 * (rows * unit->lanes + 2 * part * floats) > target->l2_bytes / 8 * 7) return INT64_MAX;
+    int64_t most = rows * unit->lanes + part * (rows + product_width(p, target) + floats);
+    if (4 * most > target->l2_bytes / 8 * 7) return INT64_MAX;
     int64_t units = (whole->rows + unit->rows - 1) / unit->rows;
     units *= (whole->lanes + unit->lanes - 1) / unit->lanes;
     units *= whole->beside / unit->beside;

@@ -385,7 +385,7 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
         /* Without rows to hide the latency of an addition behind, more vectors do. */
         if (p.row_count == 0) {
             p.vectors = width > 8 ? 8 : (int)width;
-            p.in_parts &= is_transposed(graph, linear);
+            p.in_parts &= lane && is_transposed(graph, linear);
             p.row_tile[0] = 1;
             return p;
         }

@@ -226,7 +226,39 @@ static void spread_rows(Schedule *s, Slot *slot, int outer)
     s->unit_floats += rows * LINE;
 }
 
-/* Room for a part of one operand of a product; the innermost axis is the one that tiles read along. */
+/* Cuts a slot, the last so far, down to one tile of lanes. */
+static void cut_to_panel(Schedule *s, Slot *slot, int64_t width)
+{
+    slot->panel = true;
+    slot->dim[slot->rank - 1].extent = width;
+    slot->elements = 1;
+    for (int i = slot->rank; i-- > 0;) {
+        slot->dim[i].stride = slot->elements;
+        slot->elements *= slot->dim[i].extent;
+    }
+    s->unit_floats = slot->offset + round_up(slot->elements, 16);
+}
+
+/* Does the operand lie in memory along the last axis of the sum of which a part has several indices? */
+static bool lies_along_sum(const Schedule *s, NodeId read, const AxisNames *over, const Product *p)
+{
+    const char *lane = memory_lane(s->graph, read);
+    int last = over->count - 1;
+    while (last > 0 && p->part[last] == 1) last--;
+    return lane && strcmp(lane, over->name[last]) == 0;
+}
+
+static void append_part(Type *dims, const AxisNames *over, const Product *p)
+{
+    for (int i = 0; i < over->count; i++) {
+        Axis axis = axis_constant(over->name[i], p->part[i]);
+        if (p->part[i] > 1) type_append(dims, &axis);
+    }
+}
+
+/* Room for a part of one operand of a product. Of the operand with the lanes each tile of them is brought by
+ * itself: it stays in the L1 cache while all rows pass by. The other is read number by number: it lies along
+ * its rows, or along the sum where it does in memory. */
 static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p)
 {
     const Node *node = node_at(s, linear);
@@ -234,17 +266,17 @@ static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p
     NodeId id = node->operands[operand];
     const Type *type = graph_type(s->graph, id);
     Slot *slot = &schedule_place(s, id)->value;
-    bool rows = p->rows_in_w == (operand == 1);
-    const char *last = rows && p->row_count > 0 ? p->row[0] : p->lane;
+    bool panel = type_find(type, p->lane) >= 0;
+    bool along = !panel && lies_along_sum(s, id, over, p);
     Type *dims = arena_alloc(s->graph->arena, sizeof *dims); /* the slot refers to its names */
-    for (int i = 0; i < over->count; i++) {
-        Axis axis = axis_constant(over->name[i], p->part[i]);
-        if (p->part[i] > 1) type_append(dims, &axis);
-    }
+    if (!along) append_part(dims, over, p);
     int outer = dims->rank;
     for (int i = 0; i < type->rank; i++)
         if (!names_contain(over, type->axis[i].name)) type_append(dims, &type->axis[i]);
+    if (along) append_part(dims, over, p);
+    const char *last = panel ? p->lane : along ? NULL : p->row[0];
     if (!schedule_slot(s, slot, dims, NULL, last)) return false;
+    if (panel) cut_to_panel(s, slot, product_width(p, s->target));
     spread_rows(s, slot, outer);
     return true;
 }

@@ -28,6 +28,7 @@ typedef struct Slot {
     } dim[MAX_AXES];
     int64_t offset;   /* in floats, from the start of the unit's scratch */
     int64_t elements; /* 0: there is no slot */
+    bool panel;       /* holds one register tile of lanes at a time */
 } Slot;
 
 typedef struct Place {

@@ -84,7 +84,8 @@ typedef struct Emitter {
     SumsStep step_of_sums;
     const Slot *sums;            /* where sums are kept between the steps */
     const Stage *parted;         /* a product whose sum is being taken in parts, or NULL, and */
-    Affine part_start[MAX_AXES]; /* where the present part starts along each axis of the sum */
+    Affine part_start[MAX_AXES]; /* where the present part starts along each axis of the sum, */
+    Affine panel_start;          /* and the present tile of lanes */
     LLVMValueRef gelu_room;      /* of gelu.c; NULL: not needed yet */
 
     /* the unit being emitted */
@@ -213,9 +214,9 @@ void emit_stage(Emitter *e, const Stage *stage); /* for the present unit and var
 void emit_product(Emitter *e, const Stage *stage,
                   const Dim *lanes); /* lanes: the tile of lanes to do, or NULL: all */
 void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes); /* its present step */
-/* What the next part takes of the operands may lie far apart in memory: each tile of the nest fetches its
- * share. */
-void fetch_part(const Nest *tiles);
+/* What the next part takes of the operands may lie far apart in memory: each tile of the nest, and of the
+ * lanes around it, fetches its share. */
+void fetch_part(const Nest *tiles, const Dim *lanes);
 void emit_parts(Emitter *e, const Stage *stage); /* parts.c: one whose sum is taken in parts */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);

@@ -1,8 +1,9 @@
 /* parts.c: products whose sums are long, taken part by part.
  *
  * A unit keeps all its sums in scratch memory. For each part of the sum, in order, it brings what the
- * part takes of both operands to scratch memory, each in the order in which register tiles read it,
- * and adds the part to every tile. The order of a sum is that of its axes, whatever the parts. */
+ * part takes of both operands to scratch memory, each in the order in which register tiles read it: the
+ * one for all rows of the unit, the other for one tile of lanes after the other, and adds the part to
+ * every tile. The order of a sum is that of its axes, whatever the parts. */
 #include "backends/llvm/emit.h"
 
 #include <string.h>
@@ -11,7 +12,8 @@ typedef struct Fill {
     Nest nest;
     NodeId operand;
     const char *lane; /* along which the operand lies in memory, or NULL */
-    const char *last; /* along which the slot does */
+    const char *last; /* along which the slot does, */
+    bool padded;      /* with room for whole vectors at the end of each row */
 } Fill;
 
 /* The operand itself: its slot is what is being filled. */
@@ -91,20 +93,24 @@ static void fill_leaf(Nest *nest)
     }
     Lanes lanes = leaf_lanes(nest, fill->lane);
     Affine to = slot_offset(e, &schedule_place(&e->schedule, fill->operand)->value);
-    store_lanes(e, operand_value(fill, lanes), e->scratch, &to, &lanes, lanes.axis != NULL);
+    bool padded = lanes.axis && fill->padded;
+    store_lanes(e, operand_value(fill, lanes), e->scratch, &to, &lanes, padded);
 }
 
-static void fill_slot(Emitter *e, const Stage *stage, int operand)
+/* lanes: those that a panel is to hold, or NULL */
+static void fill_slot(Emitter *e, const Stage *stage, int operand, const Dim *lanes)
 {
     const Node *linear = graph_node(e->graph, stage->root);
     const AxisNames *over = &linear->attributes.over;
     NodeId id = linear->operands[operand];
     const Slot *slot = &schedule_place(&e->schedule, id)->value;
     int width = e->target->vector_floats;
+    const char *last = slot->dim[slot->rank - 1].axis;
     Fill fill = {.nest = {.e = e, .stage = stage, .leaf = fill_leaf},
                  .operand = id,
                  .lane = memory_lane(e->graph, id),
-                 .last = slot->dim[slot->rank - 1].axis};
+                 .last = last,
+                 .padded = !names_contain(over, last)};
     for (int i = 0; i < over->count; i++) {
         int64_t count = stage->product.part[i];
         bool is_lane = fill.lane && strcmp(over->name[i], fill.lane) == 0;
@@ -114,9 +120,13 @@ static void fill_slot(Emitter *e, const Stage *stage, int operand)
                 (Dim){over->name[i], e->part_start[i], count, is_lane ? width : 1, {0}, 0};
     }
     add_dims(&fill.nest, graph_type(e->graph, id), over, fill.lane);
-    for (int i = 0; i < fill.nest.count; i++)
-        if (fill.lane && strcmp(fill.nest.dim[i].axis, fill.last) == 0)
-            fill.nest.dim[i].tile = width;
+    for (int i = 0; i < fill.nest.count; i++) {
+        Dim *dim = &fill.nest.dim[i];
+        if (fill.lane && strcmp(dim->axis, fill.last) == 0) dim->tile = width;
+        if (!lanes || strcmp(dim->axis, lanes->axis) != 0) continue;
+        dim->base = lanes->start;
+        dim->extent = lanes->count;
+    }
     emit_nest(&fill.nest, 0);
 }
 
@@ -191,20 +201,24 @@ static int64_t list_lines(Emitter *e, const Stage *stage, NodeId id, Nest *nest)
     return lines;
 }
 
-void fetch_part(const Nest *tiles)
+/* Number of the tile along the dim, and how many there are. */
+static void count_tiles(Emitter *e, const Dim *dim, Affine *number, int64_t *count)
+{
+    Affine at = affine_add(e, dim->start, &dim->base, -1);
+    at = affine_divide(e, &at, dim->tile);
+    *number = affine_add(e, *number, &at, *count);
+    *count *= tiles_along(dim);
+}
+
+void fetch_part(const Nest *tiles, const Dim *lanes)
 {
     enum { MOST_AT_ONCE = 24 }; /* more than a core waits for at a time would stop it */
     Emitter *e = tiles->e;
     const Node *linear = graph_node(e->graph, tiles->stage->root);
     Affine number = affine_constant(0);
     int64_t count = 1;
-    for (int i = tiles->count; i-- > 0;) {
-        const Dim *dim = &tiles->dim[i];
-        Affine at = affine_add(e, dim->start, &dim->base, -1);
-        at = affine_divide(e, &at, dim->tile);
-        number = affine_add(e, number, &at, count);
-        count *= tiles_along(dim);
-    }
+    for (int i = tiles->count; i-- > 0;) count_tiles(e, &tiles->dim[i], &number, &count);
+    count_tiles(e, lanes, &number, &count);
     for (int operand = 0; operand < 2; operand++) {
         Nest nest;
         int64_t lines = list_lines(e, tiles->stage, linear->operands[operand], &nest);
@@ -218,15 +232,39 @@ void fetch_part(const Nest *tiles)
     }
 }
 
+static bool is_panel(const Emitter *e, const Stage *stage, int operand)
+{
+    NodeId id = graph_node(e->graph, stage->root)->operands[operand];
+    return schedule_place(&e->schedule, id)->value.panel;
+}
+
+static void panel_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    e->panel_start = nest->dim[0].start;
+    for (int operand = 0; operand < 2; operand++)
+        if (is_panel(e, nest->stage, operand)) fill_slot(e, nest->stage, operand, &nest->dim[0]);
+    emit_tiles(e, nest->stage, &nest->dim[0]);
+}
+
+static void emit_part(Emitter *e, const Stage *stage)
+{
+    const Product *p = &stage->product;
+    const Type *type = graph_type(e->graph, stage->root);
+    for (int operand = 0; operand < 2; operand++)
+        if (!is_panel(e, stage, operand)) fill_slot(e, stage, operand, NULL);
+    Nest panels = {.e = e, .stage = stage, .leaf = panel_leaf, .count = 1};
+    panels.dim[0] = unit_dim(e, &type->axis[type_find(type, p->lane)], product_width(p, e->target));
+    emit_nest(&panels, 0);
+}
+
 /* The parts along the axes of the sum from number `axis` on. */
 static void walk_parts(Emitter *e, const Stage *stage, int axis)
 {
     const Node *linear = graph_node(e->graph, stage->root);
     const AxisNames *over = &linear->attributes.over;
     if (axis == over->count) {
-        fill_slot(e, stage, 0);
-        fill_slot(e, stage, 1);
-        emit_tiles(e, stage, NULL);
+        emit_part(e, stage);
         return;
     }
     const Type *x = graph_type(e->graph, linear->operands[0]);

@@ -419,7 +419,7 @@ static void tile_leaf(Nest *nest)
     else
         move_sums(tile, false);
     if (e->parted) {
-        fetch_part(nest);
+        fetch_part(nest, &tile->lanes);
         contract_part(tile, linear);
     } else if (step == SUMS_WHOLE || step == SUMS_ADD)
         contract(tile, linear, 0);

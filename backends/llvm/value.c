@@ -247,6 +247,8 @@ Affine slot_offset(Emitter *e, const Slot *slot)
     Affine offset = affine_constant(slot->offset);
     for (int i = 0; i < slot->rank; i++) {
         Affine at = local_index(e, slot->dim[i].axis);
+        if (slot->panel && i == slot->rank - 1)
+            at = affine_add(e, *coordinate_of(e, slot->dim[i].axis), &e->panel_start, -1);
         offset = affine_add(e, offset, &at, slot->dim[i].stride);
     }
     return offset;
