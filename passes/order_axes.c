@@ -42,11 +42,13 @@ static void find_reads(OrderAxes *o)
 }
 
 /* Elements of its operands that the op takes, about. A product that brings them to scratch memory first takes
- * any order. */
+ * any order, and so does a sum whose vectors go along memory. */
 static int64_t elements_taken(const OrderAxes *o, NodeId user, const char *lane)
 {
     const Node *node = graph_node(o->graph, user);
-    if (node->op != OP_LINEAR) return type_elements(graph_type(o->graph, node->operands[0]), NULL);
+    bool along = node->op == OP_SUM && names_contain(&node->attributes.over, lane);
+    if (node->op != OP_LINEAR)
+        return along ? 0 : type_elements(graph_type(o->graph, node->operands[0]), NULL);
     bool in_parts = product_tile(o->graph, user, lane, o->context->target).in_parts;
     return in_parts ? 0 : op_cost(o->graph, user);
 }
