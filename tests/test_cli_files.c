@@ -385,24 +385,22 @@ static void training_draws_one_line(void **state)
         int columns;
         const char *shown; /* up to a number that differs */
     } cases[] = {
-        {200, "epoch 3/4  step 14/24  loss "},
-        {80, "3/4 14/24 loss "},
-        {12, "3/4 14/24 l\n"},
+        {200, "epoch 2/4  step 8/24  loss "},
+        {80, "2/4 8/24 loss "},
+        {12, "2/4 8/24 lo\n"},
     };
     Place *place = *state;
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         const char *shown;
         int exit = run_on_terminal(place, &place->output, cases[i].columns,
                                    "raftc train cli/grey.yaml --image 8x8 --target reference "
-                                   "--steps 14 --set log_every_iters=7 -o drawn",
+                                   "--steps 8 -o drawn",
                                    &shown);
         assert_int_equal(exit, 0);
-        const char *first = strchr(shown, '\n'), *second = strchr(first + 1, '\n');
+        const char *line = strchr(shown, '\n') + 1, *end = strchr(line, '\n');
         assert_int_equal(strncmp(shown, "epoch 1  accuracy ", 18), 0);
-        assert_int_equal(strncmp(first + 1, "epoch 2  accuracy ", 18), 0);
-        if (strncmp(second + 1, cases[i].shown, strlen(cases[i].shown)) != 0 ||
-            strchr(second + 1, '\n') - second > cases[i].columns || !strchr(second + 1, '\n') ||
-            strchr(second + 1, '\n')[1])
+        if (strncmp(line, cases[i].shown, strlen(cases[i].shown)) != 0 || !end || end[1] ||
+            end - line >= cases[i].columns)
             fail_msg("%d columns: %s", cases[i].columns, shown);
     }
 }
