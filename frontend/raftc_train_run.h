@@ -17,10 +17,11 @@ typedef struct Run {
     RaftMixing mixing;
     RaftSchedule schedule;
     RaftMetrics *metrics;
-    int64_t step; /* taken so far */
-    bool due;     /* they end an epoch that is still to be validated */
-    bool stopped; /* some process was asked to stop */
-    double loss;  /* of the last one */
+    int64_t step;    /* taken so far */
+    bool due;        /* they end an epoch that is still to be validated */
+    bool stopped;    /* some process was asked to stop */
+    double loss, lr; /* of the last one, */
+    int count;       /* and how many images it had */
     int64_t epochs, batches, validate_every, checkpoint_every, log_every;
     double started, waited, exchanged; /* seconds of waiting for data, and for other processes */
     int64_t seen;                      /* images since then */

@@ -41,13 +41,13 @@ static void print_time(double seconds, char text[static 32])
 }
 
 /* Within `width`, if that is possible by leaving out words. */
-static void print_line(const Run *run, int count, double lr, int width, char line[static LONGEST])
+static void print_line(const Run *run, int width, char line[static LONGEST])
 {
     double elapsed = seconds_now() - run->started, rate = (double)run->seen / elapsed;
     char left[32], share[40] = "", exchanged[40] = "";
     long long epoch = (run->step - 1) / run->batches + 1, epochs = run->epochs;
     long long step = run->step, steps = run->schedule.iterations;
-    print_time((double)(count * (steps - step)) / rate, left);
+    print_time((double)(run->count * (steps - step)) / rate, left);
     if (run->peak > 0)
         snprintf(share, sizeof share, "  %.1f %% of peak",
                  100 * rate * run->image_flops / run->peak);
@@ -55,15 +55,15 @@ static void print_line(const Run *run, int count, double lr, int width, char lin
         snprintf(exchanged, sizeof exchanged, "  exchanged %.0f %%",
                  100 * run->exchanged / elapsed);
     double waited = 100 * run->waited / elapsed;
-    int length =
-        snprintf(line, LONGEST,
-                 "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s%s  "
-                 "waited %.0f %%%s  %s left",
-                 epoch, epochs, step, steps, run->loss, lr, rate, share, waited, exchanged, left);
+    int length = snprintf(line, LONGEST,
+                          "epoch %lld/%lld  step %lld/%lld  loss %.4f  lr %.3g  %.0f images/s%s  "
+                          "waited %.0f %%%s  %s left",
+                          epoch, epochs, step, steps, run->loss, run->lr, rate, share, waited,
+                          exchanged, left);
     if (length > width)
         snprintf(line, LONGEST,
                  "%lld/%lld %lld/%lld loss %.4f lr %.3g %.0f/s%s waited %.0f %%%s %s", epoch,
-                 epochs, step, steps, run->loss, lr, rate, share + (run->peak > 0), waited,
+                 epochs, step, steps, run->loss, run->lr, rate, share + (run->peak > 0), waited,
                  exchanged + (run->comm.size > 1), left);
 }
 
@@ -71,14 +71,14 @@ static void print_line(const Run *run, int count, double lr, int width, char lin
 
 static const char clear_rest[] = "\033[K"; /* of the line, behind the cursor */
 
-static void draw_line(Run *run, int count, double lr)
+static void draw_line(Run *run)
 {
     struct winsize size;
     char line[LONGEST];
     bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
     int width =
         known ? size.ws_col - 1 : 79; /* in the last column the cursor would leave the line */
-    print_line(run, count, lr, width, line);
+    print_line(run, width, line);
     printf("\r%.*s%s", width, line, clear_rest);
     fflush(stdout);
     run->line = true;
@@ -94,6 +94,7 @@ void run_clear_line(Run *run)
 
 void run_leave_line(Run *run)
 {
+    if (run->line && run->seen > 0) draw_line(run); /* as it is now */
     if (run->line) putchar('\n');
     run->line = false;
 }
@@ -117,13 +118,15 @@ Exit run_tell(Run *run, int count, double lr)
     RaftError error;
     char line[LONGEST];
     bool due = run->step % run->log_every == 0;
-    if (run->redraws && (due || seconds_now() - run->drawn > moment)) draw_line(run, count, lr);
+    run->count = count;
+    run->lr = lr;
+    if (run->redraws && (due || seconds_now() - run->drawn > moment)) draw_line(run);
     if (!due) return EXIT_DONE;
     RaftStatus status =
         raft_metrics_add(run->metrics, run->step, 2, tags, (double[]){run->loss, lr}, &error);
     if (status) return run_fail_write(run, &error);
     if (!run->redraws && !run->session->options->quiet) {
-        print_line(run, count, lr, LONGEST, line);
+        print_line(run, LONGEST, line);
         puts(line);
         fflush(stdout);
     }
