@@ -9,8 +9,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { LEAST_RUNS = 10, LEAST_STEPS = 5, PEAK_RUNS = 5 };
-static const double warm_up_seconds = 0.3, least_seconds = 2, peak_seconds = 0.02;
+enum { LEAST_RUNS = 10, LEAST_STEPS = 5, LEAST_LONG = 3, PEAK_RUNS = 5 };
+static const double warm_up_seconds = 0.3, least_seconds = 2, long_seconds = 5, peak_seconds = 0.02;
 
 /* What is timed. */
 typedef struct Bench {
@@ -107,7 +107,8 @@ static Exit measure_runs(Bench *bench, Times *times)
         Exit exit = run_once(bench);
         if (exit != EXIT_DONE) return exit;
     } while (seconds_now() - begin < warm_up_seconds);
-    while (times->count < least || measured < least_seconds) {
+    while (times->count < (measured < long_seconds ? least : LEAST_LONG) ||
+           measured < least_seconds) {
         double start = seconds_now();
         Exit exit = run_once(bench);
         if (exit != EXIT_DONE) return exit;

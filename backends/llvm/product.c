@@ -148,11 +148,16 @@ static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
 
 /* A turn of the innermost loop takes up to four steps, of some 48 multiply-adds in all, beside which what
  * the loop itself costs is little (bench/results/kernels-2026-11-26.md). With more, LLVM spills, or keeps
- * in registers what overlapping windows share. */
+ * in registers what overlapping windows share. In what is left at an edge the few sums wait for each other, whatever
+ * the loop costs: one step, which is less code. */
 static int64_t steps_of_turn(const Tile *tile)
 {
     enum { MOST_STEPS = 4, PRODUCTS = 48 };
-    int64_t steps = PRODUCTS / (tile->rows * tile->vectors);
+    const Product *p = &tile->nest.stage->product;
+    int64_t sums = tile->rows * tile->vectors, whole = p->vectors;
+    for (int i = 0; i < p->row_count; i++) whole *= p->row_tile[i];
+    if (!p->in_parts && 2 * sums <= whole) return 1;
+    int64_t steps = PRODUCTS / sums;
     return steps > MOST_STEPS ? MOST_STEPS : steps < 1 ? 1 : steps;
 }
 
