@@ -235,6 +235,26 @@ static void test_each_kernel_once(void **state)
     arena_free(&arena);
 }
 
+static int count_twins(int height, int width)
+{
+    Arena arena = {0};
+    const Graph *graph = build_graph(&arena, compile_published(&arena, "raftmlp-s", height, width));
+    Bytes text = compile_to(&arena, graph, &(CpuOptions){0}, CODE_IR);
+    int count = 0;
+    for (const char *at = text.data; (at = strstr(at, "define internal")); at++) count++;
+    arena_free(&arena);
+    return count;
+}
+
+/* The MLPs along both axes of a level share their code: its images are square, if need be resampled. */
+static void test_twins(void **state)
+{
+    (void)state;
+    if (!llvm_available()) skip();
+    assert_int_equal(count_twins(224, 224), 4);
+    assert_int_equal(count_twins(224, 192), 4);
+}
+
 /* ---- product loops -------------------------------------------------------------------------- */
 
 /* An innermost loop of the assembly, by the name of its first block. */
@@ -415,10 +435,15 @@ static void test_contractions_over_symbols(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),          cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_symbols),          cmocka_unit_test(test_sanitized_symbols),
-        cmocka_unit_test(test_each_kernel_once), cmocka_unit_test(test_product_loops),
-        cmocka_unit_test(test_unknown_machines), cmocka_unit_test(test_contractions_over_symbols),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_symbols),
+        cmocka_unit_test(test_sanitized_symbols),
+        cmocka_unit_test(test_each_kernel_once),
+        cmocka_unit_test(test_twins),
+        cmocka_unit_test(test_product_loops),
+        cmocka_unit_test(test_unknown_machines),
+        cmocka_unit_test(test_contractions_over_symbols),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
