@@ -404,6 +404,42 @@ static void finish_sums(Tile *tile)
     e->computed[stage->end - e->schedule.first] = NULL;
 }
 
+/* Fetches what a read takes for the tile. */
+static void fetch_tile(Tile *tile, const Node *read)
+{
+    enum { LINE = 16 }; /* floats */
+    Emitter *e = tile->nest.e;
+    int width = e->target->vector_floats, step = width < LINE ? LINE / width : 1;
+    for (int row = 0; row < tile->rows; row++)
+        for (int v = 0; v < tile->vectors; v += step) {
+            int mark = e->coordinate_count;
+            Affine at[MAX_AXES];
+            at_row(tile, row);
+            at_vector(tile, v);
+            for (int d = 0; d < read->attributes.map.rank; d++)
+                at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
+            Affine offset = storage_offset(e, read->operands[0], at);
+            e->coordinate_count = mark;
+            fetch_line(e, address(e, buffer_of(e, read->operands[0]), &offset));
+        }
+}
+
+/* The slopes of a GELU are of values that were stored long ago: what the tile takes of them is fetched before its
+ * sums, which else would be waited with. */
+static void fetch_slopes(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    const Stage *stage = tile->nest.stage;
+    for (NodeId id = stage->root + 1; id <= stage->end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        if (node->op != OP_GELU_GRAD || !tile->lanes.axis) continue;
+        const Node *read = graph_node(e->graph, node->operands[0]);
+        if (read->op != OP_READ || schedule_holds(&e->schedule, read->operands[0])) continue;
+        const char *lane = memory_lane(e->graph, node->operands[0]);
+        if (lane && strcmp(lane, tile->lanes.axis) == 0) fetch_tile(tile, read);
+    }
+}
+
 static void tile_leaf(Nest *nest)
 {
     Tile *tile = (Tile *)nest;
@@ -419,6 +455,7 @@ static void tile_leaf(Nest *nest)
     for (int i = 0; i < tile->rows * tile->vectors; i++)
         tile->sum[i] = stack_slot(e, sum_type(tile));
     SumsStep step = e->step_of_sums;
+    if (step == SUMS_WHOLE) fetch_slopes(tile);
     if (step == SUMS_WHOLE || step == SUMS_START)
         start_sums(tile, linear);
     else
