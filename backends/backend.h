@@ -96,8 +96,9 @@ typedef struct CudaKernel {
     int64_t spill_bytes;  /* of global memory for each thread block */
     int64_t units, block; /* units for one image, or in all where not batched */
     int64_t outer;        /* equal parts of the units, of which no block has units of two */
-    int64_t
-        fine; /* where more blocks are launched than that, up to `fine` a unit share the work; 0: they do not */
+    int64_t fine; /* blocks an image of the shape for few images, more than the usual one has; 0:
+                     there is none */
+    int64_t fine_shared_bytes;
     bool batched;
 } CudaKernel;
 

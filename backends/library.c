@@ -309,10 +309,11 @@ static void put_launches(Text *out, const char *name, const RaftCudaKernel *kern
     text_printf(out, "\nstatic const RaftCudaKernel program_%s_kernel[] = {%s\n", name,
                 count ? "" : "{0},");
     for (int i = 0; i < count; i++)
-        text_printf(out, "    {\"%s\", %d, %lld, %lld, %lld, %lld, %lld},\n", kernel[i].symbol,
-                    kernel[i].threads, (long long)kernel[i].shared_bytes,
+        text_printf(out, "    {\"%s\", %d, %lld, %lld, %lld, %lld, %lld, %lld},\n",
+                    kernel[i].symbol, kernel[i].threads, (long long)kernel[i].shared_bytes,
                     (long long)kernel[i].spill_bytes, (long long)kernel[i].block,
-                    (long long)kernel[i].outer, (long long)kernel[i].fine);
+                    (long long)kernel[i].outer, (long long)kernel[i].fine,
+                    (long long)kernel[i].fine_shared_bytes);
     text_put(out, "};\n");
 }
 

@@ -239,7 +239,7 @@ static const RaftCudaKernel *list_kernels(Arena *arena, const Plan *plan, const 
         if (plan->steps[s].prepare == prepare)
             list[count++] = (RaftCudaKernel){
                 cuda[s].symbol, cuda[s].threads, cuda[s].shared_bytes, cuda[s].spill_bytes,
-                cuda[s].block,  cuda[s].outer,   cuda[s].fine};
+                cuda[s].block,  cuda[s].outer,   cuda[s].fine,         cuda[s].fine_shared_bytes};
     return list;
 }
 

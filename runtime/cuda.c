@@ -123,7 +123,8 @@ static int launch_step(RaftShell *shell, const RaftStep *step, const RaftCudaKer
     long long each = units / kernel->outer;
     long long blocks = (each + kernel->block - 1) / kernel->block * kernel->outer;
     int count = step->argument_count;
-    if (kernel->fine && blocks < cuda->gpu.processors) blocks = units * kernel->fine;
+    bool fine = kernel->fine && blocks < cuda->gpu.processors;
+    if (fine) blocks = kernel->fine * (units / step->units);
     if (kernel->spill_bytes && blocks > loaded->resident) blocks = loaded->resident;
     for (int i = 0; i < count; i++) {
         cuda->buffer[i] = locate_buffer(shell, &shell->program->buffer[step->argument[i]], images);
@@ -132,11 +133,12 @@ static int launch_step(RaftShell *shell, const RaftStep *step, const RaftCudaKer
     cuda->argument[count] = &batch;
     cuda->argument[count + 1] = &units;
     cuda->argument[count + 2] = &cuda->spill.address;
-    const RaftGpuLaunch launch = {.function = loaded->function,
-                                  .grid = {(unsigned)raft_least(blocks, INT_MAX), 1, 1},
-                                  .block = {(unsigned)kernel->threads, 1, 1},
-                                  .shared_bytes = (unsigned)kernel->shared_bytes,
-                                  .arguments = cuda->argument};
+    const RaftGpuLaunch launch = {
+        .function = loaded->function,
+        .grid = {(unsigned)raft_least(blocks, INT_MAX), 1, 1},
+        .block = {(unsigned)kernel->threads, 1, 1},
+        .shared_bytes = (unsigned)(fine ? kernel->fine_shared_bytes : kernel->shared_bytes),
+        .arguments = cuda->argument};
     if (!builder)
         return cuda->driver.launch(launch.function, launch.grid[0], 1, 1, launch.block[0], 1, 1,
                                    launch.shared_bytes, cuda->stream, launch.arguments, NULL);

@@ -21,8 +21,9 @@ typedef struct RaftCudaKernel {
     int64_t spill_bytes;  /* of global memory for each block */
     int64_t block;        /* units that a block takes at a time */
     int64_t outer;        /* equal parts of the units, of which no block has units of two */
-    int64_t fine; /* more blocks than so many units need can share the work: up to `fine` a unit;
-                             0: they have nothing to do */
+    int64_t fine; /* blocks an image of the shape for few images, more than the usual one has; 0:
+                     there is none */
+    int64_t fine_shared_bytes;
 } RaftCudaKernel;
 
 typedef struct RaftCudaImage {

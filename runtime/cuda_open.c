@@ -133,16 +133,16 @@ static RaftStatus load_kernel(RaftShell *shell, const RaftCudaKernel *kernel, Gp
     CudaState *cuda = shell->device;
     const RaftGpuDriver *driver = &cuda->driver;
     int blocks = 0;
-    if (kernel->shared_bytes > cuda->gpu.shared_bytes)
+    int64_t most = kernel->shared_bytes;
+    if (kernel->fine_shared_bytes > most) most = kernel->fine_shared_bytes;
+    if (most > cuda->gpu.shared_bytes)
         return raft_shell_fail(shell, RAFT_UNSUPPORTED,
                                "a kernel wants %lld bytes of shared memory; this GPU, %.100s, has "
                                "%d",
-                               (long long)kernel->shared_bytes, cuda->gpu.name,
-                               cuda->gpu.shared_bytes);
+                               (long long)most, cuda->gpu.name, cuda->gpu.shared_bytes);
     int result = driver->module_function(&loaded->function, cuda->module, kernel->symbol);
-    if (result == 0 && kernel->shared_bytes > 48 << 10)
-        result = driver->function_set(loaded->function, RAFT_GPU_MAX_SHARED_BYTES,
-                                      (int)kernel->shared_bytes);
+    if (result == 0 && most > 48 << 10)
+        result = driver->function_set(loaded->function, RAFT_GPU_MAX_SHARED_BYTES, (int)most);
     if (result == 0)
         result = driver->occupancy(&blocks, loaded->function, kernel->threads,
                                    (size_t)kernel->shared_bytes);

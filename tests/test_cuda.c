@@ -25,12 +25,12 @@ static const FakeKernel fake_kernels[] = {
 static const FakeImage fake_image = {"FAKECUDA", fake_kernels, ARRAY_SIZE(fake_kernels)};
 static const FakeImage empty_image = {"FAKECUDA", NULL, 0};
 
-static const RaftCudaKernel cuda_prepare[] = {{"pack", 128, 0, 0, 1, 1, 0},
-                                              {"sum", 128, 0, 0, 4, 1, 0}};
+static const RaftCudaKernel cuda_prepare[] = {{"pack", 128, 0, 0, 1, 1, 0, 0},
+                                              {"sum", 128, 0, 0, 4, 1, 0, 0}};
 static const RaftCudaKernel cuda_steps[] = {
-    {"hidden", 128, 64 << 10, 0, 3, 1, 0}, {"double", 256, 0, 0, 1, 1, 0},
-    {"shifted", 128, 1000, 0, 1, 1, 0},    {"copy", 128, 0, SPILLS, 1, 1, 0},
-    {"logits", 128, 0, 4096, 2, 1, 0},
+    {"hidden", 128, 64 << 10, 0, 3, 1, 0, 0}, {"double", 256, 0, 0, 1, 1, 0, 0},
+    {"shifted", 128, 1000, 0, 1, 1, 0, 0},    {"copy", 128, 0, SPILLS, 1, 1, 0, 0},
+    {"logits", 128, 0, 4096, 2, 1, 0, 0},
 };
 /* That of sm_80 must not be chosen where sm_90 is there. */
 static const RaftCudaImage images[] = {
@@ -185,7 +185,7 @@ static void kernel_total(float *const *argument, int64_t batch, int64_t begin, i
 static const FakeKernel total_kernels[] = {{"total", kernel_total, 2, SCRATCH}};
 static const FakeImage total_image = {"FAKECUDA", total_kernels, ARRAY_SIZE(total_kernels)};
 static const RaftCudaImage total_images[] = {{90, &total_image, sizeof total_image}};
-static const RaftCudaKernel total_launches[] = {{"total", 128, 0, 0, 1, 1, 0}};
+static const RaftCudaKernel total_launches[] = {{"total", 128, 0, 0, 1, 1, 0, 0}};
 static const RaftCudaCode total_code = {1, total_images, NULL, total_launches};
 static const RaftBuffer total_buffers[] = {{RAFT_BUFFER_INPUT, 0}, {RAFT_BUFFER_OUTPUT, 0}};
 static const RaftStep total_steps[] = {

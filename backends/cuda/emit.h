@@ -23,7 +23,6 @@ enum {
     MAX_COORDINATES = 64,
     LEAST_STAGING = 8 << 10,
     MOST_STAGING = 80 << 10,
-    FINE_UNITS = 100,
     FINE_VECTORS = 4
 };
 
@@ -131,6 +130,14 @@ const char *resample_grad_text(Writer *w, NodeId id);
 void write_gradient_means(Writer *w, const Node *node, const Place *place, const char *inverse);
 void write_loss_statistics(Writer *w, const Node *node, const Place *place);
 
+/* ---- fine.c ---- */
+
+int64_t count_units(const Kernel *kernel); /* of an image */
+/* Thread blocks that one image takes in the present shape. */
+int64_t count_blocks(const Writer *w);
+/* Goes over to the shape for few images: graph, schedule, scratch, staging. False, with any of them changed: there is none. */
+bool choose_fine(Writer *w);
+
 /* ---- tidy.c ---- */
 
 /* The text of a kernel without declarations that nothing uses. */
@@ -173,6 +180,8 @@ const char *fresh_value(Writer *w, NodeId id);
 void write_stage(Writer *w, const Stage *stage);
 void write_product(Writer *w, const Stage *stage);
 int64_t product_tiles(Writer *w, const Stage *stage); /* of the result of one unit */
+/* What it should take in the present shape, in cycles of a multiprocessor that has one block. */
+int64_t product_cycles(Writer *w, const Stage *stage);
 /* Stores the end of a stage at the present coordinates. */
 void store_stage_end(Writer *w, const Stage *stage, const char *value);
 

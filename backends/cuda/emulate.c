@@ -76,11 +76,11 @@ static const char *write_text(Arena *arena, const Plan *plan, const CudaSource *
     for (int k = 0; k < count; k++) {
         const CudaKernel *kernel = &source->kernels[first_step[k]];
         RAFTC_ASSERT(kernel->threads > 0 && kernel->threads % WARP == 0);
-        text_printf(&text, "    {\"%s\", call_%d, %d, %lld, %lld, %lld, %s, %lld, %lld},\n",
+        text_printf(&text, "    {\"%s\", call_%d, %d, %lld, %lld, %lld, %s, %lld, %lld, %lld},\n",
                     kernel->symbol, k, kernel->threads, (long long)kernel->block,
                     (long long)kernel->fine, (long long)kernel->units,
                     kernel->batched ? "true" : "false", (long long)kernel->shared_bytes / 4,
-                    (long long)kernel->spill_bytes / 4);
+                    (long long)kernel->fine_shared_bytes / 4, (long long)kernel->spill_bytes / 4);
         text_printf(&wrappers, "%semulate<%d>", k ? ", " : "", k);
     }
     text_printf(&text, "};\nRAFT_EXPORT EmulatedWrapper *const emulated_wrapper[] = {%s};\n",

@@ -78,7 +78,7 @@ struct Kernel {
     int threads;                        /* of a block: full warps */
     long long block, fine, units;       /* as in struct CudaKernel */
     bool batched;
-    long long shared_floats, spill_floats;
+    long long shared_floats, fine_shared_floats, spill_floats;
 };
 
 struct Launch {
@@ -236,9 +236,10 @@ private:
     }
 };
 
-/* An element of an argument that the kernel writes. */
+/* An element of an argument that the kernel writes; what it has left there it may read again. */
 struct Target {
     float *element;
+    RAFT_INLINE operator float() const { return *element; }
     RAFT_INLINE void operator=(float value) const { *element = value; }
 };
 
@@ -312,7 +313,7 @@ static Argument argument(const Launch &launch, int number, long long elements, b
 
 static const Memory *shared_memory(long long floats, int line)
 {
-    long long count = now->kernel->shared_floats;
+    long long count = now->shared.count;
     if (floats != count)
         fault(line, "wants %lld floats of shared memory, but is launched with %lld", floats, count);
     return &now->shared;
@@ -456,9 +457,11 @@ static long long round_up(long long bytes)
 /* Memory that a launch of the kernel wants. */
 static long long scratch_bytes(const Kernel &kernel)
 {
+    long long shared = kernel.shared_floats;
+    if (kernel.fine_shared_floats > shared) shared = kernel.fine_shared_floats;
     return round_up(kernel.threads * (long long)sizeof(Fiber)) +
            (long long)kernel.threads * STACK_BYTES +
-           (kernel.shared_floats + kernel.spill_floats) * (long long)sizeof(Word);
+           (shared + kernel.spill_floats) * (long long)sizeof(Word);
 }
 
 static long long ceil_divide(__int128 a, long long b)
@@ -479,14 +482,15 @@ static void run(const Kernel &kernel, float *const *argument, int64_t batch, int
     launch.batch = batch;
     launch.units = kernel.units * (kernel.batched ? batch : 1);
     launch.grid = ceil_divide(launch.units, 2 * kernel.block);
-    if (kernel.fine && batch == 1) launch.grid = launch.units * kernel.fine;
+    bool fine = kernel.fine && batch == 1;
+    if (fine) launch.grid = kernel.fine;
     launch.fiber = (Fiber *)scratch;
     launch.stacks = (char *)scratch + round_up(kernel.threads * (long long)sizeof(Fiber));
     Word *words = (Word *)(launch.stacks + (size_t)kernel.threads * STACK_BYTES);
-    launch.shared = {&launch, words, kernel.shared_floats, 0};
-    launch.spill = {&launch, words + kernel.shared_floats, kernel.spill_floats, 0};
-    memset((void *)words, 0,
-           (size_t)(kernel.shared_floats + kernel.spill_floats) * sizeof *words);
+    long long shared = fine ? kernel.fine_shared_floats : kernel.shared_floats;
+    launch.shared = {&launch, words, shared, 0};
+    launch.spill = {&launch, words + shared, kernel.spill_floats, 0};
+    memset((void *)words, 0, (size_t)(shared + kernel.spill_floats) * sizeof *words);
     now = &launch;
     for (int t = 0; t < kernel.threads; t++) start_fiber(&launch, t);
     long long stop = ceil_divide((__int128)end * launch.grid, launch.units);

@@ -154,6 +154,12 @@ void enter_slab(Writer *w, const Tile *t)
     }
 }
 
+const char *thread_text(Writer *w, const Tile *t)
+{
+    const char *thread = arena_printf(w->arena, "raft_thread<%d>()", w->threads);
+    return digit_text(w, thread, 1, has_span_threads(w, t) ? t->threads : 0);
+}
+
 /* ---- loops ---------------------------------------------------------------------------------- */
 
 static void open_unrolled(Writer *w, const char *name, int64_t count)
@@ -182,14 +188,15 @@ static const char *sum_name(Writer *w, const Tile *t, int v)
 static void start_sums(Writer *w, const Tile *t)
 {
     const Node *linear = t->linear;
+    bool added = linear->operand_count == 3, abreast = has_span_threads(w, t);
     int blocks = open_rows(w, t), mark = w->coordinate_count;
     at_rows(w, t, true);
     clamp_edges(w, t, NULL);
     int rows = w->coordinate_count;
     for (int v = 0; v < t->p->vectors; v++) {
         at_lane(w, t, v, true);
-        line(w, "%s = %s;", sum_name(w, t, v),
-             linear->operand_count == 3 ? value_text(w, linear->operands[2]) : "0.0f");
+        line(w, abreast && added ? "%s = span == 0 ? %s : 0.0f;" : "%s = %s;", sum_name(w, t, v),
+             added ? value_text(w, linear->operands[2]) : "0.0f");
         w->coordinate_count = rows;
     }
     w->coordinate_count = mark;
@@ -302,37 +309,37 @@ static void add_both(Writer *w, const Tile *t)
 
 static void add_products(Writer *w, const Tile *t)
 {
-    line(w, w->fine ? "raft_unroll" : has_many_sums(t) ? "raft_twice" : "raft_loop");
+    int64_t busy =
+        (t->teams * TEAM + WARP - 1) / WARP * WARP; /* threads of the warps that have tiles */
+    int blocks = 1;
+    if (w->fine && busy < t->threads) {
+        open_block(w, "if (thread < %lld)", (long long)busy);
+        blocks++;
+    }
+    line(w, w->fine                             ? "raft_unroll"
+            : has_many_sums(t) && t->spans == 1 ? "raft_twice"
+                                                : "raft_loop");
     open_block(w, "for (int q = 0; q < %lld; q++)", (long long)(t->depth / t->at_once));
     if (t->both) {
         add_both(w, t);
     } else {
         load_lanes(w, t);
-        int blocks = open_rows(w, t);
+        int rows = open_rows(w, t);
         load_row(w, t);
         open_unrolled(w, "j", t->at_once);
         for (int v = 0; v < t->p->vectors; v++)
             line(w, "%s = fmaf(x[j], y[j][%d], %s);", sum_name(w, t, v), v, sum_name(w, t, v));
-        close_blocks(w, blocks + 1);
+        close_blocks(w, rows + 1);
     }
-    close_block(w);
-}
-
-static void contract(Writer *w, const Tile *t)
-{
-    int mark = w->coordinate_count;
-    open_block(w, "for (%s slab = 0; slab < %s; slab++)", slab_type(w, t), slabs_text(w, t));
-    next_slab(w, t);
-    enter_slab(w, t);
-    add_products(w, t);
-    w->coordinate_count = mark;
-    close_block(w);
+    close_blocks(w, blocks);
 }
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
-/* Stores value[v] of each lane: to the slot of the stage's end, or where a write puts it. */
-static void store_values(Writer *w, const Tile *t, NodeId id)
+/* Where a write puts the lanes of this thread, or the slot of the stage's end: `store` says what to do with so many that lie
+ * side by side. */
+static void at_stored_lanes(Writer *w, const Tile *t, NodeId id,
+                            void (*store)(Writer *, const Tile *, const Spot *, int count, int v))
 {
     int mark = w->coordinate_count;
     Spot spot;
@@ -342,21 +349,39 @@ static void store_values(Writer *w, const Tile *t, NodeId id)
     for (int v = 0; v < t->p->vectors; v += whole ? t->group : 1) {
         at_lane(w, t, v, false);
         find_spot(w, id, &spot);
-        const char *at = sum_text(w, &spot.at);
         if (t->lane_edge)
             line(w, "if (%s <= %s)", sum_text(w, coordinate_at(w, t->p->lane)), last_lane(w, t));
-        if (whole)
-            line(w, "raft_store<%d>(%s, %s, &value[%d]);", t->group, spot.base, at, v);
-        else
-            line(w, "%s%s[%s] = value[%d];", t->lane_edge ? "    " : "", spot.base, at, v);
+        store(w, t, &spot, whole ? t->group : 1, v);
         w->coordinate_count = mark;
     }
 }
 
-static void finish_sums(Writer *w, const Tile *t)
+static void store_value(Writer *w, const Tile *t, const Spot *spot, int count, int v)
 {
-    const Stage *stage = t->stage;
-    int blocks = open_rows(w, t), mark = w->coordinate_count;
+    const char *at = sum_text(w, &spot->at);
+    if (count > 1)
+        line(w, "raft_store<%d>(%s, %s, &value[%d]);", count, spot->base, at, v);
+    else
+        line(w, "%s%s[%s] = value[%d];", t->lane_edge ? "    " : "", spot->base, at, v);
+}
+
+static void add_left(Writer *w, const Tile *t, const Spot *spot, int count, int v)
+{
+    line(w, "%sraft_add<%d>(&%s, %s, %s);", t->lane_edge ? "    " : "", count, sum_name(w, t, v),
+         spot->base, sum_text(w, &spot->at));
+}
+
+static void leave_sum(Writer *w, const Tile *t, const Spot *spot, int count, int v)
+{
+    line(w, "%sraft_store<%d>(%s, %s, &%s);", t->lane_edge ? "    " : "", count, spot->base,
+         sum_text(w, &spot->at), sum_name(w, t, v));
+    for (int i = v; i < v + count; i++) line(w, "%s = 0.0f;", sum_name(w, t, i));
+}
+
+/* Opens the loop over rows that are there. Returns how many blocks that takes. */
+static int open_rows_here(Writer *w, const Tile *t)
+{
+    int blocks = open_rows(w, t);
     at_rows(w, t, false);
     for (int k = 0; k < t->row_count + t->edge_count; k++) {
         const Row *row = k < t->row_count ? &t->row[k] : &t->edge[k - t->row_count];
@@ -365,6 +390,13 @@ static void finish_sums(Writer *w, const Tile *t)
                    (long long)row->extent);
         blocks++;
     }
+    return blocks;
+}
+
+static void finish_sums(Writer *w, const Tile *t)
+{
+    const Stage *stage = t->stage;
+    int mark = w->coordinate_count, blocks = open_rows_here(w, t);
     int rows = w->coordinate_count;
     line(w, "float value[%d];", t->p->vectors);
     for (int v = 0; v < t->p->vectors; v++) {
@@ -374,8 +406,10 @@ static void finish_sums(Writer *w, const Tile *t)
         w->coordinate_count = rows;
     }
     w->computed[stage->root - w->schedule.first] = NULL;
-    if (schedule_place(&w->schedule, stage->end)->value.elements) store_values(w, t, stage->end);
-    for (int i = 0; i < stage->write_count; i++) store_values(w, t, stage->writes[i]);
+    if (schedule_place(&w->schedule, stage->end)->value.elements)
+        at_stored_lanes(w, t, stage->end, store_value);
+    for (int i = 0; i < stage->write_count; i++)
+        at_stored_lanes(w, t, stage->writes[i], store_value);
     w->coordinate_count = mark;
     close_blocks(w, blocks);
 }
@@ -408,9 +442,11 @@ static const char *present_tile(Writer *w, const Side *side)
 static void name_thread(Writer *w, const Tile *t)
 {
     const char *team = arena_printf(w->arena, "thread / %d", TEAM);
-    if (t->teams < w->threads / TEAM)
+    if (t->teams < t->threads / TEAM)
         team = arena_printf(w->arena, "raft_min(%s, %lld)", team, (long long)t->teams - 1);
-    line(w, "const int thread = raft_thread<%d>();", w->threads);
+    if (has_span_threads(w, t))
+        line(w, "const int span = raft_thread<%d>() / %lld;", w->threads, (long long)t->threads);
+    line(w, "const int thread = %s;", thread_text(w, t));
     line(w, "const int team = %s;", team);
     line(w, "const int lane = thread %% %d;", TEAM);
 }
@@ -447,10 +483,80 @@ static int open_outer(Writer *w, const Tile *t)
     return blocks;
 }
 
+/* Sums of this thread, if `which` and `here` are so, and where the result goes. */
+static void at_left_sums(Writer *w, const Tile *t, const char *which, const char *here,
+                         void (*take)(Writer *, const Tile *, const Spot *, int count, int v))
+{
+    int mark = w->coordinate_count;
+    open_tile(w, t, true);
+    open_block(w, here[0] ? "if (%s && %s)" : "if (%s)", which, here);
+    int blocks = 2 + open_rows_here(w, t);
+    at_stored_lanes(w, t, t->stage->writes[0], take);
+    w->coordinate_count = mark;
+    close_blocks(w, blocks);
+}
+
+/* After the last slab of a span: its sums are added to those of the spans before, which lie where the result goes. */
+static void end_span(Writer *w, const Tile *t, long long own, const char *here)
+{
+    open_block(w, "if (slab %% %lld == %lld)", own, own - 1);
+    at_left_sums(w, t, arena_printf(w->arena, "slab >= %lld", own), here, add_left);
+    at_left_sums(w, t, arena_printf(w->arena, "slab < %lld", (long long)t->slabs - 1), here,
+                 leave_sum);
+    close_block(w);
+}
+
+static void contract(Writer *w, const Tile *t, const char *here)
+{
+    int mark = w->coordinate_count;
+    long long own = t->slabs / t->spans;
+    if (has_span_threads(w, t))
+        open_block(w, "for (int slab = span * %lld; slab < span * %lld + %lld; slab++)", own, own,
+                   own);
+    else
+        open_block(w, "for (%s slab = 0; slab < %s; slab++)", slab_type(w, t), slabs_text(w, t));
+    next_slab(w, t);
+    enter_slab(w, t);
+    add_products(w, t);
+    w->coordinate_count = mark;
+    if (t->spans > 1 && !has_span_threads(w, t)) end_span(w, t, own, here);
+    close_block(w);
+}
+
+/* A place in shared memory for what another span has for sum v of this thread. */
+static const char *shared_sum(Writer *w, const Tile *t, const char *span, int v)
+{
+    Sum at = row_number(w, t), thread = sum_term("thread", 1, t->threads);
+    at = sum_add(w, sum_constant(v * t->threads), &at, t->p->vectors * t->threads);
+    at = sum_add(w, at, &thread, 1);
+    long long each = t->rows * t->p->vectors * t->threads;
+    return arena_printf(w->arena, "slabs[(%s - 1) * %lld + %s]", span, each, sum_text(w, &at));
+}
+
+/* The sums of all spans, which threads have taken side by side, to those that have the first. */
+static void join_spans(Writer *w, const Tile *t)
+{
+    line(w, "raft_barrier();");
+    open_block(w, "if (span > 0)");
+    int blocks = 1 + open_rows(w, t);
+    for (int v = 0; v < t->p->vectors; v++)
+        line(w, "%s = %s;", shared_sum(w, t, "span", v), sum_name(w, t, v));
+    close_blocks(w, blocks);
+    line(w, "raft_barrier();");
+    open_block(w, "if (span == 0)");
+    line(w, "raft_unroll");
+    open_block(w, "for (int other = 1; other < %d; other++)", t->spans);
+    blocks = 2 + open_rows(w, t);
+    for (int v = 0; v < t->p->vectors; v++)
+        line(w, "%s += %s;", sum_name(w, t, v), shared_sum(w, t, "other", v));
+    close_blocks(w, blocks);
+}
+
 void write_product(Writer *w, const Stage *stage)
 {
     Tile t = find_tile(w, stage);
     Side *rows = &t.side[ROWS], *lanes = &t.side[LANES];
+    bool abreast = has_span_threads(w, &t);
     text_put(w->out, "{\n");
     w->out->indent++;
     int blocks = 1 + open_outer(w, &t), outside = w->coordinate_count;
@@ -460,6 +566,17 @@ void write_product(Writer *w, const Stage *stage)
     const char *across = rows->teams == 1 ? "0" : digit_text(w, "team", lanes->teams, 0);
     const char *rows_here = open_side(w, rows, "m", across, &blocks);
     const char *lanes_here = open_side(w, lanes, "n", along, &blocks);
+    Text here = text_new(w->arena);
+    bool partial = !t.unit_outer && w->schedule.block > 1;
+    const char *unit_here = partial ? "g < here" : "";
+    const char *team_here = t.teams < t.threads / TEAM
+                                ? arena_printf(w->arena, "thread < %lld", (long long)t.teams * TEAM)
+                                : "";
+    const char *conditions[] = {
+        abreast ? "span == 0" : "",  team_here, rows_here, lanes_here, unit_here,
+        t.p->lane ? "" : "lane == 0"};
+    for (size_t i = 0; i < ARRAY_SIZE(conditions); i++)
+        if (conditions[i][0]) text_printf(&here, "%s%s", here.length ? " && " : "", conditions[i]);
     start_slabs(w, &t);
     line(w, "float sum[%lld][%d];", (long long)t.rows, t.p->vectors);
     int mark = w->coordinate_count;
@@ -468,21 +585,12 @@ void write_product(Writer *w, const Stage *stage)
     w->coordinate_count = mark;
     close_block(w);
     open_tile(w, &t, false);
-    contract(w, &t);
+    contract(w, &t, here.length ? here.data : "");
     w->coordinate_count = mark;
     close_block(w);
+    if (abreast) join_spans(w, &t);
     open_tile(w, &t, true);
     blocks++;
-    Text here = text_new(w->arena);
-    bool partial = !t.unit_outer && w->schedule.block > 1;
-    const char *unit_here = partial ? "g < here" : "";
-    const char *team_here = t.teams < w->threads / TEAM
-                                ? arena_printf(w->arena, "thread < %lld", (long long)t.teams * TEAM)
-                                : "";
-    const char *conditions[] = {team_here, rows_here, lanes_here, unit_here,
-                                t.p->lane ? "" : "lane == 0"};
-    for (size_t i = 0; i < ARRAY_SIZE(conditions); i++)
-        if (conditions[i][0]) text_printf(&here, "%s%s", here.length ? " && " : "", conditions[i]);
     if (here.length) {
         open_block(w, "if (%s)", here.data);
         blocks++;

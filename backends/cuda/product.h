@@ -7,7 +7,7 @@
 enum { ROWS, LANES };
 /* Slabs in memory: one is computed with while the others are on their way; where a multiprocessor has few threads, none
  * of which can do something else meanwhile, more are. */
-enum { MOST_SLABS = 2, FINE_SLABS = 5 };
+enum { MOST_SLABS = 2, SPAN_SLABS = 3, FINE_SLABS = 5 };
 
 typedef struct Row {
     const char *axis, *name; /* r0, r1: the row within the tile */
@@ -49,6 +49,8 @@ typedef struct Tile {
     int64_t inner, depth;       /* extent of the sum's last axis; indices of it in a slab */
     int64_t slabs, slab_floats; /* slabs: of each image where the sum goes over the batch */
     bool over_batch;
+    int spans;            /* parts of a long sum, of as many slabs each, added in order */
+    int64_t threads;      /* of the block that work on one span at a time */
     int buffers, at_once; /* slabs in memory; indices of the sum that are loaded together */
 } Tile;
 
@@ -57,6 +59,8 @@ typedef struct Tile {
 Tile find_tile(Writer *w, const Stage *stage);
 /* Do the sums of a thread take most of its registers? */
 bool has_many_sums(const Tile *t);
+/* Have threads of their own all spans, at the same time? */
+bool has_span_threads(const Writer *w, const Tile *t);
 
 /* ---- product.c ---- */
 
@@ -74,6 +78,8 @@ void enter_slab(Writer *w, const Tile *t);
 /* The number of all slabs, and the type of such a number. */
 const char *slabs_text(Writer *w, const Tile *t);
 const char *slab_type(const Writer *w, const Tile *t);
+/* The number of this thread among those that work on the same span, named anew. */
+const char *thread_text(Writer *w, const Tile *t);
 
 /* ---- slab.c ---- */
 

@@ -51,6 +51,15 @@ static void push_plus(Writer *w, const char *axis, const Sum *by)
     push_coordinate(w, axis, sum_add(w, *coordinate_at(w, axis), by, 1));
 }
 
+/* Are turns of whole lines, and so many turns of a whole tile? Then chunks of a thread differ from turn to turn by what is known
+ * when the text is compiled. */
+static bool has_whole_lines(const Tile *t, const Side *side, int chunk)
+{
+    bool rows = side == &t->side[ROWS];
+    int64_t across = (rows ? t->depth : t->width) / chunk, lines = rows ? t->rows : t->depth;
+    return t->threads % across == 0 && lines % (t->threads / across) == 0;
+}
+
 /* Writes what chunk `e` of the slab is, and sets coordinates to its first element. Returns the axis along which its floats
  * lie. */
 static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int chunk)
@@ -128,13 +137,13 @@ typedef struct Load {
 } Load;
 
 /* Where nothing is ready, what each turn takes is computed anew in every slab, not kept in registers. */
-static void open_turns(Writer *w, const Load *load, bool guarded)
+static void open_turns(Writer *w, const Tile *t, const Load *load, bool guarded)
 {
     line(w, "raft_unroll");
     open_block(w, "for (int turn = 0; turn < %lld; turn++)", (long long)load->turns);
-    if (guarded && !load->ready) line(w, "const int thread = raft_thread<%d>();", w->threads);
-    line(w, "const int e = thread + turn * %d;", w->threads);
-    if (guarded && load->chunks % w->threads != 0)
+    if (guarded && !load->ready) line(w, "const int thread = %s;", thread_text(w, t));
+    line(w, "const int e = thread + turn * %lld;", (long long)t->threads);
+    if (guarded && load->chunks % t->threads != 0)
         line(w, "if (e >= %lld) continue;", (long long)load->chunks);
 }
 
@@ -144,12 +153,12 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side)
     bool rows = side == &t->side[ROWS];
     Load load = {.name = rows ? "rows" : "lanes", .chunk = find_chunk(w, t, side)};
     load.chunks = side->teams * (rows ? t->rows : t->width) * t->depth / load.chunk;
-    load.turns = (load.chunks + w->threads - 1) / w->threads;
+    load.turns = (load.chunks + t->threads - 1) / t->threads;
     int mark = w->coordinate_count;
     Text *out = w->out, text = text_new(w->arena);
     w->out = &text;
     text.indent = out->indent;
-    open_turns(w, &load, false);
+    open_turns(w, t, &load, false);
     enter_chunk(w, t, side, load.chunk);
     Sum changing, rest;
     load.ready = find_spot(w, side->operand, &load.spot) && load.spot.stored &&
@@ -161,6 +170,8 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side)
             line(w, "%s_at%d[turn] = %s;", load.name, i, sum_text(w, &rest));
         }
         load.ready &= may_prepare(t, load.turns * (1 + load.spot.bound_count));
+        /* The end of a span takes registers, too. */
+        if (has_many_sums(t) && t->spans > 1) load.ready &= !has_whole_lines(t, side, load.chunk);
     }
     close_block(w);
     w->coordinate_count = mark;
@@ -195,7 +206,7 @@ static void bring_side(Writer *w, const Tile *t, const Side *side, Load *load)
     at = sum_add(w, at, &e, 1);
     if (side->tile_floats > tile) at = sum_add(w, at, &padding, 1);
     const char *to = sum_text(w, &at);
-    open_turns(w, load, true);
+    open_turns(w, t, load, true);
     Spot *spot = &load->spot;
     if (load->ready) {
         use_prepared(w, &spot->at, arena_printf(w->arena, "%s_from[turn]", load->name));
@@ -214,6 +225,16 @@ static void bring_side(Writer *w, const Tile *t, const Side *side, Load *load)
     close_block(w);
 }
 
+/* Where slab `slab` begins: each span that has threads of its own has buffers of its own. */
+static Sum buffer_start(Writer *w, const Tile *t)
+{
+    Sum turn =
+        sum_term(arena_printf(w->arena, "(slab %% %d)", t->buffers), t->slab_floats, t->buffers);
+    if (!has_span_threads(w, t)) return turn;
+    Sum span = sum_term("span", t->buffers * t->slab_floats, t->spans);
+    return sum_add(w, turn, &span, 1);
+}
+
 void start_slabs(Writer *w, const Tile *t)
 {
     if (!is_staged(t)) return;
@@ -229,10 +250,9 @@ void start_slabs(Writer *w, const Tile *t)
     for (int s = 0; s < 2; s++)
         if (t->side[s].staged) load[s] = prepare_side(w, t, &t->side[s]);
     open_block(w, "const auto bring = [&](%s slab)", slab_type(w, t));
+    Sum buffer = buffer_start(w, t);
     line(w, "const raft_scratch to = slabs%s;",
-         t->buffers > 1
-             ? arena_printf(w->arena, " + slab %% %d * %lld", t->buffers, (long long)t->slab_floats)
-             : "");
+         sum_is_constant(&buffer) ? "" : arena_printf(w->arena, " + (%s)", sum_text(w, &buffer)));
     w->coordinate_count = mark;
     enter_slab(w, t);
     for (int s = 0; s < 2; s++)
@@ -240,31 +260,41 @@ void start_slabs(Writer *w, const Tile *t)
     w->coordinate_count = mark;
     w->out->indent--;
     text_put(w->out, "};\n");
-    for (int i = 0; i < slabs_ahead(t); i++) line(w, "bring(%d); raft_copies_sent();", i);
+    bool abreast = has_span_threads(w, t);
+    for (int i = 0; i < slabs_ahead(t); i++) {
+        Sum slab = sum_term("span", t->slabs / t->spans, t->spans);
+        if (!abreast) slab = sum_constant(0);
+        slab.constant += i;
+        line(w, "bring(%s); raft_copies_sent();", sum_text(w, &slab));
+    }
 }
 
 void next_slab(Writer *w, const Tile *t)
 {
     if (!is_staged(t)) return;
     int ahead = slabs_ahead(t);
+    bool abreast = has_span_threads(w, t);
+    int64_t own = abreast ? t->slabs / t->spans : t->slabs;
     line(w, "raft_copies_wait<%d>();", ahead - 1);
     line(w, "raft_barrier();");
     if (t->over_batch) {
         line(w, "if (slab + %d < %s) bring(slab + %d);", ahead, slabs_text(w, t), ahead);
         line(w, "raft_copies_sent();");
-    } else if (t->slabs > ahead) {
-        line(w, "if (slab < %lld) bring(slab + %d);", (long long)t->slabs - ahead, ahead);
+    } else if (own > ahead) {
+        Sum last = sum_term("span", own, t->spans);
+        if (!abreast) last = sum_constant(0);
+        last.constant += own - ahead;
+        line(w, "if (slab < %s) bring(slab + %d);", sum_text(w, &last), ahead);
         line(w, "raft_copies_sent();");
     }
+    Sum buffer = buffer_start(w, t);
     for (int s = 0; s < 2; s++) {
         const Side *side = &t->side[s];
         if (!side->staged) continue;
         Sum at = sum_term(strchr(side->team, ' ') ? arena_printf(w->arena, "(%s)", side->team)
                                                   : side->team,
                           side->tile_floats, side->teams);
-        Sum turn = sum_term(arena_printf(w->arena, "(slab %% %d)", t->buffers), t->slab_floats,
-                            t->buffers);
-        at = sum_add(w, at, &turn, 1);
+        at = sum_add(w, at, &buffer, 1);
         at.constant += side->slab;
         bool first = sum_is_constant(&at) && at.constant == 0;
         line(w, first ? "const raft_scratch %s = slabs;" : "const raft_scratch %s = slabs + (%s);",

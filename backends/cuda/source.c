@@ -56,19 +56,23 @@ static void write_head(Writer *w, const CudaKernel *made)
     }
     text_put(w->out, "long long batch, long long units, raft_scratch spill)\n{\n");
     w->out->indent++;
-    if (made->shared_bytes > 0)
-        line(w, "raft_shared(shared, %lld);", (long long)made->shared_bytes / 4);
-    if (made->spill_bytes > 0)
+}
+
+/* Names shared memory and its parts: scratch, unless it is spilled, and slabs after it. Returns its bytes. */
+static int64_t write_memory(Writer *w, int64_t spilled)
+{
+    long long scratch = (spilled ? 0 : w->scratch) / 4, all = scratch + w->staging;
+    if (all > 0) line(w, "raft_shared(shared, %lld);", all);
+    if (spilled)
         line(w, "const raft_scratch scratch = spill + blockIdx.x * %lldll;",
-             (long long)made->spill_bytes / 4);
-    else if (made->shared_bytes > 4 * w->staging)
+             (long long)spilled / 4);
+    else if (scratch > 0)
         line(w, "const raft_scratch scratch = shared;");
-    int64_t before = made->shared_bytes / 4 - w->staging;
-    if (w->staging > 0)
-        line(w,
-             before > 0 ? "const raft_scratch slabs = shared + %lld;"
-                        : "const raft_scratch slabs = shared;",
-             (long long)before);
+    if (w->staging > 0 && scratch > 0)
+        line(w, "const raft_scratch slabs = shared + %lld;", scratch);
+    else if (w->staging > 0)
+        line(w, "const raft_scratch slabs = shared;");
+    return 4 * all;
 }
 
 /* The loop over the blocks of units that fall to this thread block: of `units` an image, where `launched` are counted in
@@ -98,87 +102,40 @@ static void write_loop(Writer *w, int64_t launched, int64_t units)
     close_block(w);
 }
 
-/* ---- the fine shape --------------------------------------------------------------------------- */
+/* ---- the shape for few images ------------------------------------------------------------------ */
 
-static int64_t count_units(const Kernel *kernel)
-{
-    int64_t units = 1;
-    for (int i = 0; i < kernel->rank; i++)
-        if (!kernel->axis[i].symbol[0])
-            units *= (kernel->axis[i].extent + kernel->tile[i] - 1) / kernel->tile[i];
-    return units;
-}
-
-/* Halves the kernel's tile along an axis, to whole multiples of `least`. False: it is no more than that. */
-static bool halve(Kernel *kernel, int k, int64_t least)
-{
-    if (k < 0 || kernel->axis[k].symbol[0] || kernel->tile[k] <= least) return false;
-    int64_t half = (kernel->tile[k] + 1) / 2;
-    kernel->tile[k] = (half + least - 1) / least * least;
-    return true;
-}
-
-/* The same kernel cut into smaller units, for a graph of its own: as many an image as a GPU has multiprocessors, if
- * products have lanes or rows enough along the axes of the kernel. */
-static Graph *cut_finer(Writer *w)
-{
-    const Schedule *s = &w->schedule;
-    Graph *graph = arena_alloc(w->arena, sizeof *graph);
-    *graph = *w->graph;
-    graph->kernels = arena_array(w->arena, graph->kernel_count, sizeof *graph->kernels);
-    memcpy(graph->kernels, w->graph->kernels, graph->kernel_count * sizeof *graph->kernels);
-    Kernel *kernel = &graph->kernels[s->kernel];
-    bool cut = true;
-    while (cut && count_units(kernel) < FINE_UNITS) {
-        cut = false;
-        for (int i = 0; i < s->stage_count && !cut; i++) {
-            const Product *p = &s->stages[i].product;
-            if (s->stages[i].kind != STAGE_PRODUCT) continue;
-            if (p->lane) cut = halve(kernel, schedule_axis(s, p->lane), TEAM * FINE_VECTORS);
-            for (int k = 0; k < p->row_count && !cut; k++)
-                cut = halve(kernel, schedule_axis(s, p->row[k]), 1);
-        }
-    }
-    return graph;
-}
-
-/* Few images need fewer thread blocks than there are multiprocessors. Then more are launched, and share the work in
- * smaller pieces: one unit a block at most, and tiles of fewer sums, with every sum as it always is. Returns false where the
- * kernel has no products, or only those of whole units. */
+/* Writes the kernel in the shape for few images, if there is one, with memory of its own. */
 static bool write_fine(Writer *w, CudaKernel *made)
 {
     const Schedule schedule = w->schedule;
     const Graph *graph = w->graph;
-    bool products = false;
-    for (int i = 0; i < schedule.stage_count; i++)
-        products |= schedule.stages[i].kind == STAGE_PRODUCT;
-    if (!products) return false;
-    w->graph = cut_finer(w);
-    int64_t units = made->units, fine = count_units(&w->graph->kernels[schedule.kernel]);
-    if ((fine == units && schedule.block == 1) ||
-        !schedule_kernel(&w->schedule, w->arena, w->graph, schedule.kernel, w->target, w->diag)) {
-        w->graph = graph;
-        w->schedule = schedule;
-        return false;
+    int64_t scratch = w->scratch, staging = w->staging;
+    bool found = choose_fine(w);
+    if (found) {
+        const Kernel *kernel = &w->graph->kernels[schedule.kernel];
+        Text *out = w->out, loop = text_new(w->arena);
+        w->out = &loop;
+        loop.indent = out->indent;
+        w->fine = true;
+        write_loop(w, made->units, count_units(kernel));
+        w->fine = false;
+        w->out = out;
+        made->fine_shared_bytes = write_memory(w, 0);
+        w->out->indent = 0;
+        text_put(w->out, loop.data);
+        made->fine = count_blocks(w);
     }
-    w->schedule.block = 1;
-    w->fine = true;
-    for (int i = 0; i < w->schedule.stage_count; i++) {
-        Product *p = &w->schedule.stages[i].product;
-        if (p->vectors > FINE_VECTORS) p->vectors = FINE_VECTORS;
-    }
-    made->fine = (fine + units - 1) / units;
-    write_loop(w, units, fine);
-    RAFTC_ASSERT(4 * w->schedule.unit_floats <= w->scratch);
-    w->fine = false;
+    w->scratch = scratch;
+    w->staging = staging;
     w->graph = graph;
     w->schedule = schedule;
-    return true;
+    return found;
 }
 
 /* ---- kernels ---------------------------------------------------------------------------------- */
 
-static void write_body(Writer *w, CudaKernel *made)
+/* The shape for few images, and when it is taken. */
+static void write_few(Writer *w, CudaKernel *made)
 {
     Text *out = w->out, fine = text_new(w->arena);
     int mark = w->coordinate_count;
@@ -187,44 +144,40 @@ static void write_body(Writer *w, CudaKernel *made)
     bool has_fine = write_fine(w, made);
     w->coordinate_count = mark;
     w->out = out;
-    if (has_fine) {
-        const char *parts = digit_text(w, "units", made->outer, 0);
-        long long block = w->schedule.block;
-        if (block > 1)
-            parts = arena_printf(w->arena, "(%s + %lld) / %lld", parts, block - 1, block);
-        if (made->outer > 1)
-            parts = arena_printf(w->arena, "%s * %lld", parts, (long long)made->outer);
-        open_block(w, "if (gridDim.x > %s)", parts);
-        line(w, "// Few images: smaller units, one in a block.");
-        w->out->indent = 0;
-        text_put(w->out, fine.data);
-        w->out->indent = 2;
-        line(w, "return;");
-        close_block(w);
-    }
-    write_loop(w, made->units, made->units);
-    w->out->indent--;
-    text_put(w->out, "}\n\n");
+    if (!has_fine) return;
+    const char *parts = digit_text(w, "units", made->outer, 0);
+    long long block = w->schedule.block;
+    if (block > 1) parts = arena_printf(w->arena, "(%s + %lld) / %lld", parts, block - 1, block);
+    if (made->outer > 1) parts = arena_printf(w->arena, "%s * %lld", parts, (long long)made->outer);
+    open_block(w, "if (gridDim.x > %s)", parts);
+    line(w, "// Few images: more and smaller blocks.");
+    w->out->indent = 0;
+    text_put(w->out, fine.data);
+    w->out->indent = 2;
+    line(w, "return;");
+    close_block(w);
 }
 
 /* Scratch lies in shared memory if it fits beside the slabs. */
 static void write_kernel(Writer *w, CudaKernel *made)
 {
-    Text *out = w->out, body = text_new(w->arena);
-    w->out = &body;
-    body.indent = 1;
+    Text *out = w->out, few = text_new(w->arena), memory = text_new(w->arena),
+         all = text_new(w->arena);
+    few.indent = memory.indent = all.indent = 1;
     w->scratch = 4 * w->schedule.block * w->schedule.unit_floats;
-    write_body(w, made);
+    w->out = &few;
+    write_few(w, made);
+    w->out = &all;
+    write_loop(w, made->units, made->units);
+    if (w->scratch + 4 * w->staging > CUDA_SHARED_BYTES) made->spill_bytes = w->scratch;
+    w->out = &memory;
+    made->shared_bytes = write_memory(w, made->spill_bytes);
     w->out = out;
-    made->shared_bytes = 4 * w->staging;
-    if (w->scratch + made->shared_bytes > CUDA_SHARED_BYTES)
-        made->spill_bytes = w->scratch;
-    else
-        made->shared_bytes += w->scratch;
     write_comment(w);
     write_head(w, made);
     w->out->indent = 0;
-    text_put(w->out, tidy(w->arena, body.data));
+    text_put(w->out, tidy(w->arena,
+                          arena_printf(w->arena, "%s%s%s}\n\n", few.data, memory.data, all.data)));
 }
 
 /* Units enough that every team has a tile, if their scratch fits; no more where each has one row of its own. */

@@ -340,7 +340,10 @@ static void write_statistics(Writer *w, const Stage *stage)
     const Node *node = graph_node(w->graph, stage->root);
     const Place *place = schedule_place(&w->schedule, stage->root);
     ItemDim dim[MAX_AXES];
-    int count = list_dims(w, graph_type(w->graph, node->operands[0]), &node->attributes.over, dim);
+    const Type *x = graph_type(w->graph, node->operands[0]);
+    int count = list_dims(w, x, &node->attributes.over, dim);
+    int64_t each = count_over(x, &node->attributes.over) / WARP; /* kept in registers */
+    if (w->fine && each <= 16) line(w, each <= 8 ? "raft_several" : "raft_twice");
     open_items(w, dim, count, true);
     skip_outside(w, dim, count);
     if (place->rstd.elements)

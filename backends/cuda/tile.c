@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+/* Indices of a sum that has spans, and of one of them; spans of a sum. */
+enum { LONG_SUM = 1536, LEAST_SPAN = 384, MOST_SPANS = 4 };
+
 static int64_t row_tile_of(const Product *p, const char *axis)
 {
     for (int i = 0; i < p->row_count; i++)
@@ -88,10 +91,10 @@ static void find_tiles(Writer *w, Tile *t)
 }
 
 /* Shares the tiles out over teams: in the fewest rounds, then with the fewest floats to bring. Returns the rounds. */
-static int64_t share_out(const Writer *w, Tile *t)
+static int64_t share_out(Tile *t)
 {
     enum { ROUND = 1 << 20 };
-    int64_t best = INT64_MAX, teams = w->threads / TEAM;
+    int64_t best = INT64_MAX, teams = t->threads / TEAM;
     int64_t floats[2] = {t->side[ROWS].staged ? t->rows : 0, t->side[LANES].staged ? t->width : 0};
     for (int64_t along = 1; along <= teams && along <= t->side[LANES].tiles; along++) {
         int64_t across = teams / along;
@@ -115,28 +118,59 @@ static int64_t staging_bytes(const Writer *w)
     return rest < LEAST_STAGING || rest > MOST_STAGING ? MOST_STAGING : rest;
 }
 
-/* Indices of the sum in a slab: along its last axis, so many that slabs fit. */
-static void choose_slab(Writer *w, Tile *t)
+/* Indices of the sum: of each image where it goes over the batch. */
+static int64_t count_sum(const Writer *w, Tile *t)
 {
     const AxisNames *over = &t->linear->attributes.over;
     const Type *x = graph_type(w->graph, t->linear->operands[0]);
-    int64_t sum = 1, bytes = 0;
+    int64_t sum = 1;
     for (int i = 0; i < over->count; i++) {
         const Axis *axis = &x->axis[type_find(x, over->name[i])];
         t->over_batch |= axis->symbol[0] != '\0';
         t->inner = axis->symbol[0] ? 1 : axis->extent;
         sum *= t->inner;
     }
+    return sum;
+}
+
+/* A long sum is that of its spans, whatever the grid: where blocks are few, threads take them side by side, else one after
+ * the other, with what they have so far where the result goes. */
+static int count_spans(const Writer *w, Tile *t)
+{
+    const Kernel *kernel = &w->graph->kernels[w->schedule.kernel];
+    int64_t sum = count_sum(w, t);
+    bool batched = false;
+    for (int i = 0; i < kernel->rank; i++) batched |= kernel->axis[i].symbol[0] != '\0';
+    if (!batched || t->over_batch || t->stage->write_count == 0) return 1;
+    if (sum < LONG_SUM || !t->side[ROWS].staged || !t->side[LANES].staged) return 1;
+    int spans = 1;
+    while (spans < MOST_SPANS && sum % (2 * spans) == 0 && sum / (2 * spans) >= LEAST_SPAN)
+        spans *= 2;
+    return spans;
+}
+
+bool has_span_threads(const Writer *w, const Tile *t)
+{
+    return w->fine && t->spans > 1;
+}
+
+/* Indices of the sum in a slab: along its last axis, so many that slabs fit. */
+static void choose_slab(Writer *w, Tile *t)
+{
+    int64_t sum = count_sum(w, t), bytes = 0, abreast = w->threads / t->threads;
     for (int s = 0; s < 2; s++)
         if (t->side[s].staged) bytes += 4 * t->side[s].teams * (s == ROWS ? t->rows : t->width);
-    int64_t most = w->fine ? FINE_SLABS : MOST_SLABS;
+    int64_t most = abreast > 1 ? SPAN_SLABS : w->fine ? FINE_SLABS : MOST_SLABS;
     t->depth = 1;
     for (int64_t step = 4; step > 0 && t->depth == 1; step /= 2)
         for (int64_t depth = step; depth <= 32 && !t->both; depth += step)
-            if (t->inner % depth == 0 && most * depth * bytes <= staging_bytes(w)) t->depth = depth;
+            if (t->inner % depth == 0 && sum / t->spans % depth == 0 &&
+                abreast * most * depth * bytes <= staging_bytes(w))
+                t->depth = depth;
     t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
     t->slabs = sum / t->depth;
-    t->buffers = (int)(t->slabs < most ? t->slabs : most);
+    int64_t own = t->slabs / abreast;
+    t->buffers = (int)(own < most ? own : most);
     if (t->over_batch && t->buffers == 1)
         t->buffers = 2; /* one image alone has as many as are ahead */
     for (int s = 0; s < 2; s++) {
@@ -149,7 +183,9 @@ static void choose_slab(Writer *w, Tile *t)
         /* Copies are of up to four floats, aligned to their size. */
         if (side->staged) t->slab_floats += (side->teams * side->tile_floats + 3) / 4 * 4;
     }
-    int64_t needed = t->buffers * t->slab_floats;
+    int64_t needed = abreast * t->buffers * t->slab_floats;
+    int64_t others = (abreast - 1) * t->threads * t->rows * t->p->vectors; /* their sums */
+    if (others > needed) needed = others;
     if (needed > w->staging) w->staging = needed;
 }
 
@@ -166,8 +202,22 @@ static Tile cut(Writer *w, const Stage *stage, const Product *p, int64_t *rounds
     find_side(w, &t, &t.side[ROWS], t.linear->operands[p->rows_in_w ? 1 : 0]);
     find_side(w, &t, &t.side[LANES], t.linear->operands[p->rows_in_w ? 0 : 1]);
     find_tiles(w, &t);
-    *rounds = share_out(w, &t);
+    t.spans = count_spans(w, &t);
+    t.threads = has_span_threads(w, &t) ? w->threads / t.spans : w->threads;
+    *rounds = share_out(&t);
     return t;
+}
+
+/* Cycles of a round for four steps of the sum, where a multiprocessor has this block alone: what the warps that run one after
+ * the other compute and load, or what all load from shared memory, where each float that a thread takes costs as much as
+ * one of its own for every thread. */
+static int64_t step_cycles(const Writer *w, const Tile *t)
+{
+    enum { ABREAST = 4 };
+    int64_t warps = w->threads / t->threads * ceil_divide(t->teams * TEAM, WARP);
+    int64_t own = product_step_cost(t->rows, t->p->vectors) * ceil_divide(warps, ABREAST);
+    int64_t loads = 4 * (t->rows + t->p->vectors) * warps;
+    return own > loads ? own : loads;
 }
 
 /* Tiles of as many rows as take the least time on all teams of the block. Where warps are few, a thread has two rows at
@@ -182,7 +232,8 @@ Tile find_tile(Writer *w, const Stage *stage)
     for (int64_t tile = most; tile >= fewest; tile--) {
         *inner = tile;
         Tile t = cut(w, stage, p, &rounds);
-        int64_t cost = rounds * product_step_cost(t.rows, p->vectors);
+        int64_t cost =
+            rounds * (w->fine ? step_cycles(w, &t) : product_step_cost(t.rows, p->vectors));
         if (t.row_count > 0 && t.row[t.row_count - 1].edge) cost += cost / 16;
         if (cost >= least) continue;
         least = cost;
@@ -192,6 +243,16 @@ Tile find_tile(Writer *w, const Stage *stage)
     Tile t = cut(w, stage, p, &rounds);
     choose_slab(w, &t);
     return t;
+}
+
+int64_t product_cycles(Writer *w, const Stage *stage)
+{
+    Tile t = find_tile(w, stage);
+    int64_t rounds = t.unit_outer ? w->schedule.block : 1;
+    for (int s = 0; s < 2; s++) rounds *= ceil_divide(t.side[s].tiles, t.side[s].teams);
+    for (int i = 0; i < t.outer_count; i++) rounds *= t.outer[i].count;
+    int64_t steps = count_sum(w, &t) * t.threads / w->threads;
+    return rounds * ceil_divide(steps, 4) * step_cycles(w, &t);
 }
 
 bool has_many_sums(const Tile *t)
