@@ -168,18 +168,18 @@ static void open_unrolled(Writer *w, const char *name, int64_t count)
     open_block(w, "for (int %s = 0; %s < %lld; %s++)", name, name, (long long)count, name);
 }
 
-static int open_rows(Writer *w, const Tile *t)
+int open_rows(Writer *w, const Tile *t)
 {
     for (int k = 0; k < t->row_count; k++) open_unrolled(w, t->row[k].name, t->row[k].tile);
     return t->row_count;
 }
 
-static void close_blocks(Writer *w, int count)
+void close_blocks(Writer *w, int count)
 {
     while (count-- > 0) close_block(w);
 }
 
-static const char *sum_name(Writer *w, const Tile *t, int v)
+const char *sum_name(Writer *w, const Tile *t, int v)
 {
     Sum row = row_number(w, t);
     return arena_printf(w->arena, "sum[%s][%d]", sum_text(w, &row), v);
@@ -336,10 +336,8 @@ static void add_products(Writer *w, const Tile *t)
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
-/* Where a write puts the lanes of this thread, or the slot of the stage's end: `store` says what to do with so many that lie
- * side by side. */
-static void at_stored_lanes(Writer *w, const Tile *t, NodeId id,
-                            void (*store)(Writer *, const Tile *, const Spot *, int count, int v))
+void at_stored_lanes(Writer *w, const Tile *t, NodeId id,
+                     void (*store)(Writer *, const Tile *, const Spot *, int count, int v))
 {
     int mark = w->coordinate_count;
     Spot spot;
@@ -365,21 +363,7 @@ static void store_value(Writer *w, const Tile *t, const Spot *spot, int count, i
         line(w, "%s%s[%s] = value[%d];", t->lane_edge ? "    " : "", spot->base, at, v);
 }
 
-static void add_left(Writer *w, const Tile *t, const Spot *spot, int count, int v)
-{
-    line(w, "%sraft_add<%d>(&%s, %s, %s);", t->lane_edge ? "    " : "", count, sum_name(w, t, v),
-         spot->base, sum_text(w, &spot->at));
-}
-
-static void leave_sum(Writer *w, const Tile *t, const Spot *spot, int count, int v)
-{
-    line(w, "%sraft_store<%d>(%s, %s, &%s);", t->lane_edge ? "    " : "", count, spot->base,
-         sum_text(w, &spot->at), sum_name(w, t, v));
-    for (int i = v; i < v + count; i++) line(w, "%s = 0.0f;", sum_name(w, t, i));
-}
-
-/* Opens the loop over rows that are there. Returns how many blocks that takes. */
-static int open_rows_here(Writer *w, const Tile *t)
+int open_rows_here(Writer *w, const Tile *t)
 {
     int blocks = open_rows(w, t);
     at_rows(w, t, false);
@@ -451,9 +435,7 @@ static void name_thread(Writer *w, const Tile *t)
     line(w, "const int lane = thread %% %d;", TEAM);
 }
 
-/* Opens a block in which coordinates are those of the present tile. What they take is computed anew in each, not kept
- * while the sums need all registers. */
-static void open_tile(Writer *w, const Tile *t, bool again)
+void open_tile(Writer *w, const Tile *t, bool again)
 {
     text_put(w->out, "{\n");
     w->out->indent++;
@@ -483,29 +465,6 @@ static int open_outer(Writer *w, const Tile *t)
     return blocks;
 }
 
-/* Sums of this thread, if `which` and `here` are so, and where the result goes. */
-static void at_left_sums(Writer *w, const Tile *t, const char *which, const char *here,
-                         void (*take)(Writer *, const Tile *, const Spot *, int count, int v))
-{
-    int mark = w->coordinate_count;
-    open_tile(w, t, true);
-    open_block(w, here[0] ? "if (%s && %s)" : "if (%s)", which, here);
-    int blocks = 2 + open_rows_here(w, t);
-    at_stored_lanes(w, t, t->stage->writes[0], take);
-    w->coordinate_count = mark;
-    close_blocks(w, blocks);
-}
-
-/* After the last slab of a span: its sums are added to those of the spans before, which lie where the result goes. */
-static void end_span(Writer *w, const Tile *t, long long own, const char *here)
-{
-    open_block(w, "if (slab %% %lld == %lld)", own, own - 1);
-    at_left_sums(w, t, arena_printf(w->arena, "slab >= %lld", own), here, add_left);
-    at_left_sums(w, t, arena_printf(w->arena, "slab < %lld", (long long)t->slabs - 1), here,
-                 leave_sum);
-    close_block(w);
-}
-
 static void contract(Writer *w, const Tile *t, const char *here)
 {
     int mark = w->coordinate_count;
@@ -521,35 +480,6 @@ static void contract(Writer *w, const Tile *t, const char *here)
     w->coordinate_count = mark;
     if (t->spans > 1 && !has_span_threads(w, t)) end_span(w, t, own, here);
     close_block(w);
-}
-
-/* A place in shared memory for what another span has for sum v of this thread. */
-static const char *shared_sum(Writer *w, const Tile *t, const char *span, int v)
-{
-    Sum at = row_number(w, t), thread = sum_term("thread", 1, t->threads);
-    at = sum_add(w, sum_constant(v * t->threads), &at, t->p->vectors * t->threads);
-    at = sum_add(w, at, &thread, 1);
-    long long each = t->rows * t->p->vectors * t->threads;
-    return arena_printf(w->arena, "slabs[(%s - 1) * %lld + %s]", span, each, sum_text(w, &at));
-}
-
-/* The sums of all spans, which threads have taken side by side, to those that have the first. */
-static void join_spans(Writer *w, const Tile *t)
-{
-    line(w, "raft_barrier();");
-    open_block(w, "if (span > 0)");
-    int blocks = 1 + open_rows(w, t);
-    for (int v = 0; v < t->p->vectors; v++)
-        line(w, "%s = %s;", shared_sum(w, t, "span", v), sum_name(w, t, v));
-    close_blocks(w, blocks);
-    line(w, "raft_barrier();");
-    open_block(w, "if (span == 0)");
-    line(w, "raft_unroll");
-    open_block(w, "for (int other = 1; other < %d; other++)", t->spans);
-    blocks = 2 + open_rows(w, t);
-    for (int v = 0; v < t->p->vectors; v++)
-        line(w, "%s += %s;", sum_name(w, t, v), shared_sum(w, t, "other", v));
-    close_blocks(w, blocks);
 }
 
 void write_product(Writer *w, const Stage *stage)

@@ -81,6 +81,28 @@ const char *slab_type(const Writer *w, const Tile *t);
 /* The number of this thread among those that work on the same span, named anew. */
 const char *thread_text(Writer *w, const Tile *t);
 
+/* Opens the loops over the rows of a tile, or over those that are there. Returns how many blocks that takes. */
+int open_rows(Writer *w, const Tile *t);
+int open_rows_here(Writer *w, const Tile *t);
+void close_blocks(Writer *w, int count);
+/* Opens a block in which coordinates are those of the present tile. What they take is computed anew in each, not kept
+ * while the sums need all registers. */
+void open_tile(Writer *w, const Tile *t, bool again);
+/* The sum of this thread in vector v of the present row. */
+const char *sum_name(Writer *w, const Tile *t, int v);
+/* Where a write puts the lanes of this thread, or the slot of the stage's end: `store` says what to do with so many that lie
+ * side by side. */
+void at_stored_lanes(Writer *w, const Tile *t, NodeId id,
+                     void (*store)(Writer *, const Tile *, const Spot *, int count, int v));
+
+/* ---- span.c ---- */
+
+/* After the last slab of a span of `own` slabs: its sums are added to those of the spans before. `here`: the condition that this
+ * thread has results, or "". */
+void end_span(Writer *w, const Tile *t, int64_t own, const char *here);
+/* The sums of all spans, which threads have taken side by side, to those that have the first. */
+void join_spans(Writer *w, const Tile *t);
+
 /* ---- slab.c ---- */
 
 /* Before the sums of a round of tiles: the first slabs are on their way. */

@@ -167,6 +167,7 @@ static void write_kernel(Writer *w, CudaKernel *made)
     w->scratch = 4 * w->schedule.block * w->schedule.unit_floats;
     w->out = &few;
     write_few(w, made);
+    w->temporaries = 0;
     w->out = &all;
     write_loop(w, made->units, made->units);
     if (w->scratch + 4 * w->staging > CUDA_SHARED_BYTES) made->spill_bytes = w->scratch;
