@@ -3,8 +3,9 @@
 
 #include <string.h>
 
-/* Indices of a sum that has spans, and of one of them; spans of a sum. */
-enum { LONG_SUM = 1536, LEAST_SPAN = 384, MOST_SPANS = 4 };
+/* Indices of a sum that has spans, and of one of them; spans of a sum; threads of a multiprocessor that have registers for what they
+ * take. */
+enum { LONG_SUM = 1536, LEAST_SPAN = 384, MOST_SPANS = 4, MOST_SPAN_THREADS = 384 };
 
 static int64_t row_tile_of(const Product *p, const char *axis)
 {
@@ -142,6 +143,7 @@ static int count_spans(const Writer *w, Tile *t)
     bool batched = false;
     for (int i = 0; i < kernel->rank; i++) batched |= kernel->axis[i].symbol[0] != '\0';
     if (!batched || t->over_batch || t->stage->write_count == 0) return 1;
+    if (w->blocks * w->threads > MOST_SPAN_THREADS) return 1;
     if (sum < LONG_SUM || !t->side[ROWS].staged || !t->side[LANES].staged) return 1;
     int spans = 1;
     while (spans < MOST_SPANS && sum % (2 * spans) == 0 && sum / (2 * spans) >= LEAST_SPAN)
