@@ -1,7 +1,7 @@
 """Times raftc beside PyTorch on a GPU: RaftMLP-S/M/L, by CUDA events; bench/gpu.sh calls it.
 
 usage: gpu_peers.py warm MODEL BATCH DTYPE     compiles for torch.compile, into its cache on disk
-       gpu_peers.py time LIBRARIES JSON [--models s,m,l] [--batch 1,256] [--seconds N]
+       gpu_peers.py time LIBRARIES JSON [--models s,m,l] [--batch 1,256] [--dtypes f32,bf16] [--seconds N]
 
 LIBRARIES is a folder with what `raftc raftmlp-s.yaml --target cuda --weights @fill` writes. Each
 contender runs from a CUDA graph: PyTorch's is captured here, raftc's library makes its own. The
@@ -173,6 +173,7 @@ def main():
     parser.add_argument("words", nargs="+")
     parser.add_argument("--models", default="s,m,l")
     parser.add_argument("--batch", default="1,256")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--seconds", type=float, default=150)
     options = parser.parse_args()
     if options.what == "warm":
@@ -182,7 +183,7 @@ def main():
     folder, path = options.words
     deadline, rows = time.monotonic() + options.seconds, []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; min and median of a forward")
-    cases = [(dtype, int(batch), name) for dtype in DTYPES
+    cases = [(dtype, int(batch), name) for dtype in options.dtypes.split(",")
              for batch in options.batch.split(",") for name in options.models.split(",")]
     for dtype, batch, name in cases:
         found = compare(folder, name, batch, dtype, deadline)
