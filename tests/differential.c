@@ -261,8 +261,9 @@ static bool report(const Options *options, const Summary *summary)
     for (int i = 0; i < pass_count; i++) {
         const PassInfo *pass = &pass_table[i];
         bool off = is_disabled(options, pass->name);
-        /* In models the other passes leave next to nothing to fuse_elements; in graphs they do. */
-        int64_t tried = strcmp(pass->name, "fuse_elements") ? options->models : options->graphs;
+        /* In models the other passes leave next to nothing to these two; in graphs they do. */
+        bool seldom = !strcmp(pass->name, "fuse_elements") || !strcmp(pass->name, "order_axes");
+        int64_t tried = seldom ? options->graphs : options->models;
         bool missed = !off && summary->rewrites[i] == 0 && tried >= ENOUGH_MODELS;
         if (pass->required) continue;
         printf("%-16s %8" PRId64 " rewrites%s\n", pass->name, summary->rewrites[i],
