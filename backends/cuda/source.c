@@ -104,21 +104,13 @@ static void write_loop(Writer *w, int64_t launched, int64_t units)
 
 /* ---- the shape for few images ------------------------------------------------------------------ */
 
-/* Has the plan a backward pass? Training has many images at a time. */
-static bool trains(const Plan *plan)
-{
-    for (int i = 0; i < plan->entry_count; i++)
-        if (strcmp(plan->entry[i], "backward") == 0) return true;
-    return false;
-}
-
 /* Writes the kernel in the shape for few images, if there is one, with memory of its own. */
 static bool write_fine(Writer *w, CudaKernel *made)
 {
     const Schedule schedule = w->schedule;
     const Graph *graph = w->graph;
     int64_t scratch = w->scratch, staging = w->staging;
-    bool found = !trains(w->plan) && choose_fine(w);
+    bool found = choose_fine(w);
     if (found) {
         const Kernel *kernel = &w->graph->kernels[schedule.kernel];
         Text *out = w->out, loop = text_new(w->arena);
