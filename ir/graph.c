@@ -228,6 +228,13 @@ void kernel_range(const Graph *graph, int kernel, NodeId *first, NodeId *end)
     *end = id;
 }
 
+int kernel_find(const Kernel *kernel, const char *name)
+{
+    for (int i = 0; i < kernel->rank; i++)
+        if (strcmp(kernel->axis[i].name, name) == 0) return i;
+    return -1;
+}
+
 const char *kernel_name(const Graph *graph, int kernel, Arena *arena)
 {
     NodeId first, end;

@@ -264,6 +264,8 @@ bool *graph_param_only(const Graph *graph, Arena *arena);
 int64_t op_cost(const Graph *graph, NodeId id);
 /* Derived, for people: norm_linear_gelu_linear_add. */
 const char *kernel_name(const Graph *graph, int kernel, Arena *arena);
+/* Index into the kernel's axes, or -1. */
+int kernel_find(const Kernel *kernel, const char *name);
 /* First node and one past the last of a kernel. */
 void kernel_range(const Graph *graph, int kernel, NodeId *first, NodeId *end);
 

@@ -201,9 +201,8 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
             if (strcmp(kernel->axis[i].name, p.row[k]) == 0)
                 kernel->tile[i] =
                     whole_rows && k == p.row_count - 1 ? kernel->axis[i].extent : p.row_tile[k];
-    int at = -1;
-    for (int i = 0; lane && i < kernel->rank; i++)
-        if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
+    int at = lane ? kernel_find(kernel, lane) : -1;
+    if (at >= 0 && kernel->axis[at].symbol[0]) at = -1;
     if (at < 0) return;
     int64_t width = product_width(&p, target), extent = kernel->axis[at].extent;
     bool kept = graph_node(graph, graph_node(graph, linear)->operands[0])->op != OP_READ;
@@ -236,9 +235,8 @@ static int64_t elements_at_point(const Graph *graph, const Kernel *kernel, NodeI
 static void tile_elements(Kernel *kernel, const char *lane, int64_t elements)
 {
     int64_t most = elements > 1 ? 4 * UNIT_ELEMENTS : UNIT_ELEMENTS;
-    int at = -1;
-    for (int i = 0; lane && i < kernel->rank; i++)
-        if (strcmp(kernel->axis[i].name, lane) == 0 && !kernel->axis[i].symbol[0]) at = i;
+    int at = lane ? kernel_find(kernel, lane) : -1;
+    if (at >= 0 && kernel->axis[at].symbol[0]) at = -1;
     if (at >= 0) {
         int64_t extent = kernel->axis[at].extent;
         kernel->tile[at] = extent > LONG_LANES ? UNIT_ELEMENTS : extent;

@@ -7,10 +7,7 @@ enum { MAX_WINDOW = 1 << 20, BLOCK_ROWS = 56 };
 
 int schedule_axis(const Schedule *s, const char *name)
 {
-    const Kernel *kernel = &s->graph->kernels[s->kernel];
-    for (int i = 0; i < kernel->rank; i++)
-        if (strcmp(kernel->axis[i].name, name) == 0) return i;
-    return -1;
+    return kernel_find(&s->graph->kernels[s->kernel], name);
 }
 
 static const Node *node_at(const Schedule *s, NodeId id)

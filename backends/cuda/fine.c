@@ -74,22 +74,15 @@ static bool share_lanes(Writer *w, Kernel *kernel)
     return false;
 }
 
-static int find_axis(const Kernel *kernel, const char *name)
-{
-    for (int i = 0; i < kernel->rank; i++)
-        if (strcmp(kernel->axis[i].name, name) == 0) return i;
-    return -1;
-}
-
 /* Cuts the kernel into smaller units: the lanes of a product, to no fewer than `least`, or its rows. False: it has no more. */
 static bool cut_finer(const Schedule *s, Kernel *kernel, int64_t least)
 {
     for (int i = 0; i < s->stage_count; i++) {
         const Product *p = &s->stages[i].product;
         if (s->stages[i].kind != STAGE_PRODUCT) continue;
-        if (p->lane && halve(kernel, find_axis(kernel, p->lane), least)) return true;
+        if (p->lane && halve(kernel, kernel_find(kernel, p->lane), least)) return true;
         for (int k = 0; k < p->row_count; k++)
-            if (halve(kernel, find_axis(kernel, p->row[k]), 1)) return true;
+            if (halve(kernel, kernel_find(kernel, p->row[k]), 1)) return true;
     }
     return false;
 }
