@@ -123,8 +123,8 @@ static void run(const RaftProgram *program, int64_t batch, const float *input, c
     raft_shell_destroy(shell);
 }
 
-/* One image takes the fine shape of the kernels, three the other. */
-static void check_same_bits(const Example *example)
+/* One image takes the fine shape of the kernels, three the other. `text`: which is to be in them. */
+static void check_same_bits(const Example *example, const char *text)
 {
     const int image = 3 * example->side * example->side;
     Kernels k;
@@ -132,6 +132,7 @@ static void check_same_bits(const Example *example)
     bool fine = false;
     for (int i = 0; i < k.source->kernel_count; i++) fine |= k.source->kernels[i].fine > 0;
     assert_true(fine);
+    assert_non_null(strstr(k.source->text, text));
     CudaEmulation *emulation = cuda_emulate(&k.arena, k.plan, k.source, &k.diag);
     assert_non_null(emulation);
     float *input = calloc((size_t)(BATCH * image), sizeof *input);
@@ -151,19 +152,19 @@ static void check_same_bits(const Example *example)
 static void test_same_bits(void **state)
 {
     (void)state;
-    check_same_bits(&ragged);
+    check_same_bits(&ragged, "");
 }
 
 static void test_odd_slabs(void **state)
 {
     (void)state;
-    check_same_bits(&odd_slabs);
+    check_same_bits(&odd_slabs, "");
 }
 
 static void test_long_sums(void **state)
 {
     (void)state;
-    check_same_bits(&long_sums);
+    check_same_bits(&long_sums, "if (span == 0)");
 }
 
 /* The text with the first `what` replaced that comes in the usual shape of the kernel `from`, after that for few images. */
