@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED_KIB = {80: 164, 90: 228}
 THREADS, REGISTERS, MOST_BLOCKS, WARP = 2048, 65536, 32, 32
 KERNEL = re.compile(r"__launch_bounds__\((\d+), \d+\) (\w+_k(\d+)_\w+)\((?:.|\n)*?\n}\n")
-SHARED = re.compile(r"raft_shared\(shared, (\d+)\)")
+# Of the usual shape: that for few images has memory of its own, deeper in.
+SHARED = re.compile(r"^  raft_shared\(shared, (\d+)\)", re.MULTILINE)
 USED = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+)")
 
 
