@@ -182,7 +182,7 @@ static void keep_parameters(const RaftProgram *program, const RaftStep *step, bo
     }
 }
 
-/* False where memory runs out. */
+/* Finds the writer of each output. False where memory runs out. */
 static bool scan_outputs(const RaftProgram *program, CpuState *cpu)
 {
     cpu->writer = calloc((unsigned)program->output_count + 1u, sizeof *cpu->writer);
@@ -194,6 +194,7 @@ static bool scan_outputs(const RaftProgram *program, CpuState *cpu)
     return cpu->writer;
 }
 
+/* Finds the source of each buffer. False where memory runs out. */
 static bool scan_sources(const RaftProgram *program, CpuState *cpu)
 {
     int *source = calloc((size_t)program->buffer_count + 1, sizeof *source);

@@ -470,8 +470,8 @@ static long long ceil_divide(__int128 a, long long b)
 }
 
 /* Runs the blocks that fall to the units [begin, end). There are half as many blocks as would hold
- * all units, so that most go twice through their loop; for one image, as many as can share the work. Of shares that between them have all units,
- * each block is in one. */
+ * all units, so that most go twice through their loop; for one image, those of the shape for few images. Of
+ * shares that between them have all units, each block is in one. */
 static void run(const Kernel &kernel, float *const *argument, int64_t batch, int64_t begin,
                 int64_t end, void *scratch)
 {
