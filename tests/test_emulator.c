@@ -46,14 +46,14 @@ static const Example odd_slabs = {56, "pretrained_image_size: 56\n"
                                       "num_classes: 40\n"};
 
 /* 1,536 terms of a sum are spans, whose sums a block for few images joins, and another leaves where the result goes. */
-static const Example long_sums = {32, "pretrained_image_size: 32\n"
+static const Example long_sums = {56, "pretrained_image_size: 56\n"
                                       "in_channels: 3\n"
                                       "token_mixing_type: ser_pm\n"
                                       "embedding_type: emb_mixer\n"
                                       "layers:\n"
-                                      "- {depth: 1, dim: 384, patch_size: 16, raft_size: 2}\n"
+                                      "- {depth: 1, dim: 64, patch_size: 8, raft_size: 2}\n"
                                       "token_expansion_factor: 1\n"
-                                      "channel_expansion_factor: 4\n"
+                                      "channel_expansion_factor: 24\n"
                                       "num_classes: 40\n"};
 
 typedef struct Kernels {
