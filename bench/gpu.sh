@@ -87,12 +87,16 @@ train_goldens() {
         xargs -P 4 -n 1 timeout --foreground 100 "$golden_train" "$raftc" cuda
 }
 
-sanitize() { # TOOL: a run of the tiny model, its kernels compiled before
-    local tool
+sanitize() { # TOOL: runs of the tiny model, its kernels compiled before, and of one whose sums have spans
+    local tool batch
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
     [ -n "$tool" ] || { echo "compute-sanitizer is not here: it is a part of the CUDA toolkit"; return 1; }
     cd tests && "$tool" --tool "$1" --error-exitcode 9 "$raftc" run cli/tiny.yaml --target cuda \
-        --weights @fill @fill --batch 3 --features --output "$results/sanitized-$1.safetensors"
+        --weights @fill @fill --batch 3 --features --output "$results/sanitized-$1.safetensors" || return 1
+    for batch in 1 160; do # the shape for few images, and the usual one
+        "$tool" --tool "$1" --error-exitcode 9 "$raftc" run cuda/spans.yaml --target cuda --weights @fill @fill \
+            --batch "$batch" -q --output "$results/sanitized-$1.safetensors" || return 1
+    done
 }
 
 # The same bits twice, alone and in a batch.
@@ -169,7 +173,7 @@ rm -rf "$results/libraries" "$results/bits"
     grep -h '^golden' "$results/goldens.log" "$results/train_goldens.log"
     grep -h '^FAIL' "$results/goldens.log" "$results/train_goldens.log" | head -n 20
     for tool in memcheck racecheck synccheck initcheck; do
-        echo "$tool: $(grep 'SUMMARY' "$results/$tool.log" | tail -n 1)"
+        echo "$tool: $(grep 'SUMMARY' "$results/$tool.log" | sort | uniq -c)"
     done
     tail -n 1 "$results/same_bits.log"
     echo

@@ -16,8 +16,8 @@
 enum { CLASSES = 40, BATCH = 3 };
 
 typedef struct Example {
-    int side; /* of an image, which has 3 channels */
-    const char *yaml;
+    int side;                /* of an image, which has 3 channels */
+    const char *yaml, *file; /* the settings, or where they are */
 } Example;
 
 /* 288 lanes are 3 panels of 96, which go in pairs; 9 pixels are fewer than a tile has rows. */
@@ -45,16 +45,8 @@ static const Example odd_slabs = {56, "pretrained_image_size: 56\n"
                                       "channel_expansion_factor: 1\n"
                                       "num_classes: 40\n"};
 
-/* 1,536 terms of a sum are spans, whose sums a block for few images joins, and another leaves where the result goes. */
-static const Example long_sums = {56, "pretrained_image_size: 56\n"
-                                      "in_channels: 3\n"
-                                      "token_mixing_type: ser_pm\n"
-                                      "embedding_type: emb_mixer\n"
-                                      "layers:\n"
-                                      "- {depth: 1, dim: 64, patch_size: 8, raft_size: 2}\n"
-                                      "token_expansion_factor: 1\n"
-                                      "channel_expansion_factor: 24\n"
-                                      "num_classes: 40\n"};
+/* Sums have spans, which a block for few images joins, and another leaves where the result goes. */
+static const Example long_sums = {56, .file = TEST_DATA "/cuda/spans.yaml"};
 
 typedef struct Kernels {
     Arena arena;
@@ -80,7 +72,10 @@ static void make_model(Kernels *k, const Example *example)
     *k = (Kernels){0};
     k->diag = diag_new(&k->arena);
     const Source *source =
-        diag_add_source(&k->diag, "model.yaml", example->yaml, strlen(example->yaml));
+        example->file
+            ? diag_read_source(&k->diag, example->file, SETTINGS_MAX_SIZE)
+            : diag_add_source(&k->diag, "model.yaml", example->yaml, strlen(example->yaml));
+    assert_non_null(source);
     Settings *settings = settings_parse(&k->arena, source, NULL, 0, &k->diag);
     assert_non_null(settings);
     Model *model = model_resolve(&k->arena, settings, NULL, example->side, example->side, &k->diag);
