@@ -22,28 +22,32 @@ typedef struct Example {
 
 /* 288 lanes are 3 panels of 96, which go in pairs; 9 pixels are fewer than a tile has rows. */
 static const Example ragged = {
-    48, "pretrained_image_size: 48\n"
-        "in_channels: 3\n"
-        "token_mixing_type: ser_pm\n"
-        "embedding_type: emb_cross_mlp\n"
-        "layers:\n"
-        "- {depth: 1, dim: 288, patch_size: 16, raft_size: 2, embedding_kernels: [16]}\n"
-        "token_expansion_factor: 2\n"
-        "channel_expansion_factor: 2\n"
-        "shortcut: false\n"
-        "num_classes: 40\n"};
+    48,
+    "pretrained_image_size: 48\n"
+    "in_channels: 3\n"
+    "token_mixing_type: ser_pm\n"
+    "embedding_type: emb_cross_mlp\n"
+    "layers:\n"
+    "- {depth: 1, dim: 288, patch_size: 16, raft_size: 2, embedding_kernels: [16]}\n"
+    "token_expansion_factor: 2\n"
+    "channel_expansion_factor: 2\n"
+    "shortcut: false\n"
+    "num_classes: 40\n",
+    NULL};
 
 /* A slab of the embedding for one unit has 14 x 3 numbers of the image, and then come the weights,
  * four at a time. */
-static const Example odd_slabs = {56, "pretrained_image_size: 56\n"
-                                      "in_channels: 3\n"
-                                      "token_mixing_type: ser_pm\n"
-                                      "embedding_type: emb_mixer\n"
-                                      "layers:\n"
-                                      "- {depth: 1, dim: 96, patch_size: 4, raft_size: 2}\n"
-                                      "token_expansion_factor: 1\n"
-                                      "channel_expansion_factor: 1\n"
-                                      "num_classes: 40\n"};
+static const Example odd_slabs = {56,
+                                  "pretrained_image_size: 56\n"
+                                  "in_channels: 3\n"
+                                  "token_mixing_type: ser_pm\n"
+                                  "embedding_type: emb_mixer\n"
+                                  "layers:\n"
+                                  "- {depth: 1, dim: 96, patch_size: 4, raft_size: 2}\n"
+                                  "token_expansion_factor: 1\n"
+                                  "channel_expansion_factor: 1\n"
+                                  "num_classes: 40\n",
+                                  NULL};
 
 /* Sums have spans, which a block for few images joins, and another leaves where the result goes. */
 static const Example long_sums = {56, .file = TEST_DATA "/cuda/spans.yaml"};
