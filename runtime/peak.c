@@ -5,6 +5,7 @@
  * registers beside two operands. The values tend to 1: never so small that the CPU slows down.
  */
 #include "runtime/peak.h"
+#include "runtime/pool.h"
 
 #include <omp.h>
 #include <stdint.h>
@@ -85,43 +86,49 @@ static double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* All threads run the loop once; *seconds: from when all have begun until all are done. */
-static int run_threads(const Variant *variant, int threads, int64_t rounds, double *seconds)
+typedef struct Window {
+    Variant variant;
+    int64_t rounds;
+    float *total; /* of each thread */
+} Window;
+
+static void run_share(void *user, int thread, int threads)
 {
+    const Window *window = user;
+    (void)threads;
     volatile float factor = 0.75f, term = 0.25f; /* unknown to the compiler */
-    float total = 0;
-    double start = 0;
-    int running = 1;
-#pragma omp parallel num_threads(threads) reduction(+ : total)
-    {
-#pragma omp barrier
-#pragma omp master
-        {
-            start = now();
-            running = omp_get_num_threads();
-        }
-        total += variant->loop(rounds, factor, term);
-    }
-    *seconds = now() - start;
-    volatile float used = total;
-    (void)used;
-    return running;
+    window->total[thread] = window->variant.loop(window->rounds, factor, term);
 }
 
-/* A run that is too short tells little, and of long ones few are not interrupted on a busy machine:
- * so the work is doubled until it lasts a while at the best speed so far, and then repeated. */
-double raft_peak_gflops(int threads, double seconds)
+/* Seconds until all threads have run the loop. */
+static double run_window(Pool *pool, Window *window, int threads)
 {
-    const double a_while = 5e-4, begin = now();
-    Variant variant = choose();
-    double best = 0; /* rounds of all threads a second */
-    for (int64_t rounds = 1 << 12; best == 0 || now() - begin < seconds;) {
-        double taken;
-        double all = (double)rounds * run_threads(&variant, threads, rounds, &taken);
-        if (all / taken > best) best = all / taken;
-        if (all / best < a_while) rounds *= 2;
-    }
-    return 1e-9 * variant.flops * best;
+    double start = now();
+    pool_run(pool, run_share, window, threads);
+    return now() - start;
+}
+
+/* A first window that is too short tells little: the work is doubled until it lasts a while, and then as
+ * much is taken as fills a window at that speed. The threads are those of a run of a model, which leave
+ * their processors alone afterwards, as OpenMP's do not. */
+double raft_peak_gflops(int threads, double window, double seconds)
+{
+    const double a_while = RAFT_BURST / 2, begin = now();
+    Window work = {choose(), 1 << 12, calloc((size_t)threads, sizeof(float))};
+    Pool pool = {0};
+    if (!work.total) return 0;
+    pool_start(&pool, threads);
+    int running = pool.started + 1;
+    double taken, best = 0; /* rounds of a thread in a second */
+    while (taken = run_window(&pool, &work, running), taken < a_while) work.rounds *= 2;
+    if (taken < window) work.rounds = (int64_t)((double)work.rounds * window / taken);
+    do {
+        taken = run_window(&pool, &work, running);
+        if ((double)work.rounds / taken > best) best = (double)work.rounds / taken;
+    } while (now() - begin < seconds);
+    pool_stop(&pool);
+    free(work.total);
+    return 1e-9 * work.variant.flops * running * best;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */

@@ -4,11 +4,17 @@
 
 #include "runtime/shell.h"
 
-/* Runs multiply-adds of f32 vectors on registers alone, on so many OpenMP threads at once, for
- * about `seconds`; gives 10^9 floating-point operations a second of all threads together, a
- * multiply-add being two. The widest vectors of the CPU are used, and its fused multiply-add if
- * there is one. */
-double raft_peak_gflops(int threads, double seconds);
+/* Seconds of a window that few interrupt, even on a busy machine. */
+#define RAFT_BURST 5e-4
+
+/* Runs multiply-adds of f32 vectors on registers alone, on so many OpenMP threads at once, in windows
+ * of about `window` seconds each, one or more, for about `seconds` in all; gives 10^9 floating-point
+ * operations a second of all threads together in the best window, a multiply-add being two. The widest
+ * vectors of the CPU are used, and its fused multiply-add if there is one.
+ *
+ * Whatever else a machine does takes its share of what lasts long, and may leave a burst alone: what
+ * takes a second is to be set beside windows of a second. */
+double raft_peak_gflops(int threads, double window, double seconds);
 
 /* So many threads read memory that no cache holds, for about `seconds`; gives 10^9 bytes a second
  * of all threads together. 0: there is not memory enough to tell. */
