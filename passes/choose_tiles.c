@@ -119,20 +119,28 @@ static int64_t parts_cost(const Product *p, const PartsUnit *unit, const PartsUn
 
 /* Many whole tiles, so that what is brought to scratch memory serves often, but units of about the same
  * size, and enough of them. */
-static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
+static void tile_parts(const Graph *graph, Kernel *kernel, NodeId linear, const Product *p,
+                       const Target *target)
 {
     enum { MOST_CUTS = 64 };
+    const Node *node = graph_node(graph, linear);
+    const Type *rows = graph_type(graph, node->operands[p->rows_in_w]),
+               *lanes = graph_type(graph, node->operands[!p->rows_in_w]);
     PartsUnit whole = {1, 1, 1};
     int lane = -1, row = -1;
+    bool of_lanes =
+        false; /* a tile of them would hold all that is beside, and leave the L1 cache */
     for (int i = 0; i < kernel->rank; i++) {
         const char *name = kernel->axis[i].name;
         int64_t extent = kernel->axis[i].extent;
-        if (p->row_count > 0 && strcmp(name, p->row[0]) == 0)
+        if (p->row_count > 0 && strcmp(name, p->row[0]) == 0) {
             row = i, whole.rows = extent;
-        else if (p->lane && strcmp(name, p->lane) == 0)
+        } else if (p->lane && strcmp(name, p->lane) == 0) {
             lane = i, whole.lanes = extent;
-        else if (!kernel->axis[i].symbol[0])
+        } else if (!kernel->axis[i].symbol[0]) {
             whole.beside *= extent;
+            of_lanes |= type_find(rows, name) < 0 && type_find(lanes, name) >= 0;
+        }
     }
     PartsUnit best = {even_unit(whole.rows, p->row_tile[0], whole.rows),
                       even_unit(whole.lanes, LINE, whole.lanes), 1};
@@ -148,7 +156,7 @@ static void tile_parts(Kernel *kernel, const Product *p, const Target *target)
                 best = unit;
             }
         }
-        if (beside == whole.beside) break;
+        if (beside == whole.beside || of_lanes) break;
     }
     for (int i = 0; i < kernel->rank; i++)
         if (!kernel->axis[i].symbol[0] && best.beside > 1) kernel->tile[i] = kernel->axis[i].extent;
@@ -188,7 +196,7 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
 {
     Product p = product_tile(graph, linear, lane, target);
     if (p.in_parts) {
-        tile_parts(kernel, &p, target);
+        tile_parts(graph, kernel, linear, &p, target);
         return;
     }
     if (p.row_count == 0 && !target->stages_operands && sums_over_batch(graph, linear)) {

@@ -1,8 +1,9 @@
 /* differentiate.c
  *
  * Adds the backward pass: reverse mode, one rule an op (gradients.c), on the graph as the frontend
- * builds it. The entry `forward` stays; the entry `backward` gets the loss of every image and, for each
- * parameter that it depends on, the gradient in the parameter's own axes of sum(weight * loss):
+ * builds it, but with one window for each embedding. The entry `forward` stays; the entry `backward`
+ * gets the loss of every image and, for each parameter that it depends on, the gradient in the
+ * parameter's own axes of sum(weight * loss):
  *
  *   before  output forward.logits = %9          f32[b, class 10]
  *   after   input @target : f32[b, class 10]    the share of each class

@@ -15,14 +15,38 @@
  */
 #include "passes/kernels.h"
 
+#include <string.h>
+
+/* Is index `axis` of what the read gives outside wherever it would be outside of what is read? */
+static bool is_kept_axis(const Graph *graph, const Node *read, int axis)
+{
+    const Type *type = graph_type(graph, read->operands[0]);
+    int users = 0;
+    bool kept = true;
+    for (int d = 0; d < type->rank; d++) {
+        const Index *index = &read->attributes.map.dim[d];
+        if (index->coefficient[axis] == 0) continue;
+        Index plain = index_axis(axis);
+        kept &= memcmp(index, &plain, sizeof plain) == 0 &&
+                axis_same_extent(&type->axis[d], &read->type.axis[axis]);
+        users++;
+    }
+    return kept && users == 1;
+}
+
 /* One read for a read of a read, where nothing that was zero for being outside could come inside.
  */
 static NodeId compose_reads(Graph *to, NodeId id)
 {
     const Node *outer = graph_node(to, id), *inner = graph_node(to, outer->operands[0]);
-    if (outer->op != OP_READ || inner->op != OP_READ || inner->kernel != NO_KERNEL ||
-        map_may_leave(&outer->attributes.map, &outer->type, &inner->type))
-        return id;
+    if (outer->op != OP_READ || inner->op != OP_READ || inner->kernel != NO_KERNEL) return id;
+    for (int d = 0; d < inner->type.rank; d++) {
+        const Index *index = &outer->attributes.map.dim[d];
+        int64_t least, greatest;
+        bool leaves = index_range(index, &outer->type, &least, &greatest) &&
+                      (least < 0 || greatest >= inner->type.axis[d].extent);
+        if (leaves && !is_kept_axis(to, inner, d)) return id;
+    }
     Map map = map_compose(&inner->attributes.map, &outer->attributes.map, outer->type.rank);
     Type type = outer->type;
     return build_read(to, inner->operands[0], &map, &type, outer->loc);
@@ -67,7 +91,9 @@ Graph *pass_fold_rearrange(PassContext *context, const Graph *graph)
                                 ? write_in_order(r.to, node, x)
                                 : compose_reads(r.to, lower_movement(r.to, node, x));
         } else {
-            rewriter_copy(&r, id);
+            NodeId copy = rewriter_copy(&r, id);
+            if (node->op == OP_READ && node->kernel == NO_KERNEL)
+                r.renamed[id] = compose_reads(r.to, copy);
         }
     }
     return rewriter_finish(&r);

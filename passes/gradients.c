@@ -139,39 +139,80 @@ static Axis fresh_axis(const Backward *b, const Type *type, const char *stem, in
     return axis_constant(name, extent);
 }
 
+/* How the gradients of a window are spread over the axis that it looked at. */
+typedef struct Fold {
+    const Window *window;
+    Axis axis, q, r, j;
+} Fold;
+
 /* Element y of the operand went to window h at offset k wherever h * stride + k - pad = y. With
  * y + pad = q * stride + r, these are h = q - j, k = j * stride + r, for as many j as strides fit in
- * a window: so the gradients are read as [q, r, j], zero where there is none, and summed over j. */
-static NodeId fold_window(Backward *b, NodeId dy, const Window *window, const Axis *axis)
+ * a window: so the gradients are read as [q, r, j], zero where there is none, to be summed over j. */
+static NodeId spread_window(Backward *b, NodeId dy, Fold *fold)
 {
-    Graph *g = b->graph;
-    Loc loc = loc_of(b, dy);
+    const Window *window = fold->window;
     Type from = type_of(b, dy), spread = {.dtype = from.dtype};
-    int64_t outer = (axis->extent + window->pad + window->stride - 1) / window->stride;
-    Axis q = fresh_axis(b, &from, "q", outer), r = fresh_axis(b, &from, "r", window->stride);
-    Axis j = fresh_axis(b, &from, "j", (window->kernel + window->stride - 1) / window->stride);
-    int h = type_find(&from, window->outer), k = type_find(&from, window->inner);
-    for (int i = 0; i < from.rank; i++)
-        type_append(&spread, i == h ? &q : i == k ? &r : &from.axis[i]);
-    bool overlap = j.extent > 1;
-    if (overlap) type_append(&spread, &j);
-    Map map = {.rank = from.rank};
-    for (int i = 0; i < from.rank; i++) map.dim[i] = index_axis(i);
-    if (overlap) {
-        map.dim[h].coefficient[from.rank] = -1;
-        map.dim[k].coefficient[from.rank] = window->stride;
+    int64_t outer = (fold->axis.extent + window->pad + window->stride - 1) / window->stride;
+    fold->q = fresh_axis(b, &from, "q", outer);
+    fold->r = fresh_axis(b, &from, "r", window->stride);
+    fold->j = fresh_axis(b, &from, "j", (window->kernel + window->stride - 1) / window->stride);
+    int h = type_find(&from, window->outer), k = type_find(&from, window->inner), at[MAX_AXES];
+    for (int i = 0; i < from.rank; i++) {
+        if (i != k) at[i] = spread.rank;
+        if (i != k) type_append(&spread, i == h ? &fold->q : &from.axis[i]);
+        if (i == h) at[k] = spread.rank, type_append(&spread, &fold->r);
     }
-    NodeId x = build_read(g, dy, &map, &spread, loc);
-    if (overlap) x = build_reduction(g, OP_SUM, x, j.name, loc);
-    Type merged = {.dtype = from.dtype};
-    Axis whole = axis_constant(window->from, q.extent * r.extent);
-    for (int i = 0; i < from.rank; i++)
-        if (i != k) type_append(&merged, i == h ? &whole : &from.axis[i]);
-    const char *merge = arena_printf(g->arena, "(%s, %s) -> %s", q.name, r.name, window->from);
-    x = build_rearrange(g, x, merge, &merged, loc);
-    return build_slice(g, x, window->from, window->pad, axis->extent, loc);
+    bool overlap = fold->j.extent > 1;
+    if (overlap) type_append(&spread, &fold->j);
+    Map map = {.rank = from.rank};
+    for (int i = 0; i < from.rank; i++) map.dim[i] = index_axis(at[i]);
+    if (overlap) {
+        map.dim[h].coefficient[spread.rank - 1] = -1;
+        map.dim[k].coefficient[spread.rank - 1] = window->stride;
+    }
+    return build_read(b->graph, dy, &map, &spread, loc_of(b, dy));
 }
 
+/* Over those j that the folds from `*summed` to before `end` have. */
+static NodeId sum_spread(Backward *b, NodeId x, const Fold *fold, int *summed, int end)
+{
+    Text over = text_new(b->graph->arena);
+    bool any = false;
+    for (; *summed < end; ++*summed) {
+        if (fold[*summed].j.extent == 1) continue;
+        text_printf(&over, "%s ", fold[*summed].j.name);
+        any = true;
+    }
+    return any ? build_reduction(b->graph, OP_SUM, x, over.data, loc_of(b, x)) : x;
+}
+
+/* Puts each q and r together, and leaves out what was padding. */
+static NodeId merge_folds(Backward *b, NodeId x, const Fold *fold, int count)
+{
+    Graph *g = b->graph;
+    Type from = type_of(b, x), merged = {.dtype = from.dtype};
+    Text groups = text_new(g->arena);
+    for (int i = 0; i < from.rank; i++) {
+        Axis axis = from.axis[i];
+        bool inner = false;
+        for (int k = 0; k < count; k++) {
+            inner |= strcmp(axis.name, fold[k].r.name) == 0;
+            if (strcmp(axis.name, fold[k].q.name) == 0)
+                axis = axis_constant(fold[k].axis.name, fold[k].q.extent * fold[k].r.extent);
+        }
+        if (!inner) type_append(&merged, &axis);
+    }
+    for (int k = 0; k < count; k++)
+        text_printf(&groups, "%s(%s, %s) -> %s", k ? "; " : "", fold[k].q.name, fold[k].r.name,
+                    fold[k].axis.name);
+    x = build_rearrange(g, x, groups.data, &merged, loc_of(b, x));
+    for (int k = 0; k < count; k++)
+        x = build_slice(g, x, fold[k].axis.name, fold[k].window->pad, fold[k].axis.extent,
+                        loc_of(b, x));
+    return x;
+}
+
+/* One sum for all windows, unless it would have too many axes. */
 static bool gradient_UNFOLD(Backward *b, NodeId id, NodeId dy)
 {
     Type type = type_of(b, operand_of(b, id, 0));
@@ -179,8 +220,16 @@ static bool gradient_UNFOLD(Backward *b, NodeId id, NodeId dy)
     if (graph_type(b->graph, dy)->rank == MAX_AXES)
         return diag_error(b->diag, loc_of(b, id), "no gradient passes through an unfold to %d axes",
                           MAX_AXES);
-    for (int i = 0; i < a.window_count; i++)
-        dy = fold_window(b, dy, &a.windows[i], &type.axis[type_find(&type, a.windows[i].from)]);
+    Fold *fold = arena_array(b->graph->arena, (size_t)a.window_count, sizeof *fold);
+    int summed = 0;
+    for (int i = 0; i < a.window_count; i++) {
+        fold[i] =
+            (Fold){.window = &a.windows[i], .axis = type.axis[type_find(&type, a.windows[i].from)]};
+        if (graph_type(b->graph, dy)->rank == MAX_AXES) dy = sum_spread(b, dy, fold, &summed, i);
+        dy = spread_window(b, dy, &fold[i]);
+    }
+    dy = sum_spread(b, dy, fold, &summed, a.window_count);
+    dy = merge_folds(b, dy, fold, a.window_count);
     give(b, id, 0, arranged(b, dy, &type));
     return true;
 }
@@ -192,6 +241,26 @@ static bool gradient_SLICE(Backward *b, NodeId id, NodeId dy)
     const Attributes *a = &graph_node(b->graph, id)->attributes;
     Map map = map_identity(graph_type(b->graph, dy), &type);
     map.dim[type_find(graph_type(b->graph, dy), a->over.name[0])].offset = -a->offset;
+    give(b, id, 0, build_read(b->graph, dy, &map, &type, loc_of(b, id)));
+    return true;
+}
+
+/* Of what is moved along its axes, as far as it stays inside: each element that was taken was so once. */
+static bool gradient_READ(Backward *b, NodeId id, NodeId dy)
+{
+    Type type = type_of(b, operand_of(b, id, 0)), taken = type_of(b, id);
+    Map back = graph_node(b->graph, id)->attributes.map;
+    bool plain = type.rank == taken.rank;
+    for (int d = 0; d < type.rank && plain; d++) {
+        int axis = type_find(&taken, type.axis[d].name);
+        Index moved = axis < 0 ? (Index){0} : index_axis(axis);
+        moved.offset = back.dim[d].offset;
+        plain = axis >= 0 && memcmp(&moved, &back.dim[d], sizeof moved) == 0;
+    }
+    if (!plain) return gradient_REFUSED(b, id, dy);
+    Map map = map_identity(&taken, &type);
+    for (int d = 0; d < type.rank; d++)
+        map.dim[type_find(&taken, type.axis[d].name)].offset = -back.dim[d].offset;
     give(b, id, 0, build_read(b->graph, dy, &map, &type, loc_of(b, id)));
     return true;
 }

@@ -53,10 +53,23 @@ static const OpCase op_cases[] = {
     {OP_UNFOLD, false,
      "input @x : f32[b, y 6]\nparam @p stored [6] : f32[y 6]\n%0 = add @x, @p : f32[b, y 6]\n"
      "%1 = unfold %0 y -> (h, k 2) stride 3 pad 0 : f32[b, h 2, k 2]\noutput forward.y = %1\n"},
+    {OP_UNFOLD, false, /* one sum for both windows */
+     "input @x : f32[b, y 7, x 8, c A]\nparam @p stored [7, 8, A] : f32[y 7, x 8, c A]\n"
+     "%0 = add @x, @p : f32[b, y 7, x 8, c A]\n"
+     "%1 = unfold %0 y -> (h, ky 5) stride 3 pad 2, x -> (w, kx 4) stride 2 pad 1"
+     " : f32[b, w 4, h 3, c A, kx 4, ky 5]\noutput forward.y = %1\n"},
+    {OP_UNFOLD, false, /* which would have too many axes here */
+     "input @x : f32[b, y 7, x 8, c A, d B]\nparam @p stored [7, 8, A, B] : f32[y 7, x 8, c A, d "
+     "B]\n"
+     "%0 = add @x, @p : f32[b, y 7, x 8, c A, d B]\n"
+     "%1 = unfold %0 y -> (h, ky 5) stride 3 pad 2, x -> (w, kx 4) stride 2 pad 1"
+     " : f32[b, h 3, w 4, c A, d B, ky 5, kx 4]\noutput forward.y = %1\n"},
     {OP_SLICE, false,
      "input @x : f32[b, c A+B+C]\nparam @p stored [A+B+C] : f32[c A+B+C]\n"
      "%0 = add @x, @p : f32[b, c A+B+C]\n%1 = slice %0 over (c) from A : f32[b, c B]\n"
      "output forward.y = %1\n"},
+    {OP_READ, false, /* moved, with zeros before and an element less behind */
+     ADDED "%1 = read %0 [b, h - 1, c + 1] : f32[b, c B, h A+C]\noutput forward.y = %1\n"},
     {OP_CONCAT, false,
      ADDED "%1 = mul %0, %0 : f32[b, h A, c B]\n"
            "%2 = concat %0, @x, %1, %0 over (c) : f32[b, h A, c B+B+B+B]\noutput forward.y = %2\n"},

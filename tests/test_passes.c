@@ -428,7 +428,7 @@ static void test_dump_folder(void **state)
     f->options.dump_dir = "folder";
     f->options.dump_write = refuse_dump;
     f->options.dump_user = f;
-    expect_messages(f, "refused: folder/02-share.ir", NULL);
+    expect_messages(f, "refused: folder/03-share.ir", NULL);
 }
 
 /* Passes run in the order of the table, whatever the order of their names; dumps tell. */

@@ -306,7 +306,8 @@ static void reduction_leaf(Nest *nest)
     e->computed[root - e->schedule.first] = e->computed[end - e->schedule.first] = NULL;
 }
 
-/* A sum over the batch walks much memory: it takes as many lanes along as registers hold. */
+/* A sum walks much memory, or looks much up for each of its few terms: it takes as many lanes along as registers
+ * hold. */
 void emit_reduction(Emitter *e, const Stage *stage)
 {
     enum { VECTORS = 8 };
@@ -315,7 +316,8 @@ void emit_reduction(Emitter *e, const Stage *stage)
     int most = VECTORS * e->target->vector_floats;
     add_dims(&nest, graph_type(e->graph, stage->root), NULL, lane);
     for (int i = 0; i < nest.count; i++)
-        if (lane && strcmp(nest.dim[i].axis, lane) == 0 && sums_over_batch(e->graph, stage->root))
+        if (lane && strcmp(nest.dim[i].axis, lane) == 0 &&
+            graph_node(e->graph, stage->root)->op == OP_SUM)
             nest.dim[i].tile = most < MAX_TILE ? most : MAX_TILE;
     emit_nest(&nest, 0);
 }
