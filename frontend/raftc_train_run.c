@@ -239,8 +239,17 @@ static Exit make_folder(Run *run)
     if (mkdir(run->folder, 0777) && errno != EEXIST)
         return session_fail(run->session, EXIT_UNDONE, "%s: cannot be made: %s", run->folder,
                             strerror(errno));
+    return EXIT_DONE;
+}
+
+/* The settings as they were understood, once it is certain that the run goes on with them. */
+static Exit save_settings(Run *run)
+{
+    if (run->comm.rank > 0) return EXIT_DONE;
     Settings resolved = *run->settings;
     resolved.data_path = run->data.path;
+    resolved.default_height = run->data.pixels.height;
+    resolved.default_width = run->data.pixels.width;
     resolved.batch_size = run->trainer.batch;
     resolved.num_epochs = run->epochs;
     resolved.validate_every = run->validate_every;
@@ -300,6 +309,7 @@ static Exit prepare(Run *run)
     if (run->comm.rank == 0) tell_what_lacks(run);
     exit = make_folder(run);
     if (exit == EXIT_DONE) exit = run_begin(run);
+    if (exit == EXIT_DONE) exit = save_settings(run);
     if (exit == EXIT_DONE) exit = open_metrics(run);
     if (exit == EXIT_DONE) run_begin_telling(run);
     session_flush(run->session);

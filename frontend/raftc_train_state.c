@@ -106,29 +106,31 @@ static RaftTensor *state_tensors(Run *run, int *count)
     return all;
 }
 
-/* What a resumed run must have in common with the one before (the first four), and what else a checkpoint
- * says, as key, value, ..., NULL. */
+/* What a resumed run must have in common with the one before, then what changes how its sums are rounded,
+ * then what else a checkpoint says, as key, value, ..., NULL. */
+enum { MUST_AGREE = 5, SHOULD_AGREE = 7, FACTS = 9 };
+
 static const char **identity(const Run *run, const char *step)
 {
     Arena *arena = run->session->arena;
-    const char **pairs = arena_array(arena, 15, sizeof *pairs);
+    const RaftPixels *pixels = &run->data.pixels;
     const struct {
-        const char *key;
-        int64_t value;
-    } numbers[] = {{"seed", run->settings->seed},
-                   {"batch_size", run->trainer.batch},
-                   {"images", raft_dataset_count(run->train)},
-                   {"num_epochs", run->epochs}};
-    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
-        pairs[2 * i] = numbers[i].key;
-        pairs[2 * i + 1] = arena_printf(arena, "%lld", (long long)numbers[i].value);
+        const char *key, *value;
+    } facts[FACTS] = {
+        {"seed", arena_printf(arena, "%lld", (long long)run->settings->seed)},
+        {"batch_size", arena_printf(arena, "%lld", (long long)run->trainer.batch)},
+        {"images", arena_printf(arena, "%lld", (long long)raft_dataset_count(run->train))},
+        {"num_epochs", arena_printf(arena, "%lld", (long long)run->epochs)},
+        {"image", arena_printf(arena, "%dx%d", pixels->height, pixels->width)},
+        {"processes", arena_printf(arena, "%d", run->comm.size)},
+        {"accumulation_steps", arena_printf(arena, "%lld", (long long)run->trainer.parts)},
+        {"step", step},
+        {"validation", run->due ? "due" : "done"}};
+    const char **pairs = arena_array(arena, 2 * FACTS + 1, sizeof *pairs);
+    for (size_t i = 0; i < FACTS; i++) {
+        pairs[2 * i] = facts[i].key;
+        pairs[2 * i + 1] = facts[i].value;
     }
-    pairs[8] = "step";
-    pairs[9] = step;
-    pairs[10] = "validation";
-    pairs[11] = run->due ? "due" : "done";
-    pairs[12] = "processes";
-    pairs[13] = arena_printf(arena, "%d", run->comm.size);
     return pairs;
 }
 
@@ -183,17 +185,18 @@ static Exit take_checkpoint(Run *run, const RaftWeights *checkpoint)
     for (int i = 0; raft_weights_metadata(checkpoint, i, &key, &value); i++) {
         if (strcmp(key, "step") == 0) run->step = strtoll(value, NULL, 10);
         if (strcmp(key, "validation") == 0) run->due = strcmp(value, "due") == 0;
-        if (strcmp(key, "processes") == 0 && strcmp(value, wanted[13]) && run->comm.rank == 0)
-            session_note(run->session,
-                         "%s: the run there had %s %s, this one has %s; it goes on from the same "
-                         "state, but sums are rounded otherwise",
-                         run->folder, value, strcmp(value, "1") ? "processes" : "process",
-                         wanted[13]);
-        for (int k = 0; k < 8; k += 2)
-            if (strcmp(key, wanted[k]) == 0 && strcmp(value, wanted[k + 1]) != 0)
-                return session_fail(run->session, EXIT_FILES,
-                                    "%s: the run there has %s %s, this one %s; it cannot go on so",
-                                    run->folder, key, value, wanted[k + 1]);
+        for (int k = 0; k < SHOULD_AGREE; k++) {
+            if (strcmp(key, wanted[2 * k]) || !strcmp(value, wanted[2 * k + 1])) continue;
+            const char *difference =
+                arena_printf(run->session->arena, "%s: the run there has %s %s, this one %s",
+                             run->folder, key, value, wanted[2 * k + 1]);
+            if (k < MUST_AGREE)
+                return session_fail(run->session, EXIT_FILES, "%s; it cannot go on so", difference);
+            if (run->comm.rank == 0)
+                session_note(run->session,
+                             "%s; it goes on from the same state, but sums are rounded otherwise",
+                             difference);
+        }
     }
     Exit exit = check_states(run, checkpoint);
     if (exit != EXIT_DONE) return exit;

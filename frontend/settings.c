@@ -31,7 +31,7 @@ struct Key {
 };
 
 static ReadFunction read_integer, read_real, read_rate, read_bool, read_text, read_token_mixing,
-    read_embedding, read_data_set, read_optimizer, read_layers, read_kernels;
+    read_embedding, read_data_set, read_optimizer, read_image, read_layers, read_kernels;
 
 enum { MAX_LAYERS = 64, MAX_SIDE = 16384 };
 
@@ -99,6 +99,7 @@ static const Key settings_keys[] = {
     KEY(ema_decay,             read_rate,    NONE, 0, 0),
     KEY(accumulation_steps,    read_integer, NONE, 1, 1 << 24),
     OTHER(optimizer,           read_optimizer, "adamw", NO_PLACE),
+    OTHER(image,               read_image, NONE, NO_PLACE),
 };
 #undef KEY
 #undef PLACED
@@ -328,6 +329,28 @@ static bool read_optimizer(const Reader *reader, const Key *key, const Yaml *val
     return true;
 }
 
+/* A side of an image; `end`: what follows it. 0 where it is none. */
+static int64_t parse_side(const char *text, const char **end)
+{
+    *end = skip_digits(text);
+    int64_t side = 0;
+    for (; text < *end && side <= MAX_SIDE; text++) side = 10 * side + (*text - '0');
+    return side <= MAX_SIDE ? side : 0;
+}
+
+static bool read_image(const Reader *reader, const Key *key, const Yaml *value, void *record)
+{
+    Settings *settings = record;
+    const char *end = value->kind == YAML_TEXT ? value->text : "";
+    settings->default_height = parse_side(end, &end);
+    if (*end == 'x') settings->default_width = parse_side(end + 1, &end);
+    if (settings->default_height && settings->default_width && !*end) return true;
+    return must_be(
+        reader, key,
+        arena_printf(reader->arena, "height x width, as in 224x224, each 1 to %d", MAX_SIDE),
+        value);
+}
+
 /* ---- records ----------------------------------------------------------------------------- */
 
 static bool report_unknown(const Reader *reader, const YamlEntry *entry, const Key *keys,
@@ -435,8 +458,10 @@ static void apply_data_set(Settings *settings)
     const DataSet *set = data_sets;
     while (strcmp(set->name, settings->dataset_name) != 0) set++;
     bool tuned = settings->pretrained_from;
-    settings->default_height = tuned ? set->tuned_height : set->height;
-    settings->default_width = tuned ? set->tuned_width : set->width;
+    if (settings->default_height == 0) {
+        settings->default_height = tuned ? set->tuned_height : set->height;
+        settings->default_width = tuned ? set->tuned_width : set->width;
+    }
     if (settings->num_classes == 0) settings->num_classes = set->classes;
     memcpy(settings->mean, set->mean, sizeof set->mean);
     memcpy(settings->std, set->std, sizeof set->std);
@@ -509,6 +534,9 @@ static void print_key(const Key *key, const Settings *s, Text *out)
         text_printf(out, "%s: %s\n", key->name, embedding_names[s->embedding]);
     if (key->read == read_optimizer)
         text_printf(out, "%s: %s\n", key->name, optimizer_names[s->sgd]);
+    if (key->read == read_image)
+        text_printf(out, "%s: %lldx%lld\n", key->name, (long long)s->default_height,
+                    (long long)s->default_width);
 }
 
 static void print_layer(const LayerSettings *layer, Text *out)

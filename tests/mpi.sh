@@ -58,7 +58,7 @@ cmp {during,after}/checkpoint-0000000003.safetensors
 
 # By another number of processes it goes on, which is said.
 train 2 parts --steps 22 --resume >two.txt 2>&1
-[ "$(grep -c 'the run there had 4 processes, this one has 2' two.txt)" -eq 1 ] || fail "$(cat two.txt)"
+[ "$(grep -c 'the run there has processes 4, this one 2' two.txt)" -eq 1 ] || fail "$(cat two.txt)"
 
 # One dies. Its end ends the run, which goes on from its checkpoint.
 train 4 dead --set num_epochs=100000 -q >dead.txt 2>&1 &

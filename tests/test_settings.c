@@ -388,6 +388,27 @@ static void test_levels(void **state)
     arena_free(&f.arena);
 }
 
+/* A saved run has the size that it was given; --image goes before it. */
+static void test_image_key(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *override;
+        int64_t height, width;
+    } cases[] = {{"image=40x24", 40, 24}, {"image=16384x1", 16384, 1}};
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        Fixture f;
+        begin(&f);
+        const Settings *s =
+            parse_text(&f, "layers:\n- {depth: 1, dim: 24, patch_size: 4, raft_size: 2}\n",
+                       &cases[i].override, 1);
+        assert_int_equal(s->default_height, cases[i].height);
+        assert_int_equal(s->default_width, cases[i].width);
+        assert_int_equal(model_resolve(&f.arena, s, NULL, 32, 16, &f.diag)->height, 32);
+        arena_free(&f.arena);
+    }
+}
+
 /* The CIFAR models keep the grid of 224 for images of 32. */
 static void test_grid_ignores_image(void **state)
 {
@@ -461,12 +482,19 @@ static void test_identifiers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wrong_inputs),    cmocka_unit_test(test_parameter_counts),
-        cmocka_unit_test(test_published_files), cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_scalars),         cmocka_unit_test(test_printed),
-        cmocka_unit_test(test_data_sets),       cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_levels),          cmocka_unit_test(test_grid_ignores_image),
-        cmocka_unit_test(test_feature_counts),  cmocka_unit_test(test_unused_keys),
+        cmocka_unit_test(test_wrong_inputs),
+        cmocka_unit_test(test_parameter_counts),
+        cmocka_unit_test(test_published_files),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_scalars),
+        cmocka_unit_test(test_printed),
+        cmocka_unit_test(test_data_sets),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_image_key),
+        cmocka_unit_test(test_grid_ignores_image),
+        cmocka_unit_test(test_feature_counts),
+        cmocka_unit_test(test_unused_keys),
         cmocka_unit_test(test_identifiers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -205,6 +205,27 @@ static void test_weights_of_checkpoint(void **state)
                      "--weights tuned/checkpoint-0000000001.safetensors");
 }
 
+/* A change of what only rounds sums otherwise is told; one of what the weights learned from is refused, and
+ * leaves the settings of the run as they are. */
+static void test_other_run(void **state)
+{
+    (void)state;
+    train("other", "--steps 2");
+    int status = run(&place, TRAIN "-o other --steps 3 --resume --set accumulation_steps=4");
+    const char *errors = read_text(&place.arena, place.errors);
+    if (status ||
+        !strstr(errors,
+                "note: other: the run there has accumulation_steps 3, this one 4; it goes "))
+        fail_msg("exit status %d\n%s", status, errors);
+    status = run(&place, TRAIN "-o other --resume --image 21x28");
+    errors = read_text(&place.arena, place.errors);
+    if (status != 3 ||
+        !strstr(errors, "error: other: the run there has image 28x28, this one 21x28; it cannot "))
+        fail_msg("exit status %d\n%s", status, errors);
+    const char *saved = read_text(&place.arena, file_of("other", "settings.yaml"));
+    if (!strstr(saved, "\nimage: 28x28\n")) fail_msg("%s", saved);
+}
+
 /* What has another state of the optimiser, or of the average, is refused, as is a checkpoint of a raftc
  * that kept the average beside the weights. */
 static void test_other_states(void **state)
@@ -367,6 +388,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_settings_matter),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_weights_of_checkpoint),
+        cmocka_unit_test(test_other_run),
         cmocka_unit_test(test_other_states),
         cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_disk_full),
