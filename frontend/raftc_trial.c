@@ -161,7 +161,7 @@ Exit trial_compare(Bench *bench, Trial *a, Trial *b, double seconds, double *lea
     double begin = seconds_now();
     *least_a = *least_b = DBL_MAX;
     for (int round = 0; round < LEAST_ROUNDS || seconds_now() - begin < seconds; round++) {
-        double taken_a, taken_b;
+        double taken_a = 0, taken_b = 0;
         Exit exit = run(a, bench, &taken_a);
         if (exit == EXIT_DONE) exit = run(b, bench, &taken_b);
         if (exit != EXIT_DONE) return exit;
