@@ -87,6 +87,12 @@ typedef struct PartsUnit {
     int64_t rows, lanes, beside;
 } PartsUnit;
 
+/* What bringing an element to scratch memory takes, in sixteenths of a multiply-add of vectors, of the operand with rows and of
+ * the other. */
+typedef struct Bringing {
+    int64_t row, lane;
+} Bringing;
+
 /* Cuts an axis into `count` units, each a multiple of `least`; how many indices one has. */
 static int64_t even_unit(int64_t extent, int64_t least, int64_t count)
 {
@@ -95,12 +101,16 @@ static int64_t even_unit(int64_t extent, int64_t least, int64_t count)
     return share < extent ? share : extent;
 }
 
-/* What all units take, on two and on four threads; bringing an element to scratch memory takes as long as
- * BRING multiply-adds of vectors. INT64_MAX: a unit does not stay in the cache. */
-static int64_t parts_cost(const Product *p, const PartsUnit *unit, const PartsUnit *whole,
-                          const Target *target)
+static int64_t bringing_cost(const Graph *graph, NodeId operand)
 {
-    enum { BRING = 16 };
+    enum { BRING = 16, OF_GELU = 48 };
+    return graph_node(graph, operand)->op == OP_GELU ? BRING + OF_GELU : BRING;
+}
+
+/* What all units take, on two and on four threads. INT64_MAX: a unit does not stay in the cache. */
+static int64_t parts_cost(const Product *p, const PartsUnit *unit, const PartsUnit *whole,
+                          const Bringing *bringing, const Target *target)
+{
     int64_t part = 1, cost = 0;
     for (int i = 0; i < MAX_AXES; i++) part *= p->part[i] ? p->part[i] : 1;
     int64_t rows = unit->rows * unit->beside, floats = rows + unit->lanes;
@@ -111,7 +121,7 @@ static int64_t parts_cost(const Product *p, const PartsUnit *unit, const PartsUn
     units *= (whole->lanes + unit->lanes - 1) / unit->lanes;
     units *= whole->beside / unit->beside;
     int64_t one = unit->beside * product_unit_cost(p, unit->rows, unit->lanes, target);
-    one += BRING * floats;
+    one += bringing->row * rows + bringing->lane * unit->lanes;
     for (int64_t threads = 2; threads <= ENOUGH_UNITS; threads *= 2)
         cost += (units + threads - 1) / threads * threads * one;
     return cost;
@@ -123,9 +133,10 @@ static void tile_parts(const Graph *graph, Kernel *kernel, NodeId linear, const 
                        const Target *target)
 {
     enum { MOST_CUTS = 64 };
-    const Node *node = graph_node(graph, linear);
-    const Type *rows = graph_type(graph, node->operands[p->rows_in_w]),
-               *lanes = graph_type(graph, node->operands[!p->rows_in_w]);
+    const NodeId *operand = graph_node(graph, linear)->operands, of_rows = operand[p->rows_in_w],
+                 of_vectors = operand[!p->rows_in_w];
+    const Type *rows = graph_type(graph, of_rows), *lanes = graph_type(graph, of_vectors);
+    const Bringing bringing = {bringing_cost(graph, of_rows), bringing_cost(graph, of_vectors)};
     PartsUnit whole = {1, 1, 1};
     int lane = -1, row = -1;
     bool of_lanes =
@@ -144,13 +155,13 @@ static void tile_parts(const Graph *graph, Kernel *kernel, NodeId linear, const 
     }
     PartsUnit best = {even_unit(whole.rows, p->row_tile[0], whole.rows),
                       even_unit(whole.lanes, LINE, whole.lanes), 1};
-    int64_t least = parts_cost(p, &best, &whole, target);
+    int64_t least = parts_cost(p, &best, &whole, &bringing, target);
     for (int64_t beside = 1;; beside = whole.beside) {
         for (int64_t i = 1; i <= MOST_CUTS; i++) {
             for (int64_t k = 1; k <= MOST_CUTS; k++) {
                 PartsUnit unit = {even_unit(whole.rows, 1, i), even_unit(whole.lanes, LINE, k),
                                   beside};
-                int64_t cost = parts_cost(p, &unit, &whole, target);
+                int64_t cost = parts_cost(p, &unit, &whole, &bringing, target);
                 if (cost >= least) continue;
                 least = cost;
                 best = unit;

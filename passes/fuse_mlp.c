@@ -13,11 +13,15 @@
  *             %7 = write %6 [b, h, w, raft, group]
  *           }
  *
+ * Where the backward pass wants the hidden values, too, those before the GELU, the kernel writes them as well (not for
+ * targets that stage operands, whose threads have no room to pass them by). The MLP is then one
+ * kernel as it is in a run of the forward alone; a LayerNorm that others use stays outside.
+ *
  * Where the target bounds what may be kept between the products, a chain that would keep more
  * becomes two kernels, each product with what is after it, and the LayerNorm one of its own.
  *
- * needs: nothing.  keeps: everything outside.  breaks: nothing. The values between the first and
- * the last op of a kernel are no longer stored.
+ * needs: nothing.  keeps: everything outside.  breaks: nothing. What is used in a kernel alone is no
+ * longer stored.
  */
 #include "passes/kernels.h"
 
@@ -38,6 +42,26 @@ static bool is_link(const Draft *draft, NodeId id, Op op)
     return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
 }
 
+/* Does what the chain takes from outside depend on its own values? Then these have to be there before it. */
+static bool makes_circle(PassContext *context, const Graph *graph, const NodeId chain[4])
+{
+    NodeId first = chain[0], add = chain[3];
+    bool *after = arena_array(context->arena, add + 1 - first, sizeof *after);
+    after[0] = true;
+    for (NodeId id = first + 1; id <= add; id++) {
+        const Node *node = graph_node(graph, id);
+        bool inside = id == chain[1] || id == chain[2] || id == add;
+        for (uint32_t i = 0; i < node->operand_count; i++) {
+            NodeId operand = node->operands[i];
+            bool own = operand == first || operand == chain[1] || operand == chain[2];
+            if (operand < first || !after[operand - first]) continue;
+            if (inside && !own) return true;
+            after[id - first] = true;
+        }
+    }
+    return false;
+}
+
 /* Finds the chain that ends in the sum `add`; members in order. */
 static bool find_chain(PassContext *context, const Draft *draft, NodeId add, NodeId members[5],
                        int *count)
@@ -54,7 +78,10 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
     if (graph_node(g, first)->op != OP_LINEAR) return false;
     if (!is_link(draft, second, OP_LINEAR))
         return missed(context, g, add, second, "the second product is used elsewhere too");
-    if (!is_link(draft, gelu, OP_GELU) || !is_link(draft, first, OP_LINEAR))
+    if (!draft_free(draft, gelu) || !draft_free(draft, first)) return false;
+    bool elsewhere = draft->uses[gelu] > 1 || draft->uses[first] > 1;
+    if (elsewhere && (context->target->stages_operands ||
+                      makes_circle(context, g, (NodeId[]){first, gelu, second, add})))
         return missed(context, g, add, gelu, "the hidden values are used elsewhere too");
     NodeId norm = graph_node(g, first)->operands[0];
     *count = 0;

@@ -45,7 +45,10 @@ static void find_reads(OrderAxes *o)
  * any order, and so does a sum whose vectors go along memory. */
 static int64_t elements_taken(const OrderAxes *o, NodeId user, const char *lane)
 {
-    const Node *node = graph_node(o->graph, user);
+    const Node *node = graph_node(o->graph, user), *next = node + 1;
+    if (node->op == OP_GELU && next->op == OP_LINEAR && next->kernel == node->kernel &&
+        sums_over_batch(o->graph, user + 1) && own_read(o->graph, user) != NO_NODE)
+        node = next, user++;
     bool along = node->op == OP_SUM && names_contain(&node->attributes.over, lane);
     if (node->op != OP_LINEAR)
         return along ? 0 : type_elements(graph_type(o->graph, node->operands[0]), NULL);
@@ -193,18 +196,32 @@ static bool is_free(const OrderAxes *o, NodeId first, NodeId end, const bool *fi
     return true;
 }
 
+/* Does the kernel write a value that has the axis, and have its vectors along another? */
+static bool has_other_lane(const OrderAxes *o, NodeId first, NodeId end, const char **lane,
+                           const char *name)
+{
+    for (NodeId id = first; id < end; id++) {
+        const Node *node = graph_node(o->graph, id);
+        if (node->op == OP_WRITE && lane[id - first] && strcmp(lane[id - first], name) != 0 &&
+            type_find(graph_type(o->graph, node->operands[0]), name) >= 0)
+            return true;
+    }
+    return false;
+}
+
 static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *param_only)
 {
     const Graph *graph = o->graph;
     int kernel = graph_node(graph, first)->kernel;
     Votes votes = {0};
-    const char *now = NULL;
+    const char *now = NULL,
+               **lane = kernel_lanes(graph, kernel, o->context->target, o->context->arena);
     for (NodeId id = end; id-- > first;) {
         const Node *node = graph_node(graph, id);
         if (node->op != OP_WRITE) continue;
         if (!votes.shape) {
             votes.shape = graph_type(graph, node->operands[0]);
-            now = kernel_lanes(graph, kernel, o->context->target, o->context->arena)[id - first];
+            now = lane[id - first];
         }
         ask_readers(o, id, &votes);
     }
@@ -215,7 +232,7 @@ static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *par
     for (int i = 0; i < votes.shape->rank; i++)
         if (votes.weight[i] > votes.weight[best]) best = i;
     const char *name = votes.shape->axis[best].name;
-    if (strcmp(name, now) == 0 || !pass_may_rewrite(o->context)) return;
+    if (!has_other_lane(o, first, end, lane, name) || !pass_may_rewrite(o->context)) return;
     for (NodeId id = first; id < end; id++)
         if (graph_node(graph, id)->op == OP_WRITE) move_last(o, id, name);
 }

@@ -36,17 +36,24 @@ static const char *written_lane(const Graph *graph, const Node *write)
     return last_axis(x);
 }
 
-/* Is the operand read for this product alone? */
-static bool is_own_read(const Graph *graph, NodeId linear, NodeId operand)
+static bool is_used_once(const Graph *graph, NodeId value)
 {
-    if (graph_node(graph, operand)->op != OP_READ) return false;
-    int uses = 0, kernel = graph_node(graph, linear)->kernel;
-    for (NodeId id = operand + 1; id < graph->node_count; id++) {
+    int uses = 0, kernel = graph_node(graph, value)->kernel;
+    for (NodeId id = value + 1; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
         if (node->kernel != kernel) break;
-        for (uint32_t i = 0; i < node->operand_count; i++) uses += node->operands[i] == operand;
+        for (uint32_t i = 0; i < node->operand_count; i++) uses += node->operands[i] == value;
     }
     return uses == 1;
+}
+
+NodeId own_read(const Graph *graph, NodeId operand)
+{
+    const Node *node = graph_node(graph, operand);
+    NodeId read = node->op == OP_GELU ? node->operands[0] : operand;
+    bool own = graph_node(graph, read)->op == OP_READ && is_used_once(graph, operand) &&
+               is_used_once(graph, read);
+    return own ? read : NO_NODE;
 }
 
 /* The greatest divisor of the extent that is `most` or less. */
@@ -90,13 +97,15 @@ static bool is_parted(const Graph *graph, NodeId linear, const Target *target)
     const Node *node = graph_node(graph, linear);
     int64_t part[MAX_AXES];
     return !target->stages_operands && sums_over_batch(graph, linear) &&
-           is_own_read(graph, linear, node->operands[0]) &&
-           is_own_read(graph, linear, node->operands[1]) && size_parts(graph, linear, part) > 1;
+           own_read(graph, node->operands[0]) != NO_NODE &&
+           own_read(graph, node->operands[1]) != NO_NODE && size_parts(graph, linear, part) > 1;
 }
 
 const char *memory_lane(const Graph *graph, NodeId id)
 {
-    const Node *read = graph_node(graph, id), *stored = graph_node(graph, read->operands[0]);
+    const Node *read = graph_node(graph, id);
+    if (read->op == OP_GELU) read = graph_node(graph, read->operands[0]);
+    const Node *stored = graph_node(graph, read->operands[0]);
     int last = stored->layout.rank ? stored->layout.dim[stored->layout.rank - 1].axis
                                    : stored->type.rank - 1;
     for (int i = 0; last >= 0 && i < read->type.rank; i++)
@@ -124,7 +133,7 @@ static bool sums_in_memory(const Graph *graph, NodeId sum, const Target *target)
 {
     const Node *node = graph_node(graph, sum);
     if (target->stages_operands || node->op != OP_SUM || !sums_over_batch(graph, sum) ||
-        !is_own_read(graph, sum, node->operands[0]) || sum + 1 >= graph->node_count)
+        own_read(graph, node->operands[0]) != node->operands[0] || sum + 1 >= graph->node_count)
         return false;
     const Node *next = graph_node(graph, sum + 1);
     const char *lane = memory_lane(graph, node->operands[0]);

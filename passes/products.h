@@ -28,8 +28,10 @@ typedef struct Product {
 /* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of
  * the node less that of the first in the kernel. */
 const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, Arena *arena);
-/* The axis of a read along which it walks memory one element at a time, or NULL. */
+/* The axis of a read, or of the gelu of one, along which it walks memory one element at a time, or NULL. */
 const char *memory_lane(const Graph *graph, NodeId read);
+/* The read for this operand alone: the operand itself, or what it is the gelu of. NO_NODE: there is none. */
+NodeId own_read(const Graph *graph, NodeId operand);
 
 /* Is an axis among those that the node sums over that of the batch? */
 bool sums_over_batch(const Graph *graph, NodeId id);

@@ -307,12 +307,23 @@ static bool place_statistics(Schedule *s, NodeId id)
     return true;
 }
 
+/* Is it the gelu of what a product that sums over the batch reads? It is computed where that takes it, to scratch memory
+ * if the sum is taken in parts. */
+static bool is_brought(const Schedule *s, NodeId id)
+{
+    NodeId user = NO_NODE;
+    return node_at(s, id)->op == OP_GELU && !s->target->stages_operands &&
+           own_read(s->graph, id) != NO_NODE && count_uses(s, id, true, &user) == 1 &&
+           node_at(s, user)->op == OP_LINEAR && sums_over_batch(s->graph, user);
+}
+
 /* The stages of one node, and its slots. */
 static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
 {
     const Node *node = node_at(s, id);
     Place *place = schedule_place(s, id);
     const char *lane = schedule_lane(s, id);
+    if (is_brought(s, id)) return true;
     for (uint32_t i = 0; i < node->operand_count && node->op != OP_READ; i++)
         if (!symbols_are_split(s, node, graph_type(s->graph, node->operands[i]))) return false;
     if (node->op == OP_WRITE) return true;

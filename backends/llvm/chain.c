@@ -18,8 +18,7 @@ static bool has_whole_panels(const Emitter *e, const Stage *stage)
 
 static bool is_chain(const Emitter *e, const Stage *first, const Stage *second)
 {
-    if (!has_whole_panels(e, first) || !has_whole_panels(e, second) || first->write_count > 0)
-        return false;
+    if (!has_whole_panels(e, first) || !has_whole_panels(e, second)) return false;
     const Node *linear = graph_node(e->graph, second->root);
     const AxisNames *over = &linear->attributes.over;
     if (linear->operands[0] != first->end || over->count != 1 ||
@@ -27,7 +26,7 @@ static bool is_chain(const Emitter *e, const Stage *first, const Stage *second)
         return false;
     for (NodeId id = first->end + 1; id < e->schedule.end; id++) {
         const Node *node = graph_node(e->graph, id);
-        for (uint32_t i = 0; i < node->operand_count; i++)
+        for (uint32_t i = 0; node->op != OP_WRITE && i < node->operand_count; i++)
             if (node->operands[i] == first->end && (id != second->root || i > 0)) return false;
     }
     return true;

@@ -125,6 +125,7 @@ LLVMValueRef load_masked(Emitter *e, LLVMValueRef base, const Affine *offset, LL
                          LLVMTypeRef type);
 void fetch_line(Emitter *e,
                 LLVMValueRef from); /* that at `from` to the L2 cache, if there is one */
+void fetch_to_write(Emitter *e, LLVMValueRef at); /* the same, for stores to come */
 /* A constant in memory; those that are equal may become one. */
 LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value);
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry block */
@@ -165,6 +166,8 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
 /* gelu, or its slope, of each of the `count` values, in place. */
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width);
+/* The same of few, which registers hold. */
+void emit_gelu_together(Emitter *e, LLVMValueRef *x, int count, int width);
 void emit_gelu_slope(Emitter *e, LLVMValueRef *x, int count, int width);
 
 /* ---- elementary.c ---------------------------------------------------------------------------- */

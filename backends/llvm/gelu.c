@@ -151,6 +151,13 @@ static void emit_curve(Emitter *e, const Curve *c, LLVMValueRef *x, int count, i
     }
 }
 
+void emit_gelu_together(Emitter *e, LLVMValueRef *x, int count, int width)
+{
+    LLVMValueRef p[MAX_TILE];
+    emit_polynomials(e, &gelu, x, p, count, width);
+    for (int i = 0; i < count; i++) x[i] = emit_finish(e, &gelu, x[i], p[i], width);
+}
+
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width)
 {
     emit_curve(e, &gelu, x, count, width);

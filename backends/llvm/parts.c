@@ -20,12 +20,51 @@ typedef struct Fill {
 static LLVMValueRef operand_value(Fill *fill, Lanes lanes)
 {
     Emitter *e = fill->nest.e;
-    Place *place = schedule_place(&e->schedule, fill->operand);
+    NodeId read = own_read(e->graph, fill->operand);
+    Place *place = schedule_place(&e->schedule, read);
     Slot slot = place->value;
     place->value.elements = 0;
-    LLVMValueRef value = emit_value(e, fill->operand, lanes);
+    LLVMValueRef value = emit_value(e, read, lanes);
     place->value = slot;
     return value;
+}
+
+/* The gelu of `count` vectors in scratch memory. */
+static void gelu_vectors(Emitter *e, Affine at, int count)
+{
+    int width = e->target->vector_floats;
+    const Lanes lanes = {NULL, width, width};
+    LLVMValueRef value[MAX_TILE];
+    for (int i = 0; i < count; i++) {
+        Affine one = at;
+        one.constant += (int64_t)i * width;
+        value[i] = load_lanes(e, e->scratch, &one, &lanes, true);
+    }
+    emit_gelu_together(e, value, count, width);
+    for (int i = 0; i < count; i++) {
+        Affine one = at;
+        one.constant += (int64_t)i * width;
+        store_lanes(e, value[i], e->scratch, &one, &lanes, true);
+    }
+}
+
+/* What was brought becomes its gelu, all of it: what lies between rows does no harm. */
+static void gelu_slot(Emitter *e, const Slot *slot)
+{
+    int width = e->target->vector_floats;
+    int64_t vectors = (slot->elements + width - 1) / width;
+    int64_t most = e->target->vector_registers / 2 - 1, turns;
+    if (most > 8) most = 8;
+    turns = vectors / most;
+    Affine at = affine_constant(slot->offset);
+    if (turns > 0) {
+        Loop loop = loop_begin(e, int_constant(e, turns));
+        Affine turn = affine_value(loop.index, most * width);
+        gelu_vectors(e, affine_add(e, turn, &at, 1), (int)most);
+        loop_end(e, &loop);
+    }
+    at.constant += turns * most * width;
+    if (vectors % most) gelu_vectors(e, at, (int)(vectors % most));
 }
 
 /* Swaps element j of vector i with element i of vector j, of `width` vectors so wide: blocks of 1, 2,
@@ -128,6 +167,7 @@ static void fill_slot(Emitter *e, const Stage *stage, int operand, const Dim *la
         dim->extent = lanes->count;
     }
     emit_nest(&fill.nest, 0);
+    if (graph_node(e->graph, id)->op == OP_GELU) gelu_slot(e, slot);
 }
 
 /* The innermost axis of the sum of which a part takes but some; -1: there is one part. */
@@ -221,13 +261,14 @@ void fetch_part(const Nest *tiles, const Dim *lanes)
     count_tiles(e, lanes, &number, &count);
     for (int operand = 0; operand < 2; operand++) {
         Nest nest;
-        int64_t lines = list_lines(e, tiles->stage, linear->operands[operand], &nest);
+        NodeId read = own_read(e->graph, linear->operands[operand]);
+        int64_t lines = list_lines(e, tiles->stage, read, &nest);
         int64_t share = (lines + count - 1) / count;
         if (lines == 0 || share > MOST_AT_ONCE) continue;
         Loop loop = loop_begin(e, int_constant(e, share));
         Affine line = affine_add(e, affine_value(loop.index, 1), &number, share);
         LLVMValueRef clamped[] = {affine_emit(e, &line), int_constant(e, lines - 1)};
-        fetch_line_of(&nest, linear->operands[operand], intrinsic(e, "llvm.smin", clamped, 2));
+        fetch_line_of(&nest, read, intrinsic(e, "llvm.smin", clamped, 2));
         loop_end(e, &loop);
     }
 }

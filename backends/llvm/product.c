@@ -404,8 +404,8 @@ static void finish_sums(Tile *tile)
     e->computed[stage->end - e->schedule.first] = NULL;
 }
 
-/* Fetches what a read takes for the tile. */
-static void fetch_tile(Tile *tile, const Node *read)
+/* Fetches what the tile takes or stores of value `stored`, whose elements the map finds. */
+static void fetch_tile(Tile *tile, const Map *map, const Type *space, NodeId stored, bool to_write)
 {
     enum { LINE = 16 }; /* floats */
     Emitter *e = tile->nest.e;
@@ -416,11 +416,14 @@ static void fetch_tile(Tile *tile, const Node *read)
             Affine at[MAX_AXES];
             at_row(tile, row);
             at_vector(tile, v);
-            for (int d = 0; d < read->attributes.map.rank; d++)
-                at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
-            Affine offset = storage_offset(e, read->operands[0], at);
+            for (int d = 0; d < map->rank; d++) at[d] = index_at(e, &map->dim[d], space);
+            Affine offset = storage_offset(e, stored, at);
             e->coordinate_count = mark;
-            fetch_line(e, address(e, buffer_of(e, read->operands[0]), &offset));
+            LLVMValueRef line = address(e, buffer_of(e, stored), &offset);
+            if (to_write)
+                fetch_to_write(e, line);
+            else
+                fetch_line(e, line);
         }
 }
 
@@ -436,7 +439,33 @@ static void fetch_slopes(Tile *tile)
         const Node *read = graph_node(e->graph, node->operands[0]);
         if (read->op != OP_READ || schedule_holds(&e->schedule, read->operands[0])) continue;
         const char *lane = memory_lane(e->graph, node->operands[0]);
-        if (lane && strcmp(lane, tile->lanes.axis) == 0) fetch_tile(tile, read);
+        if (lane && strcmp(lane, tile->lanes.axis) == 0)
+            fetch_tile(tile, &read->attributes.map, &read->type, read->operands[0], false);
+    }
+}
+
+static bool is_used_inside(const Emitter *e, NodeId value)
+{
+    for (NodeId id = value + 1; id < e->schedule.end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        for (uint32_t i = 0; node->op != OP_WRITE && i < node->operand_count; i++)
+            if (node->operands[i] == value) return true;
+    }
+    return false;
+}
+
+/* What a kernel stores of values that it goes on with goes to places far apart. They are fetched likewise: stores that
+ * wait for them would hold up all stores after them, those to scratch memory, too. */
+static void fetch_places(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    const Stage *stage = tile->nest.stage;
+    for (NodeId id = stage->end + 1; id < e->schedule.end && tile->lanes.axis; id++) {
+        const Node *node = graph_node(e->graph, id);
+        NodeId value = node->operands[0];
+        if (node->op == OP_WRITE && value >= stage->root && value <= stage->end &&
+            is_used_inside(e, value))
+            fetch_tile(tile, &node->attributes.map, graph_type(e->graph, value), id, true);
     }
 }
 
@@ -455,7 +484,10 @@ static void tile_leaf(Nest *nest)
     for (int i = 0; i < tile->rows * tile->vectors; i++)
         tile->sum[i] = stack_slot(e, sum_type(tile));
     SumsStep step = e->step_of_sums;
-    if (step == SUMS_WHOLE) fetch_slopes(tile);
+    if (step == SUMS_WHOLE) {
+        fetch_slopes(tile);
+        fetch_places(tile);
+    }
     if (step == SUMS_WHOLE || step == SUMS_START)
         start_sums(tile, linear);
     else
