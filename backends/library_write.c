@@ -13,15 +13,28 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SHELL_SOURCE, SHELL_OBJECT, WEIGHTS, CUBINS, EXPORTS, SHARED, ARCHIVE, LOG, FILE_COUNT };
+enum {
+    SHELL_SOURCE,
+    SHELL_OBJECT,
+    WEIGHTS,
+    CUBINS,
+    EXPORTS,
+    SHARED,
+    ARCHIVE,
+    COMPILER_LOG,
+    ARCHIVER_LOG,
+    FILE_COUNT
+};
 static const char *const file_name[FILE_COUNT] = {
-    "shell.c", "shell.o", "weights", "cubins", "exports.map", "library.so", "library.a", "log",
+    "shell.c",    "shell.o",   "weights",      "cubins",       "exports.map",
+    "library.so", "library.a", "compiler.log", "archiver.log",
 };
 
 typedef struct Tool {
     const char *what;     /* "C compiler" */
     const char *variable; /* of the environment, where it may be named */
     const char *package;  /* that has it, on Debian */
+    int log;              /* number of the file of what it prints */
     int word_count;
     const char **words; /* of its command line, so far */
 } Tool;
@@ -37,6 +50,7 @@ typedef struct Job {
     char **path; /* FILE_COUNT of them, then one for each object */
     int path_count;
     char *prefix_map;     /* an option: the compiler must not name the folder */
+    const char *effort;   /* likewise: how much the compiler optimises the shell */
     const char *openmp;   /* likewise: whether the shell shares work out over threads */
     const char *loader;   /* likewise: "-ldl", or NULL */
     const char **command; /* room for one */
@@ -91,7 +105,7 @@ static bool tool_cannot_run(Job *job, const Tool *tool, int reason)
 
 static bool tool_failed(Job *job, const Tool *tool)
 {
-    FILE *log = fopen(job->path[LOG], "r");
+    FILE *log = fopen(job->path[tool->log], "r");
     size_t length = log ? fread(job->log, 1, sizeof job->log - 1, log) : 0;
     if (log) fclose(log);
     job->log[length] = '\0';
@@ -112,7 +126,7 @@ static bool start_tool(Job *job, const Tool *tool, const char *const *more, pid_
             job->command[count++] = job->path[j];
     }
     job->command[count] = NULL;
-    int reason = rt_start_program(job->command, job->path[LOG], process);
+    int reason = rt_start_program(job->command, job->path[tool->log], process);
     return reason ? tool_cannot_run(job, tool, reason) : true;
 }
 
@@ -122,12 +136,6 @@ static bool finish_tool(Job *job, const Tool *tool, pid_t process)
     int reason = rt_finish_program(process, &good);
     if (reason) return tool_cannot_run(job, tool, reason);
     return good || tool_failed(job, tool);
-}
-
-static bool run_tool(Job *job, const Tool *tool, const char *const *more)
-{
-    pid_t process;
-    return start_tool(job, tool, more, &process) && finish_tool(job, tool, process);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -197,12 +205,11 @@ static void remove_folder(Job *job)
 
 /* ---- the library ----------------------------------------------------------------------------- */
 
-/* Same inputs, same bytes: no debug information, no names of temporary files, no times. -O1: the
- * shell calls kernels and waits for them. */
+/* Same inputs, same bytes: no debug information, no names of temporary files, no times. */
 static bool start_compiler(Job *job, pid_t *process)
 {
     const char *const more[] = {"-std=gnu17",
-                                "-O1",
+                                job->effort,
                                 "-g0",
                                 "-pipe",
                                 "-fPIC",
@@ -241,7 +248,7 @@ static bool make_parts(Job *job, const LibraryObjects *objects)
     return finish_tool(job, &job->compiler, process) && made;
 }
 
-static bool link_shared(Job *job, const char *name)
+static bool start_linker(Job *job, const char *name, pid_t *process)
 {
     const char *const more[] = {"-shared",
                                 job->openmp,
@@ -260,20 +267,34 @@ static bool link_shared(Job *job, const char *name)
                                 job->path[SHARED],
                                 job->loader,
                                 NULL};
-    return run_tool(job, &job->compiler, more);
+    return start_tool(job, &job->compiler, more, process);
 }
 
-static bool make_archive(Job *job)
+static bool start_archiver(Job *job, pid_t *process)
 {
     const char *const more[] = {"rcsD", job->path[ARCHIVE], job->path[SHELL_OBJECT], OBJECTS, NULL};
-    return run_tool(job, &job->archiver, more);
+    return start_tool(job, &job->archiver, more, process);
+}
+
+/* The shared library, unless its name is NULL, and the archive, at the same time. */
+static bool join_parts(Job *job, const char *shared_name, bool archive)
+{
+    pid_t linker, archiver;
+    if (shared_name && !start_linker(job, shared_name, &linker)) return false;
+    bool archiving = archive && start_archiver(job, &archiver);
+    bool good = archiving || !archive;
+    if (shared_name) good = finish_tool(job, &job->compiler, linker) && good;
+    if (archiving) good = finish_tool(job, &job->archiver, archiver) && good;
+    return good;
 }
 
 static Job *new_job(Arena *arena, const char *triple, int object_count)
 {
     Job *job = arena_alloc(arena, sizeof *job);
-    job->compiler = (Tool){.what = "C compiler", .variable = "CC", .package = "gcc"};
-    job->archiver = (Tool){.what = "archiver", .variable = "AR", .package = "binutils"};
+    job->compiler =
+        (Tool){.what = "C compiler", .variable = "CC", .package = "gcc", .log = COMPILER_LOG};
+    job->archiver =
+        (Tool){.what = "archiver", .variable = "AR", .package = "binutils", .log = ARCHIVER_LOG};
     find_tool(arena, &job->compiler, "cc", "gcc", triple);
     find_tool(arena, &job->archiver, "ar", "ar", triple);
     int words = job->compiler.word_count + job->archiver.word_count + MORE_WORDS + object_count;
@@ -321,9 +342,7 @@ static bool make_files(Job *job, const Content *content)
            (!content->weights ||
             place_aside(job, WEIGHTS, content->weights, content->weights_size)) &&
            (!content->cubins || place_aside(job, CUBINS, content->cubins, content->cubins_size)) &&
-           make_parts(job, content->objects) &&
-           (!content->shared || link_shared(job, shared_name)) &&
-           (!content->archive || make_archive(job)) &&
+           make_parts(job, content->objects) && join_parts(job, shared_name, content->archive) &&
            (!content->shared || place_file(job, content->shared, SHARED)) &&
            (!content->archive || place_file(job, content->archive, ARCHIVE));
 }
@@ -346,6 +365,9 @@ RaftStatus library_write(Arena *arena, const Plan *plan, const ProgramCode *code
     const char *header = library_header(arena, plan, options);
     const char *header_path = arena_printf(arena, "%s.h", base);
     Job *job = new_job(arena, options->triple, objects ? objects->count : 0);
+    /* The shell calls kernels and waits for them, but an optimiser's step has loops of its own, and launches should
+     * take no time. */
+    job->effort = objects && !options->training ? "-O0" : "-O1";
     job->openmp = objects ? "-fopenmp" : "-fno-openmp";
     job->loader = objects ? NULL : "-ldl";
     bool good = true;
