@@ -456,8 +456,35 @@ static void test_inat(void **state)
     }
 }
 
-int main(void)
+/* Prints why the data set in `folder` cannot be opened. */
+static int tell_flowers(const char *folder)
 {
+    RaftError error = {"no message"};
+    RaftDataset *dataset;
+    return raft_dataset_open("flowers102", folder, true, 3, &dataset, &error) ? !puts(error.message)
+                                                                              : 1;
+}
+
+/* In a process that finds an empty file in the place of the library. */
+static void test_without_matio(void **state)
+{
+    (void)state;
+    char self[512] = "", command[2048], told[512] = "";
+    put("libmatio.so.11", "", 0);
+    put_copy("flowers-102/setid.mat", "sets/setid.mat");
+    assert_true(readlink("/proc/self/exe", self, sizeof self - 1) > 0);
+    snprintf(command, sizeof command, "LD_LIBRARY_PATH=%s '%s' %s", root, self, root);
+    FILE *process = popen(command, "r");
+    assert_non_null(process);
+    assert_non_null(fgets(told, sizeof told, process));
+    assert_int_equal(pclose(process), 0);
+    assert_non_null(strstr(told, "setid.mat: needs libmatio, which cannot be opened: "));
+    assert_non_null(strstr(told, "file too short"));
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) return tell_flowers(argv[1]);
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_folders, empty_root),
         cmocka_unit_test_setup(test_missing, empty_root),
@@ -466,6 +493,7 @@ int main(void)
         cmocka_unit_test_setup(test_idx, empty_root),
         cmocka_unit_test(test_fashion_mnist),
         cmocka_unit_test_setup(test_flowers, empty_root),
+        cmocka_unit_test_setup(test_without_matio, empty_root),
         cmocka_unit_test_setup(test_cars, empty_root),
         cmocka_unit_test_setup(test_truncated_mat, empty_root),
         cmocka_unit_test_setup(test_inat, empty_root),

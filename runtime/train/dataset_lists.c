@@ -1,19 +1,59 @@
 /* dataset_lists.c: data sets whose files are named by lists: MATLAB's, by libmatio, or JSON, by
  * jansson. Of both, only what is asked for is looked at, and its type and size are checked. libmatio
- * itself is not fit for hostile files: the lists must be those that the publishers of the data give. */
+ * itself is not fit for hostile files: the lists must be those that the publishers of the data give. It
+ * is opened when the first such list is: it and the 40 libraries that it needs take a process 10 ms to start with. */
 #include "runtime/train/dataset.h"
 
+#include <dlfcn.h>
 #include <jansson.h>
 #include <matio.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- MATLAB files ------------------------------------------------------------------------------ */
 
+static const char matio_name[] = "libmatio.so.11";
+
+/* What is used of it. */
+static struct Matio {
+    __typeof__(Mat_Open) *open;
+    __typeof__(Mat_Close) *close;
+    __typeof__(Mat_VarReadInfo) *read_info;
+    __typeof__(Mat_VarReadDataAll) *read_data;
+    __typeof__(Mat_VarRead) *read;
+    __typeof__(Mat_VarGetStructFieldByName) *field;
+    __typeof__(Mat_VarFree) *free;
+    char fault[200]; /* why it cannot be used; "": it can */
+} matio;
+
+static void open_matio(void)
+{
+    const struct {
+        const char *name;
+        void **place;
+    } symbols[] = {
+        {"Mat_Open", (void **)&matio.open},
+        {"Mat_Close", (void **)&matio.close},
+        {"Mat_VarReadInfo", (void **)&matio.read_info},
+        {"Mat_VarReadDataAll", (void **)&matio.read_data},
+        {"Mat_VarRead", (void **)&matio.read},
+        {"Mat_VarGetStructFieldByName", (void **)&matio.field},
+        {"Mat_VarFree", (void **)&matio.free},
+    };
+    void *library = dlopen(matio_name, RTLD_NOW | RTLD_LOCAL);
+    for (size_t i = 0; library && i < sizeof symbols / sizeof symbols[0]; i++) {
+        *symbols[i].place = dlsym(library, symbols[i].name);
+        if (!*symbols[i].place) library = NULL; /* stays open: this is said once */
+    }
+    if (!library) snprintf(matio.fault, sizeof matio.fault, "%s", dlerror());
+}
+
 /* Opens a file of MATLAB 5, the kind that the data sets bring; never one of HDF5. */
 static RaftStatus open_mat(const char *path, mat_t **mat, RaftError *error)
 {
     static const char kind[] = "MATLAB 5.0 MAT-file";
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     RtFile file;
     *mat = NULL;
     if (!path) return rt_no_memory(error, "a data set");
@@ -26,7 +66,11 @@ static RaftStatus open_mat(const char *path, mat_t **mat, RaftError *error)
         return rt_bad_file(error, path, 0,
                            "not a file of MATLAB 5 (from MATLAB 7.3 files, save "
                            "with -v7)");
-    *mat = Mat_Open(path, MAT_ACC_RDONLY);
+    pthread_once(&once, open_matio);
+    if (matio.fault[0])
+        return rt_fail(error, RAFT_UNSUPPORTED, "%s: needs libmatio, which cannot be opened: %s",
+                       path, matio.fault);
+    *mat = matio.open(path, MAT_ACC_RDONLY);
     return *mat ? RAFT_OK : rt_bad_file(error, path, 128, "cannot be read");
 }
 
@@ -44,17 +88,17 @@ enum { MOST_ELEMENTS = 1 << 24 }; /* of a list */
 static RaftStatus read_variable(mat_t *mat, const char *path, const char *name, matvar_t **variable,
                                 RaftError *error)
 {
-    *variable = Mat_VarReadInfo(mat, name);
+    *variable = matio.read_info(mat, name);
     if (!*variable)
         return rt_fail(error, RAFT_BAD_FILE, "%s: there is no variable '%s'", path, name);
     if ((*variable)->rank != 2 || elements_of(*variable) > MOST_ELEMENTS)
         return rt_fail(error, RAFT_BAD_FILE, "%s: '%s' is not a list of at most %d elements", path,
                        name, MOST_ELEMENTS);
-    if ((*variable)->class_type != MAT_C_STRUCT && Mat_VarReadDataAll(mat, *variable))
+    if ((*variable)->class_type != MAT_C_STRUCT && matio.read_data(mat, *variable))
         return rt_fail(error, RAFT_BAD_FILE, "%s: '%s' cannot be read", path, name);
     if ((*variable)->class_type == MAT_C_STRUCT) {
-        Mat_VarFree(*variable);
-        *variable = Mat_VarRead(mat, name);
+        matio.free(*variable);
+        *variable = matio.read(mat, name);
     }
     return *variable ? RAFT_OK
                      : rt_fail(error, RAFT_BAD_FILE, "%s: '%s' cannot be read", path, name);
@@ -124,10 +168,10 @@ RaftStatus rt_open_flowers(RaftDataset *dataset, bool training, RaftError *error
         status = read_variable(set, set_path, training ? "tstid" : "valid", &chosen, error);
     if (!status) status = read_variable(all, label_path, "labels", &labels, error);
     if (!status) status = add_flowers(dataset, set_path, chosen, labels, error);
-    Mat_VarFree(chosen);
-    Mat_VarFree(labels);
-    if (set) Mat_Close(set);
-    if (all) Mat_Close(all);
+    if (chosen) matio.free(chosen);
+    if (labels) matio.free(labels);
+    if (set) matio.close(set);
+    if (all) matio.close(all);
     return status ? status : rt_dataset_check_files(dataset, error);
 }
 
@@ -162,8 +206,8 @@ static RaftStatus add_cars(RaftDataset *dataset, const char *where, matvar_t *an
         char name[256];
         double value;
         uint32_t label = 0;
-        if (!number_at(Mat_VarGetStructFieldByName(annotations, "class", i), 0, &value) ||
-            !text_of(Mat_VarGetStructFieldByName(annotations, "fname", i), name, sizeof name))
+        if (!number_at(matio.field(annotations, "class", i), 0, &value) ||
+            !text_of(matio.field(annotations, "fname", i), name, sizeof name))
             return rt_fail(error, RAFT_BAD_FILE,
                            "%s: annotation %zu has no number 'class' and file name 'fname'", where,
                            i);
@@ -191,8 +235,8 @@ RaftStatus rt_open_cars(RaftDataset *dataset, bool training, RaftError *error)
     if (!status) status = read_variable(mat, path, "annotations", &annotations, error);
     if (!status)
         status = add_cars(dataset, path, annotations, training ? "cars_train" : "cars_test", error);
-    Mat_VarFree(annotations);
-    if (mat) Mat_Close(mat);
+    if (annotations) matio.free(annotations);
+    if (mat) matio.close(mat);
     return status ? status : rt_dataset_check_files(dataset, error);
 }
 
