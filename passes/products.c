@@ -363,6 +363,14 @@ int64_t product_unit_cost(const Product *p, int64_t rows, int64_t lanes, const T
     return tiles_cost(p, rows, ceil_divide(lanes, target->vector_floats));
 }
 
+int64_t product_tile_along(const Product *p, const char *axis, const Target *target)
+{
+    if (p->lane && strcmp(p->lane, axis) == 0) return product_width(p, target);
+    for (int i = 0; i < p->row_count; i++)
+        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
+    return 1;
+}
+
 Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target,
                         int64_t chosen_rows, int64_t chosen_vectors)
 {

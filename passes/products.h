@@ -51,6 +51,9 @@ int64_t product_unit_cost(const Product *product, int64_t rows, int64_t lanes,
 /* What a step along the sum takes in a tile of threads that load four numbers at a time, in instructions for four steps. */
 int64_t product_step_cost(int64_t rows, int64_t vectors);
 
+/* Indices of a full tile along an axis of the result. */
+int64_t product_tile_along(const Product *product, const char *axis, const Target *target);
+
 /* Lanes of a full tile. */
 static inline int64_t product_width(const Product *product, const Target *target)
 {

@@ -278,11 +278,45 @@ static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p
     return true;
 }
 
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Room for a number for each line of an operand in a part, and as many for each tile. */
+static void place_lines(Schedule *s, NodeId linear, int operand, const Product *p)
+{
+    enum { LINE = 16 };
+    const Node *node = node_at(s, linear);
+    const AxisNames *over = &node->attributes.over;
+    NodeId id = own_read(s->graph, node->operands[operand]);
+    const Type *type = graph_type(s->graph, id);
+    const char *lane = memory_lane(s->graph, id);
+    Slot *slot = &schedule_place(s, id)->lines;
+    int64_t lines = 1, tiles = 1;
+    for (int i = 0; i < type->rank; i++) {
+        const Axis *axis = &type->axis[i];
+        int64_t extent = axis->symbol[0] ? 1 : unit_extent(s, axis);
+        for (int k = 0; k < over->count; k++)
+            if (strcmp(over->name[k], axis->name) == 0) extent = p->part[k];
+        lines *= lane && strcmp(lane, axis->name) == 0 ? ceil_divide(extent, LINE) : extent;
+    }
+    for (int i = 0; i < node->type.rank; i++) {
+        const Axis *axis = &node->type.axis[i];
+        int64_t extent = axis->symbol[0] ? 1 : unit_extent(s, axis);
+        tiles *= ceil_divide(extent, product_tile_along(p, axis->name, s->target));
+    }
+    slot->offset = s->unit_floats;
+    slot->elements = lines + tiles;
+    s->unit_floats += round_up(slot->elements, 16);
+}
+
 /* The slots of a product whose sum is taken in parts. */
 static bool place_parts(Schedule *s, NodeId linear)
 {
     const Product p = product_tile(s->graph, linear, schedule_lane(s, linear), s->target);
     if (!p.in_parts) return true;
+    for (int operand = 0; operand < 2; operand++) place_lines(s, linear, operand, &p);
     return place_part(s, linear, 0, &p) && place_part(s, linear, 1, &p) &&
            schedule_slot(s, &schedule_place(s, linear)->sums, &node_at(s, linear)->type, NULL,
                          p.lane);

@@ -186,8 +186,8 @@ static int64_t tiles_along(const Dim *dim)
     return (dim->extent + dim->tile - 1) / dim->tile;
 }
 
-/* Fetches line number `line` of those in the nest. Past the last part there is nothing, which does no harm. */
-static void fetch_line_of(const Nest *nest, NodeId operand, LLVMValueRef line)
+/* Where line number `line` of those in the nest begins. */
+static Affine line_offset(const Nest *nest, NodeId operand, LLVMValueRef line)
 {
     Emitter *e = nest->e;
     const Node *read = graph_node(e->graph, operand);
@@ -208,10 +208,7 @@ static void fetch_line_of(const Nest *nest, NodeId operand, LLVMValueRef line)
         at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
     Affine offset = storage_offset(e, read->operands[0], at);
     e->coordinate_count = mark;
-    LLVMValueRef from = affine_emit(e, &offset);
-    /* Not "in bounds", for the same reason. */
-    from = LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
-    fetch_line(e, from);
+    return offset;
 }
 
 /* The lines that the next part takes of an operand. */
@@ -224,7 +221,10 @@ static int64_t list_lines(Emitter *e, const Stage *stage, NodeId id, Nest *nest)
     int parted = parted_axis(e, linear);
     int64_t lines = 1;
     *nest = (Nest){.e = e, .stage = stage};
-    if (parted < 0 || !lane || schedule_holds(&e->schedule, graph_node(e->graph, id)->operands[0]))
+    NodeId stored = graph_node(e->graph, id)->operands[0];
+    if (parted < 0 || !lane || schedule_holds(&e->schedule, stored) ||
+        graph_node(e->graph, stored)->layout.rank > 0 ||
+        type_elements(graph_type(e->graph, stored), NULL) > INT32_MAX)
         return 0;
     for (int i = 0; i < over->count; i++) {
         int64_t count = stage->product.part[i];
@@ -234,10 +234,14 @@ static int64_t list_lines(Emitter *e, const Stage *stage, NodeId id, Nest *nest)
     }
     add_dims(nest, graph_type(e->graph, id), over, NULL);
     for (int i = 0; i < nest->count; i++) {
-        Dim *dim = &nest->dim[i];
-        if (strcmp(dim->axis, lane) == 0) dim->tile = LINE;
-        lines *= tiles_along(dim);
+        if (strcmp(nest->dim[i].axis, lane) != 0) continue;
+        Dim along = nest->dim[i]; /* innermost: what lies together is fetched together */
+        along.tile = LINE;
+        nest->dim[i] = nest->dim[nest->count - 1];
+        nest->dim[nest->count - 1] = along;
+        break;
     }
+    for (int i = 0; i < nest->count; i++) lines *= tiles_along(&nest->dim[i]);
     return lines;
 }
 
@@ -250,9 +254,64 @@ static void count_tiles(Emitter *e, const Dim *dim, Affine *number, int64_t *cou
     *count *= tiles_along(dim);
 }
 
+/* What each of `tiles` tiles fetches of the lines of an operand; 0: nothing. */
+static int64_t lines_of_tile(int64_t lines, int64_t tiles)
+{
+    enum { MOST_AT_ONCE = 32 }; /* more than a core waits for at a time would stop it */
+    int64_t share = (lines + tiles - 1) / tiles;
+    return share > MOST_AT_ONCE ? 0 : share;
+}
+
+/* The place of line number `line` among those that are noted. */
+static LLVMValueRef noted_line(Emitter *e, NodeId operand, const Affine *line)
+{
+    const Slot *slot = &schedule_place(&e->schedule, operand)->lines;
+    return address(e, e->scratch,
+                   (Affine[]){affine_add(e, *line, (Affine[]){affine_constant(slot->offset)}, 1)});
+}
+
+/* Notes where the lines of the part after the first are: in all parts they lie in the same way. */
+static void note_lines(Emitter *e, const Stage *stage, int64_t tiles)
+{
+    const Node *linear = graph_node(e->graph, stage->root);
+    for (int i = 0; i < linear->attributes.over.count; i++) e->part_start[i] = affine_constant(0);
+    for (int operand = 0; operand < 2; operand++) {
+        Nest nest;
+        NodeId id = own_read(e->graph, linear->operands[operand]);
+        int64_t lines = list_lines(e, stage, id, &nest), share = lines_of_tile(lines, tiles);
+        if (share == 0) continue;
+        RAFTC_ASSERT(share * tiles <= schedule_place(&e->schedule, id)->lines.elements);
+        Loop loop = loop_begin(e, int_constant(e, share * tiles));
+        LLVMValueRef clamped[] = {loop.index, int_constant(e, lines - 1)};
+        Affine offset = line_offset(&nest, id, intrinsic(e, "llvm.smin", clamped, 2));
+        LLVMValueRef number = LLVMBuildTrunc(e->builder, affine_emit(e, &offset), e->i32, "");
+        LLVMBuildStore(e->builder, number,
+                       noted_line(e, id, (Affine[]){affine_value(loop.index, 1)}));
+        loop_end(e, &loop);
+    }
+}
+
+/* Where the present part begins in what a read reads, from where the first does. */
+static Affine part_offset(Emitter *e, const Node *linear, const Node *read)
+{
+    Affine offset[2];
+    for (int k = 0; k < 2; k++) {
+        int mark = e->coordinate_count;
+        Affine at[MAX_AXES];
+        for (int i = 0; i < read->type.rank; i++)
+            coordinate_push(e, read->type.axis[i].name, affine_constant(0));
+        for (int i = 0; k == 0 && i < linear->attributes.over.count; i++)
+            coordinate_push(e, linear->attributes.over.name[i], e->part_start[i]);
+        for (int d = 0; d < read->attributes.map.rank; d++)
+            at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
+        offset[k] = storage_offset(e, read->operands[0], at);
+        e->coordinate_count = mark;
+    }
+    return affine_add(e, offset[0], &offset[1], -1);
+}
+
 void fetch_part(const Nest *tiles, const Dim *lanes)
 {
-    enum { MOST_AT_ONCE = 24 }; /* more than a core waits for at a time would stop it */
     Emitter *e = tiles->e;
     const Node *linear = graph_node(e->graph, tiles->stage->root);
     Affine number = affine_constant(0);
@@ -261,16 +320,35 @@ void fetch_part(const Nest *tiles, const Dim *lanes)
     count_tiles(e, lanes, &number, &count);
     for (int operand = 0; operand < 2; operand++) {
         Nest nest;
-        NodeId read = own_read(e->graph, linear->operands[operand]);
-        int64_t lines = list_lines(e, tiles->stage, read, &nest);
-        int64_t share = (lines + count - 1) / count;
-        if (lines == 0 || share > MOST_AT_ONCE) continue;
+        NodeId id = own_read(e->graph, linear->operands[operand]);
+        const Node *read = graph_node(e->graph, id);
+        int64_t share = lines_of_tile(list_lines(e, tiles->stage, id, &nest), count);
+        if (share == 0) continue;
+        LLVMValueRef part = affine_emit(e, (Affine[]){part_offset(e, linear, read)});
+        LLVMValueRef noted = noted_line(e, id, (Affine[]){affine_scale(number, share)});
         Loop loop = loop_begin(e, int_constant(e, share));
-        Affine line = affine_add(e, affine_value(loop.index, 1), &number, share);
-        LLVMValueRef clamped[] = {affine_emit(e, &line), int_constant(e, lines - 1)};
-        fetch_line_of(&nest, read, intrinsic(e, "llvm.smin", clamped, 2));
+        LLVMValueRef line = LLVMBuildGEP2(e->builder, e->i32, noted, &loop.index, 1, "");
+        line = LLVMBuildSExt(e->builder, LLVMBuildLoad2(e->builder, e->i32, line, ""), e->i64, "");
+        line = LLVMBuildNSWAdd(e->builder, line, part, "");
+        /* Not "in bounds": past the last part there is nothing, which does no harm. */
+        fetch_line(
+            e, LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &line, 1, ""));
         loop_end(e, &loop);
     }
+}
+
+/* Register tiles of a unit. */
+static int64_t tiles_of_unit(Emitter *e, const Stage *stage)
+{
+    const Product *p = &stage->product;
+    const Type *type = graph_type(e->graph, stage->root);
+    int64_t tiles = 1;
+    for (int i = 0; i < type->rank; i++) {
+        const Axis *axis = &type->axis[i];
+        Dim dim = unit_dim(e, axis, product_tile_along(p, axis->name, e->target));
+        if (!axis->symbol[0]) tiles *= tiles_along(&dim);
+    }
+    return tiles;
 }
 
 static bool is_panel(const Emitter *e, const Stage *stage, int operand)
@@ -327,6 +405,7 @@ void emit_parts(Emitter *e, const Stage *stage)
     e->step_of_sums = SUMS_START;
     emit_tiles(e, stage, NULL);
     e->parted = stage;
+    note_lines(e, stage, tiles_of_unit(e, stage));
     e->step_of_sums = SUMS_ADD;
     walk_parts(e, stage, 0);
     e->parted = NULL;

@@ -17,13 +17,6 @@ typedef struct Tile {
     LLVMValueRef sum[MAX_TILE]; /* stack slots, row by row; promoted to registers */
 } Tile;
 
-static int64_t row_tile_of(const Product *p, const char *axis)
-{
-    for (int i = 0; i < p->row_count; i++)
-        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
-    return 1;
-}
-
 static Lanes vector_lanes(const Tile *tile, int vector)
 {
     if (!tile->lanes.axis) return (Lanes){NULL, 1, 1};
@@ -520,7 +513,8 @@ void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes)
         if (axis->symbol[0] || (p->lane && strcmp(axis->name, p->lane) == 0)) continue;
         for (int k = 0; k < p->row_count; k++)
             if (strcmp(p->row[k], axis->name) == 0) tile.row_dim[k] = tile.nest.count;
-        tile.nest.dim[tile.nest.count++] = unit_dim(e, axis, row_tile_of(p, axis->name));
+        tile.nest.dim[tile.nest.count++] =
+            unit_dim(e, axis, product_tile_along(p, axis->name, e->target));
     }
     emit_nest(&tile.nest, 0);
 }
