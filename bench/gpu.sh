@@ -83,11 +83,11 @@ goldens() {
 }
 
 train_goldens() {
-    ls tests/data/goldens/train-tiny*.safetensors |
-        xargs -P 4 -n 1 timeout --foreground 100 "$golden_train" "$raftc" cuda
+    ls tests/data/goldens/train-*.safetensors |
+        xargs -P 6 -n 1 timeout --foreground 110 "$golden_train" "$raftc" cuda
 }
 
-sanitize() { # TOOL: runs of the tiny model, its kernels compiled before, and of one whose sums have spans
+sanitize() { # TOOL: runs of the tiny model, its kernels compiled before, and of one whose sums have spans; training
     local tool batch
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
     [ -n "$tool" ] || { echo "compute-sanitizer is not here: it is a part of the CUDA toolkit"; return 1; }
@@ -97,6 +97,8 @@ sanitize() { # TOOL: runs of the tiny model, its kernels compiled before, and of
         "$tool" --tool "$1" --error-exitcode 9 "$raftc" run cuda/spans.yaml --target cuda --weights @fill @fill \
             --batch "$batch" -q --output "$results/sanitized-$1.safetensors" || return 1
     done
+    "$tool" --tool "$1" --error-exitcode 9 "$raftc" train cli/tiny.yaml --target cuda --weights @fill --data @fill \
+        --batch 4 --steps 2 --set lr=0.002 -q --save "$results/sanitized-$1.safetensors"
 }
 
 # The same bits twice, alone and in a batch.
