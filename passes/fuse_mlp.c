@@ -13,9 +13,13 @@
  *             %7 = write %6 [b, h, w, raft, group]
  *           }
  *
- * Where the backward pass wants the hidden values, too, those before the GELU, the kernel writes them as well (not for
- * targets that stage operands, whose threads have no room to pass them by). The MLP is then one
- * kernel as it is in a run of the forward alone; a LayerNorm that others use stays outside.
+ * Where the backward pass wants the hidden values, too, the kernel writes them as well: the MLP is then one kernel as it is in
+ * a run of the forward alone, but for a LayerNorm that others use. Its gradients have the same form, and become one
+ * kernel, too, which writes that of the hidden values for the gradients of weights:
+ *
+ *           %8 = linear %7, .. over (c); %9 = gelu_grad %3, %8; %10 = linear %9, .. over (k)
+ *
+ * Not for targets that stage operands, where each product would bring its own to fast memory again.
  *
  * Where the target bounds what may be kept between the products, a chain that would keep more
  * becomes two kernels, each product with what is after it, and the LayerNorm one of its own.
@@ -24,6 +28,7 @@
  * longer stored.
  */
 #include "passes/kernels.h"
+#include "passes/products.h"
 
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
@@ -42,20 +47,22 @@ static bool is_link(const Draft *draft, NodeId id, Op op)
     return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
 }
 
-/* Does what the chain takes from outside depend on its own values? Then these have to be there before it. */
-static bool makes_circle(PassContext *context, const Graph *graph, const NodeId chain[4])
+/* Does what the chain, all of which follows from `first`, takes from outside depend on its own values? Then these have to be
+ * there before it. */
+static bool makes_circle(PassContext *context, const Graph *graph, NodeId first,
+                         const NodeId *others, int count)
 {
-    NodeId first = chain[0], add = chain[3];
-    bool *after = arena_array(context->arena, add + 1 - first, sizeof *after);
-    after[0] = true;
-    for (NodeId id = first + 1; id <= add; id++) {
+    NodeId last = others[count - 1];
+    bool *after = arena_array(context->arena, last + 1 - first, sizeof *after);
+    bool *inside = arena_array(context->arena, last + 1 - first, sizeof *inside);
+    after[0] = inside[0] = true;
+    for (int i = 0; i < count; i++) inside[others[i] - first] = true;
+    for (NodeId id = first + 1; id <= last; id++) {
         const Node *node = graph_node(graph, id);
-        bool inside = id == chain[1] || id == chain[2] || id == add;
         for (uint32_t i = 0; i < node->operand_count; i++) {
             NodeId operand = node->operands[i];
-            bool own = operand == first || operand == chain[1] || operand == chain[2];
             if (operand < first || !after[operand - first]) continue;
-            if (inside && !own) return true;
+            if (inside[id - first] && !inside[operand - first]) return true;
             after[id - first] = true;
         }
     }
@@ -81,7 +88,7 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
     if (!draft_free(draft, gelu) || !draft_free(draft, first)) return false;
     bool elsewhere = draft->uses[gelu] > 1 || draft->uses[first] > 1;
     if (elsewhere && (context->target->stages_operands ||
-                      makes_circle(context, g, (NodeId[]){first, gelu, second, add})))
+                      makes_circle(context, g, first, (NodeId[]){gelu, second, add}, 3)))
         return missed(context, g, add, gelu, "the hidden values are used elsewhere too");
     NodeId norm = graph_node(g, first)->operands[0];
     *count = 0;
@@ -94,6 +101,26 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
     members[(*count)++] = second;
     members[(*count)++] = add;
     return true;
+}
+
+/* Finds the gradients of hidden and normalised values, of which that of the MLP's result makes one after the other; the last
+ * is `second`. */
+static bool find_gradients(PassContext *context, const Draft *draft, NodeId second,
+                           NodeId members[3])
+{
+    const Graph *g = draft->graph;
+    const Node *linear = graph_node(g, second);
+    if (linear->op != OP_LINEAR || !draft_free(draft, second) || sums_over_batch(g, second) ||
+        context->target->stages_operands)
+        return false;
+    NodeId hidden = linear->operands[0];
+    if (graph_node(g, hidden)->op != OP_GELU_GRAD || !draft_free(draft, hidden)) return false;
+    NodeId first = graph_node(g, hidden)->operands[1];
+    if (!is_link(draft, first, OP_LINEAR) || sums_over_batch(g, first)) return false;
+    members[0] = first;
+    members[1] = hidden;
+    members[2] = second;
+    return !makes_circle(context, g, first, members + 1, 2);
 }
 
 /* What one point of the kernel, an index along each axis that nothing mixes, keeps for the first
@@ -142,6 +169,8 @@ Graph *pass_fuse_mlp(PassContext *context, const Graph *graph)
         int count;
         if (find_chain(context, &draft, id, members, &count))
             add_chain(context, &draft, members, count);
+        else if (find_gradients(context, &draft, id, members) && pass_may_rewrite(context))
+            draft_add(&draft, members, 3);
     }
     return draft_finish(context, &draft);
 }
