@@ -115,15 +115,19 @@ const char *memory_lane(const Graph *graph, NodeId id)
 }
 
 /* What is brought to scratch memory can have its vectors along any axis of the result, wherever that is
- * written: best along one that lies in memory so. */
+ * written: best along one that lies in memory so, and has many indices. */
 static const char *parted_lane(const Graph *graph, NodeId linear, const char *lane)
 {
+    enum { SHORT = 16 };
     const Node *node = graph_node(graph, linear);
     const char *best = NULL;
     for (int i = 2; i-- > 0;) {
         const char *own = memory_lane(graph, node->operands[i]);
         if (!own || type_find(&node->type, own) < 0) continue;
-        if (!best || (lane && strcmp(own, lane) == 0)) best = own;
+        const Axis *axis = &node->type.axis[type_find(&node->type, own)];
+        bool longer = best && node->type.axis[type_find(&node->type, best)].extent < SHORT &&
+                      axis->extent >= SHORT;
+        if (!best || longer || (lane && strcmp(own, lane) == 0)) best = own;
     }
     return best ? best : lane;
 }
@@ -190,14 +194,14 @@ static bool is_row(const Product *p, const Type *rows, const Type *vectors, cons
            type_find(rows, axis->name) >= 0 && type_find(vectors, axis->name) < 0;
 }
 
-/* Takes up to `most` rows of the result along its longest axis. */
+/* Takes up to `most` rows of the result along its longest axis, of several the innermost. */
 static void choose_long_rows(Product *p, const Type *result, const Type *rows, const Type *vectors,
                              int64_t most)
 {
     const Axis *longest = NULL;
     for (int i = 0; i < result->rank; i++)
         if (is_row(p, rows, vectors, &result->axis[i]) &&
-            (!longest || result->axis[i].extent > longest->extent))
+            (!longest || result->axis[i].extent >= longest->extent))
             longest = &result->axis[i];
     p->row_count = longest != NULL;
     if (!longest) return;

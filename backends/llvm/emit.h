@@ -157,6 +157,10 @@ LLVMValueRef load_slot(Emitter *e, const Slot *slot, Lanes lanes);
 LLVMValueRef emit_each_lane(Emitter *e, NodeId id, Lanes lanes);
 /* First index, along axis d of the operand, of the window of a read in the present unit. */
 Affine window_base(Emitter *e, const Node *read, int d);
+/* i1, or NULL for true: both. */
+LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b);
+/* i1 lanes: is start + lane below `bound`, and the lane below `count`? A negative index is a huge one. */
+LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count);
 /* Where a write puts the element at the present coordinates. */
 void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
 LLVMValueRef buffer_of(Emitter *e, NodeId stored);

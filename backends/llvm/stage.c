@@ -125,30 +125,6 @@ static void emit_map(Emitter *e, const Stage *stage)
 
 /* ---- window --------------------------------------------------------------------------------- */
 
-static LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b)
-{
-    return a && b ? LLVMBuildAnd(e->builder, a, b, "") : a ? a : b;
-}
-
-/* i1 lanes: is start + lane below `bound`, and the lane below `count`? A negative index is a huge
- * one. */
-static LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count)
-{
-    int width = e->target->vector_floats;
-    if (width == 1) return LLVMBuildICmp(e->builder, LLVMIntULT, start, int_constant(e, bound), "");
-    LLVMValueRef lane[MAX_TILE], limit[MAX_TILE], keep[MAX_TILE];
-    for (int i = 0; i < width; i++) {
-        lane[i] = int_constant(e, i);
-        limit[i] = int_constant(e, bound);
-        keep[i] = LLVMConstInt(LLVMInt1TypeInContext(e->context), i < count, false);
-    }
-    LLVMValueRef index = LLVMBuildAdd(e->builder, splat(e, start, width),
-                                      LLVMConstVector(lane, (unsigned)width), "");
-    LLVMValueRef below =
-        LLVMBuildICmp(e->builder, LLVMIntULT, index, LLVMConstVector(limit, (unsigned)width), "");
-    return emit_and(e, below, LLVMConstVector(keep, (unsigned)width));
-}
-
 /* One run along the innermost axis of the window; lanes outside the tensor are zero. */
 static void window_leaf(Nest *nest)
 {

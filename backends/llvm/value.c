@@ -111,17 +111,45 @@ LLVMValueRef emit_each_lane(Emitter *e, NodeId id, Lanes lanes)
     return value;
 }
 
-/* i1: are the indices of a read inside the operand? NULL where they cannot be outside. The lane
- * axis is not checked. */
-static LLVMValueRef emit_inside(Emitter *e, const Node *read, const Affine at[MAX_AXES])
+LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b)
+{
+    return a && b ? LLVMBuildAnd(e->builder, a, b, "") : a ? a : b;
+}
+
+LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count)
+{
+    int width = e->target->vector_floats;
+    if (width == 1) return LLVMBuildICmp(e->builder, LLVMIntULT, start, int_constant(e, bound), "");
+    LLVMValueRef lane[MAX_TILE], limit[MAX_TILE], keep[MAX_TILE];
+    for (int i = 0; i < width; i++) {
+        lane[i] = int_constant(e, i);
+        limit[i] = int_constant(e, bound);
+        keep[i] = LLVMConstInt(LLVMInt1TypeInContext(e->context), i < count, false);
+    }
+    LLVMValueRef index = LLVMBuildAdd(e->builder, splat(e, start, width),
+                                      LLVMConstVector(lane, (unsigned)width), "");
+    LLVMValueRef below =
+        LLVMBuildICmp(e->builder, LLVMIntULT, index, LLVMConstVector(limit, (unsigned)width), "");
+    return emit_and(e, below, LLVMConstVector(keep, (unsigned)width));
+}
+
+/* May a read leave its operand along dimension d? */
+static bool leaves_along(const Emitter *e, const Node *read, int d)
+{
+    const Type *operand = graph_type(e->graph, read->operands[0]);
+    int64_t least, greatest;
+    return index_range(&read->attributes.map.dim[d], &read->type, &least, &greatest) &&
+           (least < 0 || greatest >= operand->axis[d].extent);
+}
+
+/* i1: are the indices of a read inside the operand, but for dimension `without`? NULL where they cannot be outside. */
+static LLVMValueRef emit_inside(Emitter *e, const Node *read, const Affine at[MAX_AXES],
+                                int without)
 {
     const Type *operand = graph_type(e->graph, read->operands[0]);
     LLVMValueRef inside = NULL;
     for (int d = 0; d < operand->rank; d++) {
-        int64_t least, greatest;
-        if (!index_range(&read->attributes.map.dim[d], &read->type, &least, &greatest) ||
-            (least >= 0 && greatest < operand->axis[d].extent))
-            continue;
+        if (d == without || !leaves_along(e, read, d)) continue;
         /* One unsigned comparison: a negative index is a huge one. */
         LLVMValueRef check = LLVMBuildICmp(e->builder, LLVMIntULT, affine_emit(e, &at[d]),
                                            int_constant(e, operand->axis[d].extent), "");
@@ -170,6 +198,24 @@ static LLVMValueRef emit_nested(Emitter *e, const Node *read, const Affine at[MA
     return value;
 }
 
+/* Are the lanes, of which some may be outside, a vector of what lies together? */
+static bool takes_masked(const Emitter *e, const Node *read, int lane_dim, const Lanes *lanes)
+{
+    const Node *stored = graph_node(e->graph, read->operands[0]);
+    return !schedule_holds(&e->schedule, read->operands[0]) && stored->layout.rank == 0 &&
+           lane_dim == stored->type.rank - 1 && lanes->width == e->target->vector_floats;
+}
+
+static LLVMValueRef emit_masked(Emitter *e, const Node *read, const Affine at[MAX_AXES],
+                                int lane_dim, const Lanes *lanes)
+{
+    NodeId stored = read->operands[0];
+    int64_t extent = graph_type(e->graph, stored)->axis[lane_dim].extent;
+    Affine offset = storage_offset(e, stored, at);
+    LLVMValueRef mask = lanes_below(e, affine_emit(e, &at[lane_dim]), extent, lanes->active);
+    return load_masked(e, buffer_of(e, stored), &offset, mask, float_type(e, lanes->width));
+}
+
 static Affine window_offset(Emitter *e, NodeId id, const Affine at[MAX_AXES]);
 
 /* The one axis of the operand along which the lanes run: its index; -1: none, -2: more, or not by
@@ -205,24 +251,19 @@ static LLVMValueRef emit_read(Emitter *e, NodeId id, Lanes lanes)
         LLVMValueRef value = load_lanes(e, e->scratch, &offset, &wanted, false);
         return lane_dim >= 0 ? value : splat(e, value, lanes.width);
     }
-    if (lane_dim >= 0) {
-        int64_t least, greatest;
-        bool leaves =
-            index_range(&read->attributes.map.dim[lane_dim], &read->type, &least, &greatest) &&
-            (least < 0 || greatest >= operand->axis[lane_dim].extent);
-        if (leaves ||
-            (!nested && !is_contiguous(e, read->operands[0], lane_dim, &at[lane_dim], lanes.width)))
-            return emit_each_lane(e, id, lanes);
-    }
-    LLVMValueRef inside = emit_inside(e, read, at);
-    for (int d = 0; inside && d < operand->rank; d++) {
-        int64_t least, greatest;
-        if (index_range(&read->attributes.map.dim[d], &read->type, &least, &greatest) &&
-            (least < 0 || greatest >= operand->axis[d].extent))
+    bool leaves = lane_dim >= 0 && leaves_along(e, read, lane_dim);
+    bool masked = leaves && takes_masked(e, read, lane_dim, &lanes);
+    if (lane_dim >= 0 && !masked &&
+        (leaves ||
+         (!nested && !is_contiguous(e, read->operands[0], lane_dim, &at[lane_dim], lanes.width))))
+        return emit_each_lane(e, id, lanes);
+    LLVMValueRef inside = emit_inside(e, read, at, masked ? lane_dim : -1);
+    for (int d = 0; inside && d < operand->rank; d++)
+        if (leaves_along(e, read, d) && !(masked && d == lane_dim))
             clamp_outside(e, inside, &at[d]);
-    }
-    LLVMValueRef value = nested ? emit_nested(e, read, at, lane_dim, lanes)
-                                : emit_stored(e, read->operands[0], at, lane_dim, lanes);
+    LLVMValueRef value = masked   ? emit_masked(e, read, at, lane_dim, &lanes)
+                         : nested ? emit_nested(e, read, at, lane_dim, lanes)
+                                  : emit_stored(e, read->operands[0], at, lane_dim, lanes);
     return zero_outside(e, inside, value);
 }
 
