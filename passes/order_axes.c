@@ -209,6 +209,14 @@ static bool has_other_lane(const OrderAxes *o, NodeId first, NodeId end, const c
     return false;
 }
 
+/* Threads bring what they read to fast memory in any order: they gain only where the lanes are as few as the taps of a
+ * window. */
+static bool may_gain(const OrderAxes *o, const Axis *lane)
+{
+    enum { FEW = 4 };
+    return !o->context->target->stages_operands || (!lane->symbol[0] && lane->extent <= FEW);
+}
+
 static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *param_only)
 {
     const Graph *graph = o->graph;
@@ -228,7 +236,7 @@ static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *par
     for (NodeId id = first; id < end; id++)
         if (graph_node(graph, id)->op == OP_READ && !param_only[id]) ask_operand(o, id, &votes);
     int best = now ? type_find(votes.shape, now) : -1;
-    if (best < 0) return;
+    if (best < 0 || !may_gain(o, &votes.shape->axis[best])) return;
     for (int i = 0; i < votes.shape->rank; i++)
         if (votes.weight[i] > votes.weight[best]) best = i;
     const char *name = votes.shape->axis[best].name;
@@ -240,7 +248,6 @@ static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *par
 /* From the last kernel to the first, as the vectors of a kernel are along what it writes. */
 Graph *pass_order_axes(PassContext *context, const Graph *graph)
 {
-    if (context->target->stages_operands) return (Graph *)graph;
     Rewriter r = rewriter_new(graph, context->arena);
     for (NodeId id = 0; id < graph->node_count; id++) rewriter_copy(&r, id);
     OrderAxes o = {.context = context, .graph = r.to};

@@ -132,6 +132,29 @@ static const char *parted_lane(const Graph *graph, NodeId linear, const char *la
     return best ? best : lane;
 }
 
+/* May a read of the product leave what it reads? */
+static bool takes_windows(const Graph *graph, const Node *linear)
+{
+    for (int i = 0; i < 2; i++) {
+        const Node *read = graph_node(graph, linear->operands[i]);
+        if (read->op == OP_READ &&
+            map_may_leave(&read->attributes.map, &read->type, graph_type(graph, read->operands[0])))
+            return true;
+    }
+    return false;
+}
+
+/* Would threads have but the taps of a window for lanes, in a sum over the batch of what is read? */
+static bool has_few_lanes(const Graph *graph, NodeId linear, const char *lane, const Target *target)
+{
+    enum { FEW = 8 };
+    const Node *node = graph_node(graph, linear);
+    return target->stages_operands && lane && sums_over_batch(graph, linear) &&
+           node->type.axis[type_find(&node->type, lane)].extent <= FEW &&
+           takes_windows(graph, node) && own_read(graph, node->operands[0]) != NO_NODE &&
+           own_read(graph, node->operands[1]) != NO_NODE;
+}
+
 /* Is it a sum over the batch, of what is read along an axis that is summed over, and stored as it is? */
 static bool sums_in_memory(const Graph *graph, NodeId sum, const Target *target)
 {
@@ -155,7 +178,8 @@ const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, 
         if (node->op == OP_WRITE) lane[id - first] = written_lane(graph, node);
         if (node->op == OP_READ) continue;
         const char *own = lane[id - first] ? lane[id - first] : last_axis(&node->type);
-        if (node->op == OP_LINEAR && is_parted(graph, id, target))
+        if (node->op == OP_LINEAR &&
+            (is_parted(graph, id, target) || has_few_lanes(graph, id, own, target)))
             own = parted_lane(graph, id, own);
         if (sums_in_memory(graph, id, target)) own = memory_lane(graph, node->operands[0]);
         lane[id - first] = own;

@@ -75,6 +75,36 @@ static void test_indices(void **state)
     arena_free(&arena);
 }
 
+/* What a window of a convolution gets for a gradient, and its weights: threads have channels for lanes, not the four
+ * taps that are written last. */
+static void test_windows(void **state)
+{
+    static const char text[] =
+        "graph window {\n"
+        "  input @x : f32[b, y 16, x 16, i 64]\n"
+        "  input @dy : f32[b, h 8, w 8, c 32]\n"
+        "  param @w stored [32, 1024] : f32[c 32, i 64, ky 4, kx 4]\n"
+        "  %0 = unfold @x y -> (h, ky 4) stride 2 pad 1, x -> (w, kx 4) stride 2 pad 1"
+        " : f32[b, h 8, w 8, i 64, ky 4, kx 4]\n"
+        "  %1 = linear @dy, %0 over (b, h, w) : f32[c 32, i 64, ky 4, kx 4]\n"
+        "  %2 = linear @dy, @w over (c) : f32[b, h 8, w 8, i 64, ky 4, kx 4]\n"
+        "  %3 = read %2 [b, q - j, w, i, r + j*2, kx] : f32[b, q 9, r 2, w 8, kx 4, i 64, j 2]\n"
+        "  %4 = sum %3 over (j) : f32[b, q 9, r 2, w 8, kx 4, i 64]\n"
+        "  output backward.w = %1\n"
+        "  output backward.x = %4\n"
+        "}\n";
+    Arena arena = {0};
+    Diag diag = diag_new(&arena);
+    (void)state;
+    const char *kernels =
+        emit(&arena, &diag,
+             make_plan(&arena, &diag, diag_add_source(&diag, "window.ir", text, strlen(text))));
+    assert_non_null(strstr(kernels, "// kernel for (c 32 by 8, i 64 by 64, ky 4 by 1, kx 4 by 1)"));
+    assert_non_null(
+        strstr(kernels, "// kernel for (b, h 8 by 1, w 8 by 8, i 64 by 64, ky 4 by 1, kx 4 by 1)"));
+    arena_free(&arena);
+}
+
 /* An index of packed lanes: u * 32 + c * 4 + 3 with c below 8, in panels of 64. */
 static void test_sums(void **state)
 {
@@ -138,6 +168,7 @@ static void test_tidy(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_axis), cmocka_unit_test(test_indices),
-                                       cmocka_unit_test(test_sums), cmocka_unit_test(test_tidy)};
+                                       cmocka_unit_test(test_windows), cmocka_unit_test(test_sums),
+                                       cmocka_unit_test(test_tidy)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
