@@ -1,7 +1,7 @@
 /* dataset_lists.c: data sets whose files are named by lists: MATLAB's, by libmatio, or JSON, by
  * jansson. Of both, only what is asked for is looked at, and its type and size are checked. libmatio
  * itself is not fit for hostile files: the lists must be those that the publishers of the data give. It
- * is opened when the first such list is: it and the 40 libraries that it needs take a process 10 ms to start with. */
+ * is opened when the first such list is: it and the 30 libraries that it needs take a process 10 ms to start with. */
 #include "runtime/train/dataset.h"
 
 #include <dlfcn.h>
