@@ -149,9 +149,10 @@ static bool has_few_lanes(const Graph *graph, NodeId linear, const char *lane, c
 {
     enum { FEW = 8 };
     const Node *node = graph_node(graph, linear);
-    return target->stages_operands && lane && sums_over_batch(graph, linear) &&
-           node->type.axis[type_find(&node->type, lane)].extent <= FEW &&
-           takes_windows(graph, node) && own_read(graph, node->operands[0]) != NO_NODE &&
+    int at = lane ? type_find(&node->type, lane) : -1;
+    return target->stages_operands && at >= 0 && node->type.axis[at].extent <= FEW &&
+           sums_over_batch(graph, linear) && takes_windows(graph, node) &&
+           own_read(graph, node->operands[0]) != NO_NODE &&
            own_read(graph, node->operands[1]) != NO_NODE;
 }
 
