@@ -32,9 +32,10 @@
 #include <unistd.h>
 
 enum {
-    SECONDS = 120,      /* that a case may take */
-    MOST_FAILURES = 10, /* that are printed */
-    ENOUGH_MODELS = 50  /* for every pass to find something */
+    SECONDS = 120,       /* that a case may take */
+    MOST_FAILURES = 10,  /* that are printed */
+    ENOUGH_MODELS = 50,  /* for every pass to find something */
+    ENOUGH_TRAINING = 12 /* likewise, of gradients */
 };
 
 typedef struct Options {
@@ -263,8 +264,13 @@ static bool report(const Options *options, const Summary *summary)
         bool off = is_disabled(options, pass->name);
         /* In models the other passes leave next to nothing to these two; in graphs they do. */
         bool seldom = !strcmp(pass->name, "fuse_elements") || !strcmp(pass->name, "order_axes");
-        int64_t tried = seldom ? options->graphs : options->models;
-        bool missed = !off && summary->rewrites[i] == 0 && tried >= ENOUGH_MODELS;
+        bool of_gradients =
+            !strcmp(pass->name, "fuse_gelu"); /* there is nothing like it forwards */
+        int64_t tried = of_gradients ? options->training
+                        : seldom     ? options->graphs
+                                     : options->models;
+        int64_t enough = of_gradients ? ENOUGH_TRAINING : ENOUGH_MODELS;
+        bool missed = !off && summary->rewrites[i] == 0 && tried >= enough;
         if (pass->required) continue;
         printf("%-16s %8" PRId64 " rewrites%s\n", pass->name, summary->rewrites[i],
                off      ? ", disabled"
