@@ -47,7 +47,7 @@ typedef struct Settings {
     bool sgd, decay_biases_and_norms;
     double momentum, max_grad_norm, ema_decay;
     int64_t accumulation_steps;
-    /* What dataset_name gives. */
+    /* What dataset_name gives; the size of images unless `image` does. */
     int64_t default_height, default_width;
     double mean[3], std[3];
     /* Places of the keys that a later check may have to name. */

@@ -87,8 +87,7 @@ typedef struct PartsUnit {
     int64_t rows, lanes, beside;
 } PartsUnit;
 
-/* What bringing an element to scratch memory takes, in sixteenths of a multiply-add of vectors, of the operand with rows and of
- * the other. */
+/* What bringing an element to scratch memory takes, in multiply-adds of vectors, of the operand with rows and of the other. */
 typedef struct Bringing {
     int64_t row, lane;
 } Bringing;

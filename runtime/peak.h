@@ -7,7 +7,7 @@
 /* Seconds of a window that few interrupt, even on a busy machine. */
 #define RAFT_BURST 5e-4
 
-/* Runs multiply-adds of f32 vectors on registers alone, on so many OpenMP threads at once, in windows
+/* Runs multiply-adds of f32 vectors on registers alone, on so many threads at once, in windows
  * of about `window` seconds each, one or more, for about `seconds` in all; gives 10^9 floating-point
  * operations a second of all threads together in the best window, a multiply-add being two. The widest
  * vectors of the CPU are used, and its fused multiply-add if there is one.

@@ -478,7 +478,8 @@ static void test_without_matio(void **state)
     assert_non_null(process);
     assert_non_null(fgets(told, sizeof told, process));
     assert_int_equal(pclose(process), 0);
-    assert_non_null(strstr(told, "setid.mat: needs libmatio, which cannot be opened: "));
+    assert_non_null(
+        strstr(told, "setid.mat: needs libmatio (Debian's libmatio11), which cannot be opened: "));
     assert_non_null(strstr(told, "file too short"));
 }
 

@@ -68,8 +68,9 @@ static RaftStatus open_mat(const char *path, mat_t **mat, RaftError *error)
                            "with -v7)");
     pthread_once(&once, open_matio);
     if (matio.fault[0])
-        return rt_fail(error, RAFT_UNSUPPORTED, "%s: needs libmatio, which cannot be opened: %s",
-                       path, matio.fault);
+        return rt_fail(error, RAFT_UNSUPPORTED,
+                       "%s: needs libmatio (Debian's libmatio11), which cannot be opened: %s", path,
+                       matio.fault);
     *mat = matio.open(path, MAT_ACC_RDONLY);
     return *mat ? RAFT_OK : rt_bad_file(error, path, 128, "cannot be read");
 }
