@@ -202,6 +202,8 @@ bool map_is_identity(const Map *map, int rank);
 /* Least and greatest value of the index over the space; false where a symbol takes part beyond the
  * plain axis itself (then it is in range by construction). */
 bool index_range(const Index *index, const Type *space, int64_t *least, int64_t *greatest);
+/* May the index be outside the axis, somewhere in the space? */
+bool index_may_leave(const Index *index, const Type *space, const Axis *target);
 /* May the map leave the bounds of `target`? */
 bool map_may_leave(const Map *map, const Type *space, const Type *target);
 /* result(i) = outer(inner(i)): the map of a read of a read. */

@@ -186,14 +186,17 @@ bool index_range(const Index *index, const Type *space, int64_t *least, int64_t 
     return true;
 }
 
+bool index_may_leave(const Index *index, const Type *space, const Axis *target)
+{
+    int64_t least, greatest;
+    return index_range(index, space, &least, &greatest) &&
+           (least < 0 || greatest >= target->extent);
+}
+
 bool map_may_leave(const Map *map, const Type *space, const Type *target)
 {
-    for (int i = 0; i < map->rank; i++) {
-        int64_t least, greatest;
-        if (index_range(&map->dim[i], space, &least, &greatest) &&
-            (least < 0 || greatest >= target->axis[i].extent))
-            return true;
-    }
+    for (int i = 0; i < map->rank; i++)
+        if (index_may_leave(&map->dim[i], space, &target->axis[i])) return true;
     return false;
 }
 

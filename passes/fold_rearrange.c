@@ -42,10 +42,9 @@ static NodeId compose_reads(Graph *to, NodeId id)
     if (outer->op != OP_READ || inner->op != OP_READ || inner->kernel != NO_KERNEL) return id;
     for (int d = 0; d < inner->type.rank; d++) {
         const Index *index = &outer->attributes.map.dim[d];
-        int64_t least, greatest;
-        bool leaves = index_range(index, &outer->type, &least, &greatest) &&
-                      (least < 0 || greatest >= inner->type.axis[d].extent);
-        if (leaves && !is_kept_axis(to, inner, d)) return id;
+        if (index_may_leave(index, &outer->type, &inner->type.axis[d]) &&
+            !is_kept_axis(to, inner, d))
+            return id;
     }
     Map map = map_compose(&inner->attributes.map, &outer->attributes.map, outer->type.rank);
     Type type = outer->type;

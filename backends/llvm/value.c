@@ -137,9 +137,7 @@ LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t 
 static bool leaves_along(const Emitter *e, const Node *read, int d)
 {
     const Type *operand = graph_type(e->graph, read->operands[0]);
-    int64_t least, greatest;
-    return index_range(&read->attributes.map.dim[d], &read->type, &least, &greatest) &&
-           (least < 0 || greatest >= operand->axis[d].extent);
+    return index_may_leave(&read->attributes.map.dim[d], &read->type, &operand->axis[d]);
 }
 
 /* i1: are the indices of a read inside the operand, but for dimension `without`? NULL where they cannot be outside. */
