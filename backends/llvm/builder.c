@@ -163,20 +163,10 @@ void loop_end(Emitter *e, Loop *loop)
     LLVMPositionBuilderAtEnd(e->builder, loop->exit);
 }
 
-static void fetch(Emitter *e, LLVMValueRef from, bool to_write)
+void fetch_line(Emitter *e, LLVMValueRef at, bool to_write)
 {
     enum { TO_L2 = 2, DATA = 1 };
-    LLVMValueRef call[] = {from, LLVMConstInt(e->i32, to_write, false),
+    LLVMValueRef call[] = {at, LLVMConstInt(e->i32, to_write, false),
                            LLVMConstInt(e->i32, TO_L2, false), LLVMConstInt(e->i32, DATA, false)};
     intrinsic(e, "llvm.prefetch", call, 4);
-}
-
-void fetch_line(Emitter *e, LLVMValueRef from)
-{
-    fetch(e, from, false);
-}
-
-void fetch_to_write(Emitter *e, LLVMValueRef at)
-{
-    fetch(e, at, true);
 }

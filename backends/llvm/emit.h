@@ -123,9 +123,8 @@ void store_lanes(Emitter *e, LLVMValueRef value, LLVMValueRef base, const Affine
 /* A vector of which the lanes where `mask` is false are zero and not read. */
 LLVMValueRef load_masked(Emitter *e, LLVMValueRef base, const Affine *offset, LLVMValueRef mask,
                          LLVMTypeRef type);
-void fetch_line(Emitter *e,
-                LLVMValueRef from); /* that at `from` to the L2 cache, if there is one */
-void fetch_to_write(Emitter *e, LLVMValueRef at); /* the same, for stores to come */
+/* That at `at` to the L2 cache, if there is one: for loads, or for stores to come. */
+void fetch_line(Emitter *e, LLVMValueRef at, bool to_write);
 /* A constant in memory; those that are equal may become one. */
 LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value);
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry block */

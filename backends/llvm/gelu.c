@@ -131,13 +131,18 @@ static void emit_in_turns(Emitter *e, const Curve *c, const LLVMValueRef *x, int
     loop_end(e, &loop);
 }
 
+static void emit_together(Emitter *e, const Curve *c, LLVMValueRef *x, int count, int width)
+{
+    LLVMValueRef p[MAX_TILE];
+    emit_polynomials(e, c, x, p, count, width);
+    for (int i = 0; i < count; i++) x[i] = emit_finish(e, c, x[i], p[i], width);
+}
+
 static void emit_curve(Emitter *e, const Curve *c, LLVMValueRef *x, int count, int width)
 {
     int registers = e->target->vector_registers - 1; /* beside the coefficient */
     if (4 * count <= registers || width != e->target->vector_floats) {
-        LLVMValueRef p[MAX_TILE];
-        emit_polynomials(e, c, x, p, count, width);
-        for (int i = 0; i < count; i++) x[i] = emit_finish(e, c, x[i], p[i], width);
+        emit_together(e, c, x, count, width);
         return;
     }
     emit_in_turns(e, c, x, count, width);
@@ -153,9 +158,7 @@ static void emit_curve(Emitter *e, const Curve *c, LLVMValueRef *x, int count, i
 
 void emit_gelu_together(Emitter *e, LLVMValueRef *x, int count, int width)
 {
-    LLVMValueRef p[MAX_TILE];
-    emit_polynomials(e, &gelu, x, p, count, width);
-    for (int i = 0; i < count; i++) x[i] = emit_finish(e, &gelu, x[i], p[i], width);
+    emit_together(e, &gelu, x, count, width);
 }
 
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width)

@@ -331,8 +331,8 @@ void fetch_part(const Nest *tiles, const Dim *lanes)
         line = LLVMBuildSExt(e->builder, LLVMBuildLoad2(e->builder, e->i32, line, ""), e->i64, "");
         line = LLVMBuildNSWAdd(e->builder, line, part, "");
         /* Not "in bounds": past the last part there is nothing, which does no harm. */
-        fetch_line(
-            e, LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &line, 1, ""));
+        line = LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &line, 1, "");
+        fetch_line(e, line, false);
         loop_end(e, &loop);
     }
 }

@@ -223,7 +223,7 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
 static void fetch_line_of_panel(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
 {
     LLVMValueRef index = LLVMBuildNSWMul(e->builder, turn, int_constant(e, 16), "");
-    fetch_line(e, LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""));
+    fetch_line(e, LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""), false);
 }
 
 static void contract(Tile *tile, const Node *linear, int axis);
@@ -412,11 +412,7 @@ static void fetch_tile(Tile *tile, const Map *map, const Type *space, NodeId sto
             for (int d = 0; d < map->rank; d++) at[d] = index_at(e, &map->dim[d], space);
             Affine offset = storage_offset(e, stored, at);
             e->coordinate_count = mark;
-            LLVMValueRef line = address(e, buffer_of(e, stored), &offset);
-            if (to_write)
-                fetch_to_write(e, line);
-            else
-                fetch_line(e, line);
+            fetch_line(e, address(e, buffer_of(e, stored), &offset), to_write);
         }
 }
 
