@@ -23,8 +23,7 @@ enum {
     FEW_UNITS = 8,
     ENOUGH_UNITS = 4,
     LONG_LANES = 4 * UNIT_ELEMENTS,
-    BLOCK_LANES = 128,
-    LINE = 16 /* floats that lie in one line of the cache */
+    BLOCK_LANES = 128
 };
 
 /* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take

@@ -27,11 +27,6 @@ static void add_dim(Layout *layout, int axis, int64_t divisor, int64_t extent)
     layout->dim[layout->rank++].extent = extent;
 }
 
-static int64_t ceil_divide(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Tiles outermost, then what is contracted, then the indices inside a tile. False: the row-major
  * order is as good, or the layout would need too many dimensions. */
 static bool product_layout(const Type *w, const AxisNames *over, const Product *p, int64_t width,

@@ -92,13 +92,19 @@ static int64_t size_parts(const Graph *graph, NodeId linear, int64_t part[MAX_AX
     return inside;
 }
 
-static bool is_parted(const Graph *graph, NodeId linear, const Target *target)
+/* Is it a sum over the batch whose operands are read for it alone? */
+static bool sums_reads(const Graph *graph, NodeId linear)
 {
     const Node *node = graph_node(graph, linear);
+    return sums_over_batch(graph, linear) && own_read(graph, node->operands[0]) != NO_NODE &&
+           own_read(graph, node->operands[1]) != NO_NODE;
+}
+
+static bool is_parted(const Graph *graph, NodeId linear, const Target *target)
+{
     int64_t part[MAX_AXES];
-    return !target->stages_operands && sums_over_batch(graph, linear) &&
-           own_read(graph, node->operands[0]) != NO_NODE &&
-           own_read(graph, node->operands[1]) != NO_NODE && size_parts(graph, linear, part) > 1;
+    return !target->stages_operands && sums_reads(graph, linear) &&
+           size_parts(graph, linear, part) > 1;
 }
 
 const char *memory_lane(const Graph *graph, NodeId id)
@@ -151,9 +157,7 @@ static bool has_few_lanes(const Graph *graph, NodeId linear, const char *lane, c
     const Node *node = graph_node(graph, linear);
     int at = lane ? type_find(&node->type, lane) : -1;
     return target->stages_operands && at >= 0 && node->type.axis[at].extent <= FEW &&
-           sums_over_batch(graph, linear) && takes_windows(graph, node) &&
-           own_read(graph, node->operands[0]) != NO_NODE &&
-           own_read(graph, node->operands[1]) != NO_NODE;
+           takes_windows(graph, node) && sums_reads(graph, linear);
 }
 
 /* Is it a sum over the batch, of what is read along an axis that is summed over, and stored as it is? */
@@ -200,11 +204,6 @@ static int64_t most_rows(const Target *target, int vectors)
 {
     int64_t rows = (target->vector_registers - vectors - 1) / vectors;
     return rows > 14 ? 14 : rows;
-}
-
-static int64_t ceil_divide(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
 }
 
 /* Indices a tile along an axis of `extent`: as even as can be with at most `most`. */

@@ -11,6 +11,8 @@
 
 #include "passes/pass.h"
 
+enum { LINE = 16 }; /* floats that lie in one line of the cache */
+
 typedef struct Product {
     const char *lane; /* axis of the vectors; NULL: the result is a single number */
     bool lane_in_x, lane_in_w;
@@ -53,6 +55,12 @@ int64_t product_step_cost(int64_t rows, int64_t vectors);
 
 /* Indices of a full tile along an axis of the result. */
 int64_t product_tile_along(const Product *product, const char *axis, const Target *target);
+
+/* Rounded up. */
+static inline int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
 
 /* Lanes of a full tile. */
 static inline int64_t product_width(const Product *product, const Target *target)

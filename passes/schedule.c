@@ -214,7 +214,7 @@ static bool symbols_are_split(const Schedule *s, const Node *user, const Type *t
  * of the cache, each would push out the one before: those get a line more. */
 static void spread_rows(Schedule *s, Slot *slot, int outer)
 {
-    enum { LINE = 16, FEW = 4 * LINE };
+    enum { FEW = 4 * LINE };
     int64_t row = outer > 0 ? slot->dim[outer - 1].stride : 0;
     if (row == 0 || row % FEW != 0) return;
     for (int i = 0; i < outer; i++) slot->dim[i].stride = slot->dim[i].stride / row * (row + LINE);
@@ -278,15 +278,9 @@ static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p
     return true;
 }
 
-static int64_t ceil_divide(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Room for a number for each line of an operand in a part, and as many for each tile. */
 static void place_lines(Schedule *s, NodeId linear, int operand, const Product *p)
 {
-    enum { LINE = 16 };
     const Node *node = node_at(s, linear);
     const AxisNames *over = &node->attributes.over;
     NodeId id = own_read(s->graph, node->operands[operand]);

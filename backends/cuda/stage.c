@@ -3,11 +3,6 @@
 
 #include <string.h>
 
-static int64_t ceil_divide(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* How many tiles the kernel has along an axis; 0: as many as a symbol says. */
 static int64_t tiles_along(const Writer *w, int k)
 {

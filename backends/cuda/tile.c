@@ -14,11 +14,6 @@ static int64_t row_tile_of(const Product *p, const char *axis)
     return 0;
 }
 
-static int64_t ceil_divide(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Cuts one axis of the result into tiles, and notes where they reach past its end, or past what the unit has of it. */
 static void cut_axis(Writer *w, Tile *t, ItemDim *dim)
 {

@@ -3,11 +3,6 @@
 
 #include <string.h>
 
-static int64_t ceil_divide(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Units along an axis of the kernel; 0: as many as the batch has images. */
 static int64_t units_along(const Kernel *kernel, int i)
 {

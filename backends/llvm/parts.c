@@ -214,7 +214,6 @@ static Affine line_offset(const Nest *nest, NodeId operand, LLVMValueRef line)
 /* The lines that the next part takes of an operand. */
 static int64_t list_lines(Emitter *e, const Stage *stage, NodeId id, Nest *nest)
 {
-    enum { LINE = 16 };
     const Node *linear = graph_node(e->graph, stage->root);
     const AxisNames *over = &linear->attributes.over;
     const char *lane = memory_lane(e->graph, id);

@@ -188,7 +188,6 @@ static Affine contraction_start(const Emitter *e)
  * the cache. */
 static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
 {
-    enum { LINE = 16 }; /* floats */
     Emitter *e = tile->nest.e;
     const Product *p = &tile->nest.stage->product;
     const Node *read = graph_node(e->graph, linear->operands[1]);
@@ -400,7 +399,6 @@ static void finish_sums(Tile *tile)
 /* Fetches what the tile takes or stores of value `stored`, whose elements the map finds. */
 static void fetch_tile(Tile *tile, const Map *map, const Type *space, NodeId stored, bool to_write)
 {
-    enum { LINE = 16 }; /* floats */
     Emitter *e = tile->nest.e;
     int width = e->target->vector_floats, step = width < LINE ? LINE / width : 1;
     for (int row = 0; row < tile->rows; row++)
