@@ -13,7 +13,11 @@
 typedef enum { TOKEN_RAFT, TOKEN_MIXER } TokenMixing;    /* ser_pm, original_tm */
 typedef enum { EMBED_CROSS, EMBED_PATCH } EmbeddingType; /* emb_cross_mlp, emb_mixer */
 
-enum { MAX_EMBEDDING_KERNELS = 16, SETTINGS_MAX_SIZE = 1 << 20 /* bytes */ };
+enum {
+    MAX_EMBEDDING_KERNELS = 16,
+    MAX_SIDE = 16384,           /* of an image, and of what looks at one */
+    SETTINGS_MAX_SIZE = 1 << 20 /* bytes */
+};
 
 typedef struct LayerSettings {
     int64_t depth, dim, patch_size;
@@ -63,6 +67,8 @@ Settings *settings_parse(Arena *arena, const Source *source, const char *const *
 
 /* The same as YAML, defaults filled in: parsed again it gives the same settings. */
 void settings_print(const Settings *settings, Text *out);
+/* "224x224": height x width, each 1 to MAX_SIDE. False: it is none. */
+bool image_size_parse(const char *text, int64_t *height, int64_t *width);
 
 /* ---- model.c -------------------------------------------------------------------------------- */
 

@@ -5,7 +5,6 @@
 #include <string.h>
 
 enum {
-    MAX_IMAGE_SIDE = 16384,
     MAX_TOTAL_DEPTH = 4096,
     FEATURE_DEPTH = 10, /* a model of one level has features only from this depth on */
 };
@@ -235,10 +234,10 @@ Model *model_resolve(Arena *arena, const Settings *settings, const char *name, i
     model->name = model_identifier(arena, name ? name : settings->source->path);
     model->height = height ? height : settings->default_height;
     model->width = height ? width : settings->default_width;
-    if (model->height < 1 || model->height > MAX_IMAGE_SIDE || model->width < 1 ||
-        model->width > MAX_IMAGE_SIDE) {
+    if (model->height < 1 || model->height > MAX_SIDE || model->width < 1 ||
+        model->width > MAX_SIDE) {
         diag_error(diag, (Loc){0}, "image %lldx%lld: each side must be 1 to %d",
-                   (long long)model->height, (long long)model->width, MAX_IMAGE_SIDE);
+                   (long long)model->height, (long long)model->width, MAX_SIDE);
         return NULL;
     }
     if (!check_layers(arena, settings, diag)) return NULL;

@@ -121,16 +121,11 @@ bool read_list(const Parser *parser, const Row *row, const char *value, void *me
 
 bool read_image(const Parser *parser, const Row *row, const char *value, void *member)
 {
-    enum { MOST = 16384 };
     Options *options = parser->options;
-    size_t height_length = strcspn(value, "x");
-    const char *width = value[height_length] ? value + height_length + 1 : "";
     (void)member;
-    if (parse_number(value, height_length, 1, MOST, &options->height) &&
-        parse_number(width, strlen(width), 1, MOST, &options->width))
-        return true;
+    if (image_size_parse(value, &options->height, &options->width)) return true;
     return wrong(parser, "%s must be height x width, as in 224x224, each 1 to %d, not '%s'",
-                 row->name, MOST, value);
+                 row->name, MAX_SIDE, value);
 }
 
 bool read_prefix(const Parser *parser, const Row *row, const char *value, void *member)

@@ -33,7 +33,7 @@ struct Key {
 static ReadFunction read_integer, read_real, read_rate, read_bool, read_text, read_token_mixing,
     read_embedding, read_data_set, read_optimizer, read_image, read_layers, read_kernels;
 
-enum { MAX_LAYERS = 64, MAX_SIDE = 16384 };
+enum { MAX_LAYERS = 64 };
 
 #define NONE      NULL
 #define REQUIRED  "required"
@@ -329,7 +329,7 @@ static bool read_optimizer(const Reader *reader, const Key *key, const Yaml *val
     return true;
 }
 
-/* A side of an image; `end`: what follows it. 0 where it is none. */
+/* A side of an image; *end: what follows it. 0 where it is none. */
 static int64_t parse_side(const char *text, const char **end)
 {
     *end = skip_digits(text);
@@ -338,13 +338,18 @@ static int64_t parse_side(const char *text, const char **end)
     return side <= MAX_SIDE ? side : 0;
 }
 
+bool image_size_parse(const char *text, int64_t *height, int64_t *width)
+{
+    *height = parse_side(text, &text);
+    *width = *text == 'x' ? parse_side(text + 1, &text) : 0;
+    return *height && *width && !*text;
+}
+
 static bool read_image(const Reader *reader, const Key *key, const Yaml *value, void *record)
 {
     Settings *settings = record;
-    const char *end = value->kind == YAML_TEXT ? value->text : "";
-    settings->default_height = parse_side(end, &end);
-    if (*end == 'x') settings->default_width = parse_side(end + 1, &end);
-    if (settings->default_height && settings->default_width && !*end) return true;
+    const char *text = value->kind == YAML_TEXT ? value->text : "";
+    if (image_size_parse(text, &settings->default_height, &settings->default_width)) return true;
     return must_be(
         reader, key,
         arena_printf(reader->arena, "height x width, as in 224x224, each 1 to %d", MAX_SIDE),
