@@ -55,6 +55,11 @@ static void test_axis(void **state)
     arena_free(&arena);
 }
 
+static const Plan *plan_text(Arena *arena, Diag *diag, const char *text)
+{
+    return make_plan(arena, diag, diag_add_source(diag, "text.ir", text, strlen(text)));
+}
+
 /* Where results depend on all images there are no more at a time than an int can count the elements of. */
 static void test_indices(void **state)
 {
@@ -66,8 +71,7 @@ static void test_indices(void **state)
     Arena arena = {0};
     Diag diag = diag_new(&arena);
     (void)state;
-    const Plan *plan =
-        make_plan(&arena, &diag, diag_add_source(&diag, "total.ir", text, strlen(text)));
+    const Plan *plan = plan_text(&arena, &diag, text);
     assert_int_equal(cuda_chunk(plan), 512);
     const char *kernel = emit(&arena, &diag, plan);
     assert_non_null(strstr(kernel, "for (int k_b = 0; k_b < batch; k_b++)"));
@@ -96,9 +100,7 @@ static void test_windows(void **state)
     Arena arena = {0};
     Diag diag = diag_new(&arena);
     (void)state;
-    const char *kernels =
-        emit(&arena, &diag,
-             make_plan(&arena, &diag, diag_add_source(&diag, "window.ir", text, strlen(text))));
+    const char *kernels = emit(&arena, &diag, plan_text(&arena, &diag, text));
     assert_non_null(strstr(kernels, "// kernel for (c 32 by 8, i 64 by 64, ky 4 by 1, kx 4 by 1)"));
     assert_non_null(
         strstr(kernels, "// kernel for (b, h 8 by 1, w 8 by 8, i 64 by 64, ky 4 by 1, kx 4 by 1)"));
