@@ -45,10 +45,9 @@ static void find_reads(OrderAxes *o)
  * any order, and so does a sum whose vectors go along memory. */
 static int64_t elements_taken(const OrderAxes *o, NodeId user, const char *lane)
 {
-    const Node *node = graph_node(o->graph, user), *next = node + 1;
-    if (node->op == OP_GELU && next->op == OP_LINEAR && next->kernel == node->kernel &&
-        sums_over_batch(o->graph, user + 1) && own_read(o->graph, user) != NO_NODE)
-        node = next, user++;
+    NodeId product = product_of_gelu(o->graph, user);
+    if (product != NO_NODE) user = product;
+    const Node *node = graph_node(o->graph, user);
     bool along = node->op == OP_SUM && names_contain(&node->attributes.over, lane);
     if (node->op != OP_LINEAR)
         return along ? 0 : type_elements(graph_type(o->graph, node->operands[0]), NULL);

@@ -56,6 +56,17 @@ NodeId own_read(const Graph *graph, NodeId operand)
     return own ? read : NO_NODE;
 }
 
+NodeId product_of_gelu(const Graph *graph, NodeId id)
+{
+    if (graph_node(graph, id)->op != OP_GELU || own_read(graph, id) == NO_NODE) return NO_NODE;
+    for (NodeId user = id + 1;; user++) { /* own_read found it to have one */
+        const Node *node = graph_node(graph, user);
+        for (uint32_t i = 0; i < node->operand_count; i++)
+            if (node->operands[i] == id)
+                return node->op == OP_LINEAR && sums_over_batch(graph, user) ? user : NO_NODE;
+    }
+}
+
 /* The greatest divisor of the extent that is `most` or less. */
 static int64_t divisor_below(int64_t extent, int64_t most)
 {

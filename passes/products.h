@@ -34,6 +34,8 @@ const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, 
 const char *memory_lane(const Graph *graph, NodeId read);
 /* The read for this operand alone: the operand itself, or what it is the gelu of. NO_NODE: there is none. */
 NodeId own_read(const Graph *graph, NodeId operand);
+/* The product that sums over the batch and takes value `id`, the gelu of its own read. NO_NODE: there is none. */
+NodeId product_of_gelu(const Graph *graph, NodeId id);
 
 /* Is an axis among those that the node sums over that of the batch? */
 bool sums_over_batch(const Graph *graph, NodeId id);

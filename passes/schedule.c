@@ -339,10 +339,7 @@ static bool place_statistics(Schedule *s, NodeId id)
  * if the sum is taken in parts. */
 static bool is_brought(const Schedule *s, NodeId id)
 {
-    NodeId user = NO_NODE;
-    return node_at(s, id)->op == OP_GELU && !s->target->stages_operands &&
-           own_read(s->graph, id) != NO_NODE && count_uses(s, id, true, &user) == 1 &&
-           node_at(s, user)->op == OP_LINEAR && sums_over_batch(s->graph, user);
+    return !s->target->stages_operands && product_of_gelu(s->graph, id) != NO_NODE;
 }
 
 /* The stages of one node, and its slots. */
