@@ -1,29 +1,31 @@
 /* gelu.c: x * Phi(x) = x * (1 + erf(x / sqrt 2)) / 2 and its slope, without branches, tables or division.
  *
  * Phi(x) - 1/2 is odd: z * p(z^2), with z = x clamped to +-5.25, where Phi is 0 or 1 to half an
- * ulp. p is a polynomial of degree 14 in s = 2 z^2 / 5.25^2 - 1, which lies in [-1, 1] and so keeps
- * Horner's rule from cancelling. The coefficients minimise the greatest error of x * (1/2 + z p);
+ * ulp. p is a polynomial of degree 14 in w = z^2 - 5.25^2 / 2, which lies on both sides of zero and
+ * so keeps Horner's rule from cancelling. The coefficients minimise the greatest error of x * (1/2 + z p);
  * in float32 the result is within 6e-7 of gelu for |x| <= 12 (7e-7 without fused multiply-add),
  * and within 2e-7 |x| everywhere (tests/test_jit.c measures it on every exponent). Far below zero,
  * where gelu vanishes, it is about 3e-8 x: so -inf for -inf. NaN stays NaN.
  *
- * The slope less 1/2 is odd, too: likewise z * p, with z = x clamped to +-5.6 and a polynomial of degree 17;
+ * The slope less 1/2 is odd, too: likewise z * p, with z = x clamped to +-5.6 and a polynomial of degree 16;
  * it is within 5e-7 of the exact one.
  */
 #include "backends/llvm/emit.h"
 
+#include <string.h>
+
 static const float gelu_coefficient[] = {
-    0.13465935f,    -0.0671267733f,  0.0496456772f,   -0.0397648774f,   0.0320339762f,
-    -0.0250275843f, 0.0185177531f,   -0.0128344353f,  0.00849607866f,   -0.00533174817f,
-    0.00274722371f, -0.00114863378f, 0.000794797728f, -0.000617828977f, 0.000195109547f};
+    0.13465935f,      -0.0048708776f,   0.000261399196f,  -1.51926606e-05f, 8.88088834e-07f,
+    -5.03472641e-08f, 2.70306733e-09f,  -1.35942882e-10f, 6.52994585e-12f,  -2.97352908e-13f,
+    1.11175268e-14f,  -3.37292384e-16f, 1.69352823e-17f,  -9.55248851e-19f, 2.18896644e-20f};
 
 static const float slope_coefficient[] = {
-    0.126416653f,    -0.0642825365f, 0.0518067479f,  -0.0509606563f, 0.0567131862f,
-    -0.0650584176f,  0.0713803545f,  -0.0725727081f, 0.0676792637f,  -0.0558197722f,
-    0.0401900038f,   -0.0298326816f, 0.0235680826f,  -0.0120504266f, 0.00211050129f,
-    -0.00232035713f, 0.00372033613f, -0.00140180241f};
+    0.126416638f,     -0.0040996368f,   0.000210719329f,  -1.32219993e-05f, 9.37741163e-07f,
+    -6.84535451e-08f, 4.81965623e-09f,  -3.16480203e-10f, 1.82295411e-11f,  -9.01536441e-13f,
+    4.74857614e-14f,  -2.70908009e-15f, 9.24634665e-17f,  -7.49360081e-19f, 7.70563654e-20f,
+    -9.39579998e-21f, 2.37207344e-22f};
 
-/* 1/2 + z * p(2 z^2 / clamp^2 - 1) with z = x clamped; times x for GELU itself. */
+/* 1/2 + z * p(z^2 - clamp^2 / 2) with z = x clamped; times x for GELU itself. */
 typedef struct Curve {
     const char *name;
     double clamp;
@@ -57,19 +59,17 @@ static LLVMValueRef coefficient_table(Emitter *e, const Curve *c)
     return global_constant(e, c->name, values);
 }
 
-/* p of each x. One step of Horner's rule waits for the one before, so all take each step in turn:
- * in a loop, since LLVM orders the steps of a block to use few registers, one value after another. */
-static void emit_polynomials(Emitter *e, const Curve *c, const LLVMValueRef *x, LLVMValueRef *p,
-                             int count, int width)
+/* Each x becomes 1/2 + z * p. One step of Horner's rule waits for the one before, so all take each step
+ * in turn: in a loop, since LLVM orders the steps of a block to use few registers, one value after another. */
+static void emit_phis(Emitter *e, const Curve *c, LLVMValueRef *x, int count, int width)
 {
     LLVMTypeRef type = float_type(e, width);
-    LLVMValueRef s[MAX_TILE], slot[MAX_TILE];
+    LLVMValueRef z[MAX_TILE], w[MAX_TILE], slot[MAX_TILE];
     int last = c->count - 1;
     for (int i = 0; i < count; i++) {
-        LLVMValueRef z = emit_clamp(e, c, x[i], width);
-        s[i] = multiply_add(e, LLVMBuildFMul(e->builder, z, z, ""),
-                            float_constant(e, (float)(2 / (c->clamp * c->clamp)), width),
-                            float_constant(e, -1, width));
+        z[i] = emit_clamp(e, c, x[i], width);
+        w[i] = multiply_add(e, z[i], z[i],
+                            float_constant(e, (float)(-c->clamp * c->clamp / 2), width));
         slot[i] = stack_slot(e, type);
         LLVMBuildStore(e->builder, float_constant(e, c->coefficient[last], width), slot[i]);
     }
@@ -78,19 +78,13 @@ static void emit_polynomials(Emitter *e, const Curve *c, const LLVMValueRef *x, 
     next.constant = 1;
     LLVMValueRef one = load_lanes(e, coefficient_table(e, c), &next, &(Lanes){NULL, 1, 1}, false);
     for (int i = 0; i < count; i++) {
-        p[i] = LLVMBuildLoad2(e->builder, type, slot[i], "");
-        p[i] = multiply_add(e, p[i], s[i], splat(e, one, width));
-        LLVMBuildStore(e->builder, p[i], slot[i]);
+        x[i] = LLVMBuildLoad2(e->builder, type, slot[i], "");
+        x[i] = multiply_add(e, x[i], w[i], splat(e, one, width));
+        LLVMBuildStore(e->builder, x[i], slot[i]);
     }
     loop_end(e, &loop);
-}
-
-static LLVMValueRef emit_finish(Emitter *e, const Curve *c, LLVMValueRef x, LLVMValueRef p,
-                                int width)
-{
-    LLVMValueRef z = emit_clamp(e, c, x, width);
-    LLVMValueRef phi = multiply_add(e, z, p, float_constant(e, 0.5f, width));
-    return c->times_x ? LLVMBuildFMul(e->builder, x, phi, "") : phi;
+    for (int i = 0; i < count; i++)
+        x[i] = multiply_add(e, z[i], x[i], float_constant(e, 0.5f, width));
 }
 
 static LLVMValueRef room_at(Emitter *e, int row, LLVMValueRef index, int width)
@@ -115,7 +109,7 @@ static void emit_in_turns(Emitter *e, const Curve *c, const LLVMValueRef *x, int
     for (int i = 0; i < count; i++)
         LLVMBuildStore(e->builder, x[i], room_at(e, 0, int_constant(e, i), width));
     Loop loop = loop_begin(e, int_constant(e, turns));
-    LLVMValueRef some[MAX_TILE] = {0}, p[MAX_TILE],
+    LLVMValueRef some[MAX_TILE] = {0},
                  start[] = {LLVMBuildNSWMul(e->builder, loop.index, int_constant(e, size), ""),
                             int_constant(e, count - size)};
     LLVMValueRef first = turns * size == count ? start[0] : intrinsic(e, "llvm.smin", start, 2);
@@ -123,19 +117,21 @@ static void emit_in_turns(Emitter *e, const Curve *c, const LLVMValueRef *x, int
         LLVMValueRef at = LLVMBuildNSWAdd(e->builder, first, int_constant(e, i), "");
         some[i] = LLVMBuildLoad2(e->builder, type, room_at(e, 0, at, width), "");
     }
-    emit_polynomials(e, c, some, p, size, width);
+    emit_phis(e, c, some, size, width);
     for (int i = 0; i < size; i++) {
         LLVMValueRef at = LLVMBuildNSWAdd(e->builder, first, int_constant(e, i), "");
-        LLVMBuildStore(e->builder, p[i], room_at(e, 1, at, width));
+        LLVMBuildStore(e->builder, some[i], room_at(e, 1, at, width));
     }
     loop_end(e, &loop);
 }
 
 static void emit_together(Emitter *e, const Curve *c, LLVMValueRef *x, int count, int width)
 {
-    LLVMValueRef p[MAX_TILE];
-    emit_polynomials(e, c, x, p, count, width);
-    for (int i = 0; i < count; i++) x[i] = emit_finish(e, c, x[i], p[i], width);
+    LLVMValueRef phi[MAX_TILE];
+    memcpy(phi, x, (size_t)count * sizeof *x);
+    emit_phis(e, c, phi, count, width);
+    for (int i = 0; i < count; i++)
+        x[i] = c->times_x ? LLVMBuildFMul(e->builder, x[i], phi[i], "") : phi[i];
 }
 
 static void emit_curve(Emitter *e, const Curve *c, LLVMValueRef *x, int count, int width)
@@ -149,10 +145,11 @@ static void emit_curve(Emitter *e, const Curve *c, LLVMValueRef *x, int count, i
     for (int i = 0; i < count; i++) {
         LLVMValueRef index = int_constant(e, i);
         LLVMTypeRef type = float_type(e, width);
+        x[i] = LLVMBuildLoad2(e->builder, type, room_at(e, 1, index, width), "");
+        if (!c->times_x) continue;
         LLVMValueRef value = LLVMBuildLoad2(e->builder, type, room_at(e, 0, index, width), "");
         LLVMSetVolatile(value, true); /* or LLVM keeps all of them in registers through the loop */
-        LLVMValueRef p = LLVMBuildLoad2(e->builder, type, room_at(e, 1, index, width), "");
-        x[i] = emit_finish(e, c, value, p, width);
+        x[i] = LLVMBuildFMul(e->builder, value, x[i], "");
     }
 }
 
