@@ -157,6 +157,7 @@ typedef struct StepCode {
     const char *symbol; /* of the kernel function in the object */
     int64_t units;      /* for one image, or in all where not batched */
     bool batched;
+    int64_t piece; /* units that a thread should take at a time, at least; of kernels for the CPU */
 } StepCode;
 
 const StepCode *llvm_steps(const CpuCode *code); /* plan->step_count of them */

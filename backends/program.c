@@ -164,6 +164,7 @@ static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, cons
                                       .name = kernel_name(plan->graph, step->kernel, arena),
                                       .units = steps[s].units,
                                       .batched = steps[s].batched,
+                                      .piece = steps[s].piece,
                                       .entries = step_entries(program, step),
                                       .argument_count = step->argument_count,
                                       .argument = step->arguments};
@@ -222,7 +223,7 @@ ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const Raf
     StepCode *steps = arena_array(arena, (size_t)source->kernel_count, sizeof *steps);
     for (int s = 0; s < source->kernel_count; s++) {
         const CudaKernel *kernel = &source->kernels[s];
-        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched};
+        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched, 1};
     }
     *code = (ProgramCode){
         .steps = steps, .cuda = source->kernels, .image = image, .image_count = image_count};

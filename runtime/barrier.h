@@ -8,12 +8,14 @@
 #ifndef RAFT_BARRIER_H
 #define RAFT_BARRIER_H
 
-#include <sched.h>
-#include <stdatomic.h>
+#include "runtime/units.h"
 
-/* Zero-initialise to use. In two cache lines, since waiting threads read `round` all the time. */
+#include <sched.h>
+
+/* Zero but for `taken` to begin with. In two cache lines, since waiting threads read `round` all the time. */
 typedef struct Barrier {
     _Alignas(64) atomic_int arrived;
+    Taken *taken; /* of each thread: zero once all are here */
     _Alignas(64) atomic_uint round;
 } Barrier;
 
@@ -33,6 +35,8 @@ static inline void wait_for_all(Barrier *barrier, int threads)
     unsigned round = atomic_load_explicit(&barrier->round, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == threads - 1) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        for (int i = 0; i < threads; i++)
+            atomic_store_explicit(&barrier->taken[i].units, 0, memory_order_relaxed);
         atomic_store_explicit(&barrier->round, round + 1, memory_order_release);
         return;
     }

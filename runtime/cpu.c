@@ -3,7 +3,7 @@
  *   open_cpu    takes all memory but the arena
  *   prepare     runs the steps that pack parameters, where parameters have changed
  *   pack        runs those of one parameter, from the caller's data
- *   run_share   what one thread does in a forward: its share of the units of every step
+ *   run_share   what one thread does in a forward: its share of the units of every step, or more
  */
 #include "runtime/device.h"
 #include "runtime/pool.h"
@@ -19,7 +19,7 @@ typedef struct CpuState {
     int threads;
     int *source; /* of each step of prepare: the one parameter it depends on, or SEVERAL */
     bool *keep;  /* of each parameter: needed after the steps that depend on it alone */
-    void *prepared_block, *arena_block, *scratch_block; /* what these are in */
+    void *prepared_block, *arena_block, *scratch_block, *taken_block; /* what these are in */
     float *prepared, *arena;
     size_t arena_bytes;
     float **part; /* of each output without a batch axis: what a chunk but the first adds to it */
@@ -27,7 +27,8 @@ typedef struct CpuState {
     void *part_block;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
     size_t scratch_stride, argument_offset;
-    Pool pool; /* starts with the first run that takes several threads */
+    Taken *taken; /* of each thread: units of the present step */
+    Pool pool;    /* starts with the first run that takes several threads */
 } CpuState;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -247,7 +248,8 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
         cpu->scratch = allocate_zeroed(scratch_bytes, &cpu->scratch_block);
     if (raft_float_bytes(program->prepared_floats, 1, &prepared_bytes))
         cpu->prepared = allocate_zeroed(prepared_bytes, &cpu->prepared_block);
-    if (!cpu->scratch || !cpu->prepared)
+    cpu->taken = allocate_zeroed((size_t)cpu->threads * sizeof(Taken), &cpu->taken_block);
+    if (!cpu->scratch || !cpu->prepared || !cpu->taken)
         return raft_shell_fail(shell, RAFT_NO_MEMORY,
                                "out of memory: packed parameters, and scratch of %d threads",
                                cpu->threads);
@@ -266,6 +268,7 @@ static void close_cpu(RaftShell *shell)
     free(cpu->part_block);
     free(cpu->writer);
     free(cpu->scratch_block);
+    free(cpu->taken_block);
     free(cpu);
 }
 
@@ -346,8 +349,7 @@ static void add_parts(const Run *run, int s, int thread, int threads)
     if (added) wait_for_all(run->barrier, threads);
 }
 
-/* What thread `thread` of `threads` does for the `images` images from the `first` on: an equal
- * share of the units of each step; the first threads take one more where they divide unevenly. */
+/* What thread `thread` of `threads` does for the `images` images from the `first` on. */
 static void run_share(const Run *run, int64_t first, int64_t images, int thread, int threads)
 {
     const CpuState *cpu = run->cpu;
@@ -359,13 +361,13 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
         const RaftStep *step = &run->step[s];
         if (run->entry && !(step->entries & run->entry)) continue;
         int64_t units = step->batched ? step->units * images : step->units;
-        int64_t share = units / threads, rest = units % threads;
-        int64_t begin = share * thread + (thread < rest ? thread : rest);
-        int64_t end = begin + share + (thread < rest);
+        int owner = 0;
         for (int i = 0; i < step->argument_count; i++)
             argument[i] = locate(run, &program->buffer[step->argument[i]], first, images);
         double began = timed ? omp_get_wtime() : 0;
-        if (begin < end) step->kernel(argument, images, begin, end, scratch);
+        for (Units some; some = take_units(cpu->taken, units, step->piece, thread, threads, &owner),
+                         some.begin < some.end;)
+            step->kernel(argument, images, some.begin, some.end, scratch);
         if (timed) note_time(run, (size_t)thread * (size_t)run->step_count + (size_t)s, began);
         wait_for_all(run->barrier, threads);
         if (first > 0 && program->fixed) add_parts(run, s, thread, threads);
@@ -397,7 +399,7 @@ static void run_thread(void *user, int thread, int threads)
 static void run_steps(Run run)
 {
     CpuState *cpu = run.shell->device;
-    Barrier barrier = {0};
+    Barrier barrier = {.taken = cpu->taken};
     run.barrier = &barrier;
     bool alone = run.threads == 1 || omp_in_parallel();
     if (!alone) pool_start(&cpu->pool, cpu->threads);

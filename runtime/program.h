@@ -37,6 +37,8 @@ typedef struct RaftStep {
     const char *name;
     int64_t units; /* for one image; times the batch where batched */
     int batched;
+    int64_t
+        piece; /* units that a thread should take at a time, at least: they share panels of weights */
     unsigned entries; /* bit i: run by entry i */
     int argument_count;
     const int *argument; /* indices into RaftProgram.buffer */

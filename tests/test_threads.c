@@ -103,6 +103,49 @@ static void test_affinity_is_respected(void **state)
     assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
 }
 
+/* The first units of a step end when all others are done: by the other thread, which then takes from the
+ * share of the one that is late, step after step and run after run; never fewer than make a piece. */
+enum { LATE_UNITS = 64, LATE_PIECE = 5 };
+static atomic_int late_done, late_alone, late_small;
+
+static void kernel_late(float *const *arguments, int64_t images, int64_t begin, int64_t end,
+                        void *scratch)
+{
+    const struct timespec moment = {.tv_nsec = 100000};
+    (void)arguments, (void)images, (void)scratch;
+    int mine = (int)(end - begin), before = atomic_load(&late_done) / LATE_UNITS * LATE_UNITS;
+    if (mine < LATE_PIECE && end % (LATE_UNITS / 2) != 0) atomic_fetch_add(&late_small, 1);
+    for (int i = 0; begin == 0 && atomic_load(&late_done) < before + LATE_UNITS - mine; i++) {
+        if (i == 50000) atomic_fetch_add(&late_alone, 1);
+        if (i >= 50000) break; /* 5 seconds, and nobody has helped */
+        nanosleep(&moment, NULL);
+    }
+    atomic_fetch_add(&late_done, mine);
+}
+
+static void test_late_thread_is_helped(void **state)
+{
+    enum { STEPS = 3 };
+    const RaftStep late = {kernel_late, "late", LATE_UNITS, 0, LATE_PIECE, FORWARD, 0, NULL};
+    const RaftStep three[STEPS] = {late, late, late};
+    RaftProgram program = table;
+    Values v;
+    float logits[MOST_BATCH * CLASSES];
+    (void)state;
+    make_values(&v, 1);
+    program.step = three;
+    program.step_count = STEPS;
+    RaftShell *shell = create(&program, 2);
+    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    for (int run = 1; run <= 4; run++) {
+        assert_int_equal(raft_shell_forward(shell, 1, v.image, logits), RAFT_OK);
+        assert_int_equal(atomic_load(&late_done), run * STEPS * LATE_UNITS);
+    }
+    assert_int_equal(atomic_load(&late_alone), 0);
+    assert_int_equal(atomic_load(&late_small), 0);
+    raft_shell_destroy(shell);
+}
+
 /* As many as asked for, whatever comes between. */
 static void test_thread_count_is_respected(void **state)
 {
@@ -145,6 +188,7 @@ int main(void)
         cmocka_unit_test(test_idle_threads_sleep),
         cmocka_unit_test(test_more_threads_than_processors),
         cmocka_unit_test(test_affinity_is_respected),
+        cmocka_unit_test(test_late_thread_is_helped),
         cmocka_unit_test(test_thread_count_is_respected),
         cmocka_unit_test(test_forked_process_runs),
     };

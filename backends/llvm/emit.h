@@ -236,9 +236,9 @@ void find_chain(Emitter *e);
 
 enum { KERNEL_PARAMETERS = 5 }; /* of a RaftKernel; strides come behind them */
 
-/* Emits the function of a step. Units for one image in *units; scratch in *scratch_bytes. */
+/* Emits the function of a step. *code but its symbol is filled in; scratch in *scratch_bytes. */
 bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStrides *strides,
-                 int64_t *units, bool *batched, int64_t *scratch_bytes);
+                 StepCode *code, int64_t *scratch_bytes);
 
 /* ---- twins.c -------------------------------------------------------------------------------- */
 

@@ -207,20 +207,23 @@ static void add_attribute(Emitter *e, const char *name, const char *value)
     LLVMAddAttributeAtIndex(e->function, LLVMAttributeFunctionIndex, attribute);
 }
 
-static void count_units(const Kernel *kernel, int64_t *units, bool *batched)
+/* Panels of weights that a quarter of a block shares are fetched while others are at work, so smaller pieces
+ * of a step than blocks take no longer. */
+static void count_units(const Emitter *e, const Kernel *kernel, StepCode *code)
 {
-    *units = 1;
-    *batched = false;
+    code->units = 1;
+    code->batched = false;
+    code->piece = ceil_divide(e->schedule.block, 4);
     for (int i = 0; i < kernel->rank; i++) {
         if (kernel->axis[i].symbol[0])
-            *batched = true;
+            code->batched = true;
         else
-            *units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
+            code->units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
     }
 }
 
 bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStrides *strides,
-                 int64_t *units, bool *batched, int64_t *scratch_bytes)
+                 StepCode *code, int64_t *scratch_bytes)
 {
     e->step = step;
     e->strides = strides;
@@ -231,7 +234,7 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStr
         return false;
     find_chain(e);
     e->computed = arena_array(e->arena, e->schedule.end - e->schedule.first, sizeof *e->computed);
-    count_units(&e->graph->kernels[step->kernel], units, batched);
+    count_units(e, &e->graph->kernels[step->kernel], code);
     *scratch_bytes = 4 * e->schedule.block * e->schedule.unit_floats;
 
     LLVMTypeRef parameter[KERNEL_PARAMETERS + MAX_STRIDES] = {e->pointer, e->i64, e->i64, e->i64,

@@ -101,8 +101,7 @@ static bool emit_step(Emitter *e, CpuCode *code, const StepKey *key, int s)
     int64_t scratch_bytes;
     step->symbol = kernel_symbol(e, s);
     const char *symbol = twins ? arena_printf(e->arena, "%s_twins", step->symbol) : step->symbol;
-    if (!emit_kernel(e, &e->plan->steps[s], symbol, twins ? &strides : NULL, &step->units,
-                     &step->batched, &scratch_bytes))
+    if (!emit_kernel(e, &e->plan->steps[s], symbol, twins ? &strides : NULL, step, &scratch_bytes))
         return false;
     if (scratch_bytes > code->scratch_bytes) code->scratch_bytes = scratch_bytes;
     code->part[code->part_count - 1].instructions += count_instructions(e->function);
