@@ -90,8 +90,11 @@ for target in reference cpu; do
         fail "--target $target: $(cat run.log)"
 done
 
-# A loader that hands out batches before they are made.
-sed 's/slot->done < size_of_batch(loader, loader->low)/false/' "$root/runtime/train/loader.c" >loader.c
+# A loader that hands out batches before they are made, which takes a while.
+sed -e 's/slot->done < size_of_batch(loader, loader->low)/false/' \
+    -e 's/^static void \*work(.*/#include <unistd.h>\n&/' -e 's/^ *fill_place(loader, number);/usleep(2000);\n&/' \
+    "$root/runtime/train/loader.c" >loader.c
+grep -q usleep loader.c || fail "no delay could be planted in the loader"
 if cmp -s loader.c "$root/runtime/train/loader.c"; then fail "no race could be planted in the loader"; fi
 clang "${flags[@]}" -I"$root" -I. -c loader.c -o loader.o
 link=$(ninja -t commands raftc | tail -n 1)
