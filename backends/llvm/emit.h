@@ -90,6 +90,7 @@ typedef struct Emitter {
 
     /* the unit being emitted */
     LLVMValueRef scratch;       /* of the unit */
+    LLVMValueRef unit;          /* the present one */
     LLVMValueRef unit_of_block; /* among those that the present panel serves; NULL: no panel */
     Affine base[MAX_AXES];      /* first index along each axis of the kernel */
     int64_t extent[MAX_AXES];   /* indices along it, in this variant */
@@ -233,6 +234,12 @@ void store_end(Emitter *e, const Stage *stage, Lanes lanes);
 void find_chain(Emitter *e);
 
 /* ---- kernel.c ------------------------------------------------------------------------------- */
+
+/* The first index along each axis of the kernel for unit number `unit`. */
+void unit_base(Emitter *e, LLVMValueRef unit, Affine *base);
+/* The number of a unit that comes soon after the present one; where units of panels are small, the first
+ * whose rows are as many. */
+LLVMValueRef later_unit(Emitter *e);
 
 enum { KERNEL_PARAMETERS = 5 }; /* of a RaftKernel; strides come behind them */
 

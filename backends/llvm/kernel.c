@@ -10,10 +10,10 @@ static int64_t units_along(const Kernel *kernel, int i)
     return ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
 }
 
-/* Sets the first index along each axis for unit number `unit`. Where there is one unit it is a
- * constant, so that whatever divides it knows. */
-static void find_base(Emitter *e, const Kernel *kernel, LLVMValueRef unit)
+/* Where there is one unit along an axis the index is a constant, so that whatever divides it knows. */
+void unit_base(Emitter *e, LLVMValueRef unit, Affine *base)
 {
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
     for (int i = kernel->rank; i-- > 0;) {
         int64_t units = units_along(kernel, i);
         LLVMValueRef index = unit;
@@ -22,9 +22,16 @@ static void find_base(Emitter *e, const Kernel *kernel, LLVMValueRef unit)
             index = LLVMBuildURem(e->builder, unit, count, "");
             unit = LLVMBuildUDiv(e->builder, unit, count, "");
         }
-        e->base[i] = units == 1 ? affine_constant(0) : affine_value(index, kernel->tile[i]);
-        coordinate_push(e, kernel->axis[i].name, e->base[i]);
+        base[i] = units == 1 ? affine_constant(0) : affine_value(index, kernel->tile[i]);
     }
+}
+
+LLVMValueRef later_unit(Emitter *e)
+{
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    int64_t units =
+        e->unit_of_block && kernel->rank > 0 ? units_along(kernel, kernel->rank - 1) : 1;
+    return LLVMBuildNSWAdd(e->builder, e->unit, int_constant(e, units > 1 ? units : 1), "");
 }
 
 /* Emits body() for the present unit: once where its extents are always the same, else behind a test
@@ -71,11 +78,12 @@ static void emit_units(Emitter *e, const Block *block, const Stage *stage, const
     const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
     Loop loop = loop_begin(e, block->count);
     int mark = e->coordinate_count;
-    LLVMValueRef unit = LLVMBuildNSWAdd(e->builder, block->first, loop.index, "");
+    e->unit = LLVMBuildNSWAdd(e->builder, block->first, loop.index, "");
     Affine offset = affine_value(loop.index, e->schedule.unit_floats);
     e->scratch = address(e, block->scratch, &offset);
     e->unit_of_block = lanes ? loop.index : NULL;
-    find_base(e, kernel, unit);
+    unit_base(e, e->unit, e->base);
+    for (int i = 0; i < kernel->rank; i++) coordinate_push(e, kernel->axis[i].name, e->base[i]);
     emit_variants(e, kernel, 0, stage, lanes, body);
     e->coordinate_count = mark;
     loop_end(e, &loop);

@@ -396,17 +396,31 @@ static void finish_sums(Tile *tile)
     e->computed[stage->end - e->schedule.first] = NULL;
 }
 
-/* Fetches what the tile takes or stores of value `stored`, whose elements the map finds. */
+/* Moves the present coordinates from the present unit to a later one, which begins at `later`. */
+static void move_to(Emitter *e, const Affine *later)
+{
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    for (int i = 0; i < kernel->rank; i++) {
+        Affine at = affine_add(e, *coordinate_of(e, kernel->axis[i].name), &e->base[i], -1);
+        coordinate_push(e, kernel->axis[i].name, affine_add(e, at, &later[i], 1));
+    }
+}
+
+/* Fetches what the same tile of a later unit takes or stores of value `stored`, whose elements the map finds:
+ * memory takes longer to answer than a tile. After the last unit that is something else, which does no harm. */
 static void fetch_tile(Tile *tile, const Map *map, const Type *space, NodeId stored, bool to_write)
 {
     Emitter *e = tile->nest.e;
     int width = e->target->vector_floats, step = width < LINE ? LINE / width : 1;
+    Affine later[MAX_AXES];
+    unit_base(e, later_unit(e), later);
     for (int row = 0; row < tile->rows; row++)
         for (int v = 0; v < tile->vectors; v += step) {
             int mark = e->coordinate_count;
             Affine at[MAX_AXES];
             at_row(tile, row);
             at_vector(tile, v);
+            move_to(e, later);
             for (int d = 0; d < map->rank; d++) at[d] = index_at(e, &map->dim[d], space);
             Affine offset = storage_offset(e, stored, at);
             e->coordinate_count = mark;
@@ -414,8 +428,7 @@ static void fetch_tile(Tile *tile, const Map *map, const Type *space, NodeId sto
         }
 }
 
-/* The slopes of a GELU are of values that were stored long ago: what the tile takes of them is fetched before its
- * sums, which else would be waited with. */
+/* The slopes of a GELU are of values that were stored long ago. */
 static void fetch_slopes(Tile *tile)
 {
     Emitter *e = tile->nest.e;
