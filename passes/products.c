@@ -89,7 +89,7 @@ bool sums_over_batch(const Graph *graph, NodeId id)
  * indices in a part. */
 static int64_t size_parts(const Graph *graph, NodeId linear, int64_t part[MAX_AXES])
 {
-    enum { PART = 128 };
+    enum { PART = 64 };
     const Node *node = graph_node(graph, linear);
     const Type *x = graph_type(graph, node->operands[0]);
     const AxisNames *over = &node->attributes.over;
