@@ -3,8 +3,10 @@
 
 void raft_drop_draw(const RaftDrop *drop, uint32_t first, int64_t count, float *mask)
 {
+    /* OpenMP's threads spin for milliseconds after what they have done, while those of the model run. */
+    const int64_t many = 1 << 16;
     float kept = (float)(1 / (1 - drop->rate));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count * drop->elements >= many)
     for (int64_t i = 0; i < count; i++) {
         RaftRandom random =
             raft_random(drop->seed, drop->step, first + (uint32_t)i, RAFT_FOR_DROPPING);

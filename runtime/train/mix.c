@@ -75,11 +75,13 @@ void raft_mix_images(const RaftMix *mix, const RaftPixels *pixels, const uint8_t
                      int count, float *images)
 {
     size_t size = (size_t)pixels->channels * (size_t)pixels->height * (size_t)pixels->width;
+    const size_t many =
+        1 << 20; /* fewer are not worth the spinning of OpenMP's threads afterwards */
     float normal[3][256];
     for (int c = 0; c < pixels->channels; c++)
         for (int v = 0; v < 256; v++)
             normal[c][v] = ((float)v / 255.0f - (float)pixels->mean[c]) / (float)pixels->std[c];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if ((size_t)count * size >= many)
     for (int i = 0; i < count; i++)
         mix_image(mix, pixels, normal, bytes, (uint32_t)(first + i), images + (size_t)i * size);
 }
