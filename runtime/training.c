@@ -6,6 +6,7 @@
 #include "runtime/device.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,6 +42,7 @@ struct RaftTraining {
     const float *kept_images;
     int zero; /* the gradients are 0, and need not be added to */
     int64_t steps;
+    int threads;       /* for what is no kernel */
     RaftShell *failed; /* in which the last error is */
 };
 
@@ -87,12 +89,13 @@ static double square_sum(const float *x, int64_t count)
 }
 
 /* Sums of chunks, added in their order. */
-RAFT_SHELL_LINKAGE double raft_norm(const float *x, int64_t count)
+RAFT_SHELL_LINKAGE double raft_norm(const float *x, int64_t count, int threads)
 {
     enum { AT_ONCE = 64 };
     double sums[AT_ONCE], sum = 0;
+    if (threads == 0) threads = omp_get_max_threads();
     for (int64_t first = 0; first < count; first += (int64_t)AT_ONCE * RAFT_SUM_CHUNK) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(threads)
         for (int i = 0; i < AT_ONCE; i++) {
             int64_t at = first + (int64_t)i * RAFT_SUM_CHUNK;
             sums[i] = at < count ? square_sum(x + at, raft_least(count - at, RAFT_SUM_CHUNK)) : 0;
@@ -218,6 +221,7 @@ RAFT_SHELL_LINKAGE RaftStatus raft_training_create(
     if (status == RAFT_OK) {
         const int threads = options ? options->threads : 0;
         const RaftShellOptions same = {.size = sizeof same, .threads = threads};
+        t->threads = threads ? threads : omp_get_max_threads();
         status = raft_shell_create(step, &same, &t->step, message, message_size);
     }
     if (status == RAFT_OK) {
@@ -409,7 +413,7 @@ static void add_gradients(RaftTraining *t)
 {
     float *gradients = t->gradients, *part = t->part;
     int64_t floats = t->zero ? 0 : t->floats;
-#pragma omp parallel for schedule(static) if (floats > 0)
+#pragma omp parallel for schedule(static) if (floats > 0) num_threads(t->threads)
     for (int64_t i = 0; i < floats; i++) gradients[i] += part[i];
     t->zero = 0;
 }
@@ -500,7 +504,7 @@ static RaftStatus set_numbers(RaftTraining *t, double learning_rate)
 {
     RaftOptimiserNumber numbers[RAFT_OPTIMISER_NUMBERS];
     const int64_t no_shape = 0;
-    double norm = t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats) : 0;
+    double norm = t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats, t->threads) : 0;
     int count = raft_optimiser_numbers(&t->rule, t->steps + 1, learning_rate, norm, numbers);
     RaftStatus status = RAFT_OK;
     for (int i = 0; i < count && status == RAFT_OK; i++) {

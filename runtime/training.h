@@ -26,8 +26,8 @@ typedef struct RaftOptimiserNumber {
 RAFT_SHELL_LINKAGE int raft_optimiser_numbers(const RaftOptimiser *optimiser, int64_t step,
                                               double learning_rate, double norm,
                                               RaftOptimiserNumber *numbers);
-/* The norm of `count` floats: the same bits for any number of threads. */
-RAFT_SHELL_LINKAGE double raft_norm(const float *x, int64_t count);
+/* The norm of `count` floats: the same bits for any number of threads; 0: OpenMP's own. */
+RAFT_SHELL_LINKAGE double raft_norm(const float *x, int64_t count, int threads);
 
 /* ---- the instance ----------------------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
  * made-up batch of 4 images. The batch is given in two parts, and then, for the bits, as one. */
 #include "tiny.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
 #include <raft/raft.h>
@@ -27,6 +28,7 @@ static tiny *open_model(const char *path)
     if (file < 0 || fstat(file, &status) != 0) return NULL;
     size_t size = (size_t)status.st_size;
     tiny_Options options = {.size = sizeof options,
+                            .threads = 1,
                             .weights = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0),
                             .weights_size = size};
     close(file);
@@ -67,6 +69,17 @@ static double difference(tiny *model, const char *path, float *data_of(tiny *, c
     return most;
 }
 
+/* Those of the process, the one thread that was asked for among them. */
+static int count_threads(void)
+{
+    DIR *folder = opendir("/proc/self/task");
+    int count = 0;
+    for (struct dirent *entry; folder && (entry = readdir(folder));)
+        count += entry->d_name[0] != '.';
+    if (folder) closedir(folder);
+    return count;
+}
+
 int main(int argc, char **argv)
 {
     const float half[BATCH] = {0.25f, 0.25f, 0.25f, 0.25f}; /* of the mean over the batch */
@@ -87,6 +100,7 @@ int main(int argc, char **argv)
         if (tiny_step(model, lr) != tiny_OK) return 7;
     }
     if (difference(model, argv[2], tiny_parameter) != 0) return 8;
+    if (count_threads() != 1) return 10;
     if (tiny_backward(model, 0, images, target, NULL, loss) != tiny_INVALID ||
         !strstr(tiny_error(model), "at least 1") || tiny_parameter(model, "nothing"))
         return 9;
