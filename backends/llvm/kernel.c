@@ -215,9 +215,9 @@ static void add_attribute(Emitter *e, const char *name, const char *value)
     LLVMAddAttributeAtIndex(e->function, LLVMAttributeFunctionIndex, attribute);
 }
 
-/* Panels of weights that a quarter of a block shares are fetched while others are at work, so smaller pieces
- * of a step than blocks take no longer. */
-static void count_units(const Emitter *e, const Kernel *kernel, StepCode *code)
+/* How a step is cut. A piece may be a quarter of a block: so many units still share a panel of weights for long
+ * enough to fetch the next one meanwhile. */
+static void cut_step(const Emitter *e, const Kernel *kernel, StepCode *code)
 {
     code->units = 1;
     code->batched = false;
@@ -242,7 +242,7 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStr
         return false;
     find_chain(e);
     e->computed = arena_array(e->arena, e->schedule.end - e->schedule.first, sizeof *e->computed);
-    count_units(e, &e->graph->kernels[step->kernel], code);
+    cut_step(e, &e->graph->kernels[step->kernel], code);
     *scratch_bytes = 4 * e->schedule.block * e->schedule.unit_floats;
 
     LLVMTypeRef parameter[KERNEL_PARAMETERS + MAX_STRIDES] = {e->pointer, e->i64, e->i64, e->i64,
