@@ -1,9 +1,9 @@
 /* fuse_mlp.c
  *
- * Makes one kernel of a residual MLP: product, GELU, product, residual sum, and the LayerNorm
- * before them if it feeds nothing else. The raft axis blocks, vertical and horizontal, the Mixer
- * token block and the channel block all have this form; they differ in the axes contracted and in
- * the access maps.
+ * Makes one kernel of a residual MLP: product, GELU, product, the factor of drop path where it is
+ * trained with that, residual sum, and the LayerNorm before them if it feeds nothing else. The raft
+ * axis blocks, vertical and horizontal, the Mixer token block and the channel block all have this
+ * form; they differ in the axes contracted and in the access maps.
  *
  *   before  %2 = layernorm %1, ..; %3 = linear %2, .. over (raft, h); %4 = gelu %3
  *           %5 = linear %4, .. over (k); %6 = add %1, %5
@@ -33,6 +33,7 @@
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
 enum { LEAST_USES = 48, USES_APART = 112 };
+enum { MOST_MEMBERS = 6 };
 
 static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
                    const char *why)
@@ -69,16 +70,31 @@ static bool makes_circle(PassContext *context, const Graph *graph, NodeId first,
     return false;
 }
 
+/* The product that is `value`, or what a factor, the mask of drop path, scales to it, used nowhere else: *scaled, or NO_NODE.
+ * NO_NODE: it is none. */
+static NodeId find_product(const Draft *draft, NodeId value, NodeId *scaled)
+{
+    const Graph *g = draft->graph;
+    const Node *node = graph_node(g, value);
+    *scaled = NO_NODE;
+    if (node->op == OP_LINEAR) return value;
+    if (!is_link(draft, value, OP_MUL)) return NO_NODE;
+    *scaled = value;
+    for (int i = 0; i < 2; i++)
+        if (graph_node(g, node->operands[i])->op == OP_LINEAR) return node->operands[i];
+    return NO_NODE;
+}
+
 /* Finds the chain that ends in the sum `add`; members in order. */
-static bool find_chain(PassContext *context, const Draft *draft, NodeId add, NodeId members[5],
-                       int *count)
+static bool find_chain(PassContext *context, const Draft *draft, NodeId add,
+                       NodeId members[MOST_MEMBERS], int *count)
 {
     const Graph *g = draft->graph;
     const Node *sum = graph_node(g, add);
     if (sum->op != OP_ADD || !draft_free(draft, add)) return false;
-    NodeId second = sum->operands[1];
-    if (graph_node(g, second)->op != OP_LINEAR) second = sum->operands[0];
-    if (graph_node(g, second)->op != OP_LINEAR) return false;
+    NodeId scaled, second = find_product(draft, sum->operands[1], &scaled);
+    if (second == NO_NODE) second = find_product(draft, sum->operands[0], &scaled);
+    if (second == NO_NODE) return false;
     NodeId gelu = graph_node(g, second)->operands[0];
     if (graph_node(g, gelu)->op != OP_GELU) return false;
     NodeId first = graph_node(g, gelu)->operands[0];
@@ -87,8 +103,9 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
         return missed(context, g, add, second, "the second product is used elsewhere too");
     if (!draft_free(draft, gelu) || !draft_free(draft, first)) return false;
     bool elsewhere = draft->uses[gelu] > 1 || draft->uses[first] > 1;
-    if (elsewhere && (context->target->stages_operands ||
-                      makes_circle(context, g, first, (NodeId[]){gelu, second, add}, 3)))
+    const NodeId others[] = {gelu, second, scaled == NO_NODE ? second : scaled, add};
+    if (elsewhere &&
+        (context->target->stages_operands || makes_circle(context, g, first, others, 4)))
         return missed(context, g, add, gelu, "the hidden values are used elsewhere too");
     NodeId norm = graph_node(g, first)->operands[0];
     *count = 0;
@@ -99,6 +116,7 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add, Nod
     members[(*count)++] = first;
     members[(*count)++] = gelu;
     members[(*count)++] = second;
+    if (scaled != NO_NODE) members[(*count)++] = scaled;
     members[(*count)++] = add;
     return true;
 }
@@ -147,8 +165,8 @@ static void count_kept(const Graph *g, NodeId norm, NodeId first, int64_t *input
 /* Adds the chain as one kernel, or as two where that would keep too much. */
 static void add_chain(PassContext *context, Draft *draft, const NodeId *members, int count)
 {
-    NodeId norm = count == 5 ? members[0] : NO_NODE;
-    const NodeId *first = members + (count - 4);
+    NodeId norm = graph_node(draft->graph, members[0])->op == OP_LAYERNORM ? members[0] : NO_NODE;
+    const NodeId *first = members + (norm != NO_NODE);
     int64_t input, hidden, uses, limit = context->target->fused_bytes;
     count_kept(draft->graph, norm, first[0], &input, &hidden, &uses);
     int64_t least = uses > 1 ? LEAST_USES : USES_APART, points = (least + uses - 1) / uses;
@@ -158,14 +176,14 @@ static void add_chain(PassContext *context, Draft *draft, const NodeId *members,
         return;
     }
     if (pass_may_rewrite(context)) draft_add(draft, first, 2);
-    if (pass_may_rewrite(context)) draft_add(draft, first + 2, 2);
+    if (pass_may_rewrite(context)) draft_add(draft, first + 2, (int)(members + count - first) - 2);
 }
 
 Graph *pass_fuse_mlp(PassContext *context, const Graph *graph)
 {
     Draft draft = draft_new(context->arena, graph);
     for (NodeId id = 0; id < graph->node_count; id++) {
-        NodeId members[5];
+        NodeId members[MOST_MEMBERS];
         int count;
         if (find_chain(context, &draft, id, members, &count))
             add_chain(context, &draft, members, count);
