@@ -33,7 +33,7 @@
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
 enum { LEAST_USES = 48, USES_APART = 112 };
-enum { MOST_MEMBERS = 6 };
+enum { MOST_MEMBERS = 6 }; /* with a LayerNorm and a factor */
 
 static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
                    const char *why)
