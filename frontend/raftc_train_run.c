@@ -239,6 +239,7 @@ static Exit make_folder(Run *run)
     if (mkdir(run->folder, 0777) && errno != EEXIST)
         return session_fail(run->session, EXIT_UNDONE, "%s: cannot be made: %s", run->folder,
                             strerror(errno));
+    run->data.loading.list = arena_printf(run->session->arena, "%s/unreadable.txt", run->folder);
     return EXIT_DONE;
 }
 

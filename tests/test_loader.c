@@ -246,6 +246,44 @@ static void test_nothing_left(void **state)
     }
 }
 
+static int count_lines(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    int lines = 0;
+    for (int c; (c = getc(file)) != EOF;) lines += c == '\n';
+    fclose(file);
+    return lines;
+}
+
+/* More than the message has room for are all in the file. */
+static void test_list(void **state)
+{
+    (void)state;
+    char list[300], lacking[300];
+    snprintf(list, sizeof list, "%s/unreadable.txt", root);
+    snprintf(lacking, sizeof lacking, "%s/no/unreadable.txt", root);
+    for (int training = 0; training < 2; training++) {
+        RaftDataset *dataset = open_set(training);
+        RaftLoading loading = loading_of(training, 3);
+        Epoch epoch;
+        RaftError error = {"no message"};
+        loading.batch = ITEMS;
+        loading.list = list;
+        loading.most_unreadable = 39;
+        for (int i = 0; i < 40; i++) put(training ? "train" : "val", i, 3);
+        assert_int_equal(read_epoch(dataset, &loading, &epoch, &error), RAFT_BAD_FILE);
+        assert_non_null(strstr(error.message, "40 pictures could not be read"));
+        assert_non_null(strstr(error.message, "unreadable.txt lists them; the first:\n"));
+        assert_int_equal(count_lines(list), 40);
+        unlink(list);
+        loading.list = lacking;
+        assert_int_equal(read_epoch(dataset, &loading, &epoch, &error), RAFT_BAD_FILE);
+        assert_non_null(strstr(error.message, "the list of them was not written: "));
+        raft_dataset_close(dataset);
+    }
+}
+
 static void make_folders(void)
 {
     char path[256];
@@ -306,6 +344,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(test_grey, make_pictures),
         cmocka_unit_test_setup(test_damaged, make_pictures),
         cmocka_unit_test_setup(test_nothing_left, make_pictures),
+        cmocka_unit_test_setup(test_list, make_pictures),
     };
     if (!mkdtemp(root) || rt_file_map(TEST_DATA "/data/images/rgb420.jpg", &picture, NULL))
         return 1;

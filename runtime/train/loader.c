@@ -35,7 +35,7 @@ struct RaftLoader {
     Slot *slots;
     /* Of the thread that takes the batches: */
     bool lent; /* batch `low` is the caller's */
-    int64_t truncated, unreadable, bad[MOST_LISTED];
+    int64_t truncated, unreadable, room_of_bad, *bad; /* which of the data set are unreadable */
     /* Behind the lock, as are the slots' `done`: */
     pthread_mutex_t lock;
     pthread_cond_t room, full;
@@ -242,28 +242,66 @@ void raft_loader_close(RaftLoader *loader)
     free(loader->thread);
     free(loader->slots);
     free(loader->order);
+    free(loader->bad);
     free(loader);
+}
+
+/* Says in `reason` why a picture cannot be read, or where it is, if now it can be. */
+static void explain(const RaftLoader *loader, int64_t item, RaftError *reason)
+{
+    char buffer[512];
+    RaftImage image;
+    bool truncated;
+    if (!raft_dataset_read(loader->dataset, item, NULL, &image, &truncated, reason))
+        rt_fail(reason, RAFT_BAD_FILE, "%s", raft_dataset_where(loader->dataset, item, buffer));
+    raft_image_free(&image);
+}
+
+static RaftStatus write_list(const RaftLoader *loader, RaftError *error)
+{
+    RtOutput output;
+    RaftStatus status = rt_output_open(loader->loading.list, &output, error);
+    if (status) return status;
+    for (int64_t i = 0; i < loader->unreadable; i++) {
+        RaftError reason = {""};
+        explain(loader, loader->bad[i], &reason);
+        rt_output_write(&output, reason.message, strlen(reason.message));
+        rt_output_write(&output, "\n", 1);
+    }
+    return rt_output_commit(&output, error);
 }
 
 static RaftStatus too_many(const RaftLoader *loader, RaftError *error)
 {
     int64_t listed = loader->unreadable < MOST_LISTED ? loader->unreadable : MOST_LISTED;
-    rt_fail(error, RAFT_BAD_FILE,
-            "%lld pictures could not be read in this epoch, and %lld end it; the first:",
+    RaftError unwritten = {""};
+    const char *list = loader->loading.list;
+    rt_fail(error, RAFT_BAD_FILE, "%lld pictures could not be read in this epoch, and %lld end it; ",
             (long long)loader->unreadable, (long long)loader->loading.most_unreadable + 1);
+    if (list && write_list(loader, &unwritten))
+        rt_add(error, "the list of them was not written: %s; ", unwritten.message);
+    else if (list)
+        rt_add(error, "%s lists them; ", list);
+    rt_add(error, "the first:");
     for (int64_t i = 0; i < listed; i++) {
-        char buffer[512];
         RaftError reason = {""};
-        RaftImage image;
-        bool truncated;
-        rt_add(error, "\n  ");
-        if (raft_dataset_read(loader->dataset, loader->bad[i], NULL, &image, &truncated, &reason))
-            rt_add(error, "%s", reason.message);
-        else
-            rt_add(error, "%s", raft_dataset_where(loader->dataset, loader->bad[i], buffer));
-        raft_image_free(&image);
+        explain(loader, loader->bad[i], &reason);
+        rt_add(error, "\n  %s", reason.message);
     }
     return RAFT_BAD_FILE;
+}
+
+static bool list_bad(RaftLoader *loader, int64_t item)
+{
+    if (loader->unreadable == loader->room_of_bad) {
+        int64_t room = 2 * loader->room_of_bad + MOST_LISTED;
+        int64_t *bad = realloc(loader->bad, (size_t)room * sizeof *bad);
+        if (!bad) return false;
+        loader->bad = bad;
+        loader->room_of_bad = room;
+    }
+    loader->bad[loader->unreadable++] = item;
+    return true;
 }
 
 /* Counts what was damaged, and closes up where nothing could be read. */
@@ -273,10 +311,8 @@ static RaftStatus settle(RaftLoader *loader, Slot *slot, RaftBatch *batch, RaftE
     for (int i = 0; i < size; i++) {
         const Place *place = &slot->places[i];
         loader->truncated += place->truncated;
-        if (place->unreadable && loader->unreadable < MOST_LISTED)
-            loader->bad[loader->unreadable] = place->bad;
-        loader->unreadable += place->unreadable > 0;
-        if (place->status == RAFT_NO_MEMORY) return rt_no_memory(error, "loading data");
+        bool listed = !place->unreadable || list_bad(loader, place->bad);
+        if (!listed || place->status == RAFT_NO_MEMORY) return rt_no_memory(error, "loading data");
         if (place->status) continue;
         if (batch->count != i) {
             memcpy(slot->bytes + (size_t)batch->count * loader->image_size,

@@ -223,7 +223,8 @@ typedef struct RaftLoading {
     int64_t first; /* the number of the batch to begin with */
     int threads;
     int ahead;               /* batches in memory, at least 2: one is lent, others are being made */
-    int64_t most_unreadable; /* more end the epoch with an error that lists them */
+    int64_t most_unreadable; /* more end the epoch with an error that lists the first of them */
+    const char *list;        /* the file where it then writes all, with the reasons; NULL: none */
 } RaftLoading;
 
 typedef struct RaftBatch {
