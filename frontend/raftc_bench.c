@@ -63,7 +63,8 @@ static Exit measure_peak(Engine *engine, Peak *peak)
         if (engine->on_gpu)
             exit = cuda_measure_peak(engine, peak_seconds, &gflops, NULL);
         else
-            gflops = raft_peak_gflops(engine->session->threads, RAFT_BURST, peak_seconds);
+            gflops = raft_peak_gflops(engine->session->threads, engine->vector_floats, RAFT_BURST,
+                                      peak_seconds);
         if (exit != EXIT_DONE) return exit;
         raise(&peak->burst, gflops);
     }
@@ -75,7 +76,8 @@ static Exit measure_peak(Engine *engine, Peak *peak)
 static void measure_sustained(const Engine *engine, double taken, Peak *peak)
 {
     if (!engine->on_gpu)
-        raise(&peak->sustained, raft_peak_gflops(engine->session->threads, taken, taken));
+        raise(&peak->sustained, raft_peak_gflops(engine->session->threads, engine->vector_floats,
+                                                 taken, taken));
     else
         peak->sustained = peak->burst;
 }

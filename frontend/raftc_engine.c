@@ -76,7 +76,8 @@ static bool is_batched(const Type *type)
 /* Images go in, answers come out: true of every graph of the frontend. */
 Exit engine_check(Session *session, const Compilation *c, Engine *engine)
 {
-    *engine = (Engine){.session = session, .graph = c->built};
+    *engine = (Engine){
+        .session = session, .graph = c->built, .vector_floats = c->target.vector_floats};
     const Graph *graph = engine->graph;
     Diag *diag = session->diag;
     bool good = true;

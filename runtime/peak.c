@@ -52,10 +52,14 @@ DEFINE_LOOP(loop_avx2, __attribute__((target("avx2,fma"))), __m256, 12, _mm256_s
             _mm256_fmadd_ps)
 DEFINE_LOOP(loop_sse, , __m128, 12, _mm_set1_ps, MULTIPLY_THEN_ADD)
 
-static Variant choose(void)
+static Variant choose(int vector_floats)
 {
-    if (__builtin_cpu_supports("avx512f")) return (Variant){loop_avx512, loop_avx512_flops};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    enum { WIDEST = 16 };
+    if (vector_floats == 1) vector_floats = WIDEST;
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (__builtin_cpu_supports("avx512f") && vector_floats >= 16)
+        return (Variant){loop_avx512, loop_avx512_flops};
+    if (avx2 && vector_floats >= 8)
         return (Variant){loop_avx2, loop_avx2_flops};
     return (Variant){loop_sse, loop_sse_flops};
 }
@@ -63,8 +67,9 @@ static Variant choose(void)
 #define FUSED(sum, a, b) vfmaq_f32(b, sum, a)
 DEFINE_LOOP(loop_neon, , float32x4_t, 24, vdupq_n_f32, FUSED)
 
-static Variant choose(void)
+static Variant choose(int vector_floats)
 {
+    (void)vector_floats; /* all are of four */
     return (Variant){loop_neon, loop_neon_flops};
 }
 #else
@@ -73,8 +78,9 @@ typedef float Four __attribute__((vector_size(16)));
 #define MULTIPLY_THEN_ADD(sum, a, b) ((sum) * (a) + (b))
 DEFINE_LOOP(loop_plain, , Four, 12, FOUR, MULTIPLY_THEN_ADD)
 
-static Variant choose(void)
+static Variant choose(int vector_floats)
 {
+    (void)vector_floats; /* all are of four */
     return (Variant){loop_plain, loop_plain_flops};
 }
 #endif
@@ -111,10 +117,10 @@ static double run_window(Pool *pool, Window *window, int threads)
 /* A first window that is too short tells little: the work is doubled until it lasts a while, and then as
  * much is taken as fills a window at that speed. The threads are those of a run of a model, which leave
  * their processors alone afterwards, as OpenMP's do not. */
-double raft_peak_gflops(int threads, double window, double seconds)
+double raft_peak_gflops(int threads, int vector_floats, double window, double seconds)
 {
     const double a_while = RAFT_BURST / 2, begin = now();
-    Window work = {choose(), 1 << 12, calloc((size_t)threads, sizeof(float))};
+    Window work = {choose(vector_floats), 1 << 12, calloc((size_t)threads, sizeof(float))};
     Pool pool = {0};
     if (!work.total) return 0;
     pool_start(&pool, threads);

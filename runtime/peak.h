@@ -9,12 +9,13 @@
 
 /* Runs multiply-adds of f32 vectors on registers alone, on so many threads at once, in windows
  * of about `window` seconds each, one or more, for about `seconds` in all; gives 10^9 floating-point
- * operations a second of all threads together in the best window, a multiply-add being two. The widest
- * vectors of the CPU are used, and its fused multiply-add if there is one.
+ * operations a second of all threads together in the best window, a multiply-add being two. The
+ * vectors are those of code with `vector_floats` elements in each, or where it has none (1), the widest
+ * of the CPU; multiply-adds are fused where the CPU can.
  *
  * Whatever else a machine does takes its share of what lasts long, and may leave a burst alone: what
  * takes a second is to be set beside windows of a second. */
-double raft_peak_gflops(int threads, double window, double seconds);
+double raft_peak_gflops(int threads, int vector_floats, double window, double seconds);
 
 /* So many threads read memory that no cache holds, for about `seconds`; gives 10^9 bytes a second
  * of all threads together. 0: there is not memory enough to tell. */
