@@ -287,6 +287,7 @@ static Exit open_training(Bench *bench, Trainer *trainer)
     bench->trainer = trainer;
     Engine *engine = &bench->engine;
     engine->on_gpu = session->options->target == TARGET_CUDA;
+    engine->vector_floats = trainer->model.compilation.target.vector_floats;
     engine->gpu = trainer->model.gpu;
     Machine *const machines[] = {&trainer->model, &trainer->optimiser};
     for (size_t i = 0; i < ARRAY_SIZE(machines) && wants_kernels(session->options); i++)

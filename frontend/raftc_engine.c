@@ -76,8 +76,7 @@ static bool is_batched(const Type *type)
 /* Images go in, answers come out: true of every graph of the frontend. */
 Exit engine_check(Session *session, const Compilation *c, Engine *engine)
 {
-    *engine = (Engine){
-        .session = session, .graph = c->built, .vector_floats = c->target.vector_floats};
+    *engine = (Engine){.session = session, .graph = c->built};
     const Graph *graph = engine->graph;
     Diag *diag = session->diag;
     bool good = true;
@@ -188,6 +187,7 @@ Exit engine_open(Engine *engine, Compilation *c, const char *weights)
     int count;
     const RaftTensorInfo *parameters = graph_parameters(c->graph, session->arena, &count);
     engine->graph = c->graph;
+    engine->vector_floats = c->target.vector_floats;
     if (session->options->target == TARGET_REFERENCE)
         return open_reference(engine, parameters, count, weights);
     exit = open_code(engine, c);

@@ -48,11 +48,36 @@ static void gelu_vectors(Emitter *e, Affine at, int count)
     }
 }
 
-/* What was brought becomes its gelu, all of it: what lies between rows does no harm. */
+static int64_t vectors_of_slot(const Emitter *e, const Slot *slot)
+{
+    return (slot->elements + e->target->vector_floats - 1) / e->target->vector_floats;
+}
+
+/* Between the rows of what is brought are places that nothing is brought to. The gelu of what was there would become its own
+ * gelu with each part, of about half the size: soon a number so small (denormal) that Intel's processors take
+ * hundreds of cycles for it. They are 0 before the first part, and stay so. */
+static void clear_gelus(Emitter *e, const Stage *stage)
+{
+    const Node *linear = graph_node(e->graph, stage->root);
+    int width = e->target->vector_floats;
+    const Lanes lanes = {NULL, width, width};
+    for (int operand = 0; operand < 2; operand++) {
+        NodeId id = linear->operands[operand];
+        if (graph_node(e->graph, id)->op != OP_GELU) continue;
+        const Slot *slot = &schedule_place(&e->schedule, id)->value;
+        Loop loop = loop_begin(e, int_constant(e, vectors_of_slot(e, slot)));
+        Affine at = affine_value(loop.index, width);
+        at = affine_add(e, at, (Affine[]){affine_constant(slot->offset)}, 1);
+        store_lanes(e, LLVMConstNull(float_type(e, width)), e->scratch, &at, &lanes, true);
+        loop_end(e, &loop);
+    }
+}
+
+/* What was brought becomes its gelu, with what lies between rows. */
 static void gelu_slot(Emitter *e, const Slot *slot)
 {
     int width = e->target->vector_floats;
-    int64_t vectors = (slot->elements + width - 1) / width;
+    int64_t vectors = vectors_of_slot(e, slot);
     int64_t most = e->target->vector_registers / 2 - 1, turns;
     if (most > 8) most = 8;
     turns = vectors / most;
@@ -404,6 +429,7 @@ void emit_parts(Emitter *e, const Stage *stage)
     e->step_of_sums = SUMS_START;
     emit_tiles(e, stage, NULL);
     e->parted = stage;
+    clear_gelus(e, stage);
     note_lines(e, stage, tiles_of_unit(e, stage));
     e->step_of_sums = SUMS_ADD;
     walk_parts(e, stage, 0);
