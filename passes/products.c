@@ -269,7 +269,8 @@ static void choose_rows(Product *p, const Type *result, const Type *rows, const 
 
 /* What a step of the contraction takes in a tile. Two multiply-adds and two loads go side by side; a
  * sum can be added to every fourth cycle, and some more sums than that keep both units busy. Of
- * tiles that are equal so far, the one with fewer loads is better. From scratch memory, where parts of sums
+ * tiles that are equal so far, the one with fewer loads is better: vectors as wide as a cache line come from
+ * the L2 cache line by line, and count twice. From scratch memory, where parts of sums
  * lie in rows far apart, loads take longer. */
 static int64_t step_cost(const Product *p, int64_t rows, int64_t vectors)
 {
@@ -278,7 +279,7 @@ static int64_t step_cost(const Product *p, int64_t rows, int64_t vectors)
     int64_t busy = p->in_parts ? loads * 5 / 4 : loads;
     if (products > cost) cost = products;
     if (busy > cost) cost = busy;
-    return WEIGHT * cost + loads;
+    return WEIGHT * cost + rows + vectors * p->load_cost;
 }
 
 /* The same for so many rows of so many vectors: full tiles, and what is left of each axis. */
@@ -416,7 +417,8 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     enum { MOST_VECTORS = 4 };
     const Node *node = graph_node(graph, linear);
     const Type *x = graph_type(graph, node->operands[0]), *w = graph_type(graph, node->operands[1]);
-    Product p = {.lane = lane, .vectors = 1}, best = {0};
+    Product p = {.lane = lane, .vectors = 1, .load_cost = target->vector_floats < LINE ? 1 : 2},
+            best = {0};
     int64_t width = 1, least = INT64_MAX;
     if (lane) {
         p.lane_in_x = type_find(x, lane) >= 0;

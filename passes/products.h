@@ -17,6 +17,7 @@ typedef struct Product {
     const char *lane; /* axis of the vectors; NULL: the result is a single number */
     bool lane_in_x, lane_in_w;
     int vectors;   /* in a full tile */
+    int load_cost; /* of a vector; 1: as of a number */
     int row_count; /* 0, 1 or 2 axes of the result make up the rows, outer first, */
     const char *row[2];
     int64_t row_tile[2]; /* so many consecutive indices of each */
