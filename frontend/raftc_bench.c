@@ -76,8 +76,8 @@ static Exit measure_peak(Engine *engine, Peak *peak)
 static void measure_sustained(const Engine *engine, double taken, Peak *peak)
 {
     if (!engine->on_gpu)
-        raise(&peak->sustained, raft_peak_gflops(engine->session->threads, engine->vector_floats,
-                                                 taken, taken));
+        raise(&peak->sustained,
+              raft_peak_gflops(engine->session->threads, engine->vector_floats, taken, taken));
     else
         peak->sustained = peak->burst;
 }
@@ -216,7 +216,7 @@ static void print_json(const Bench *bench, const Result *result)
     if (bench->session->options->profile) {
         json_object_set_new(object, "peak_gbytes_per_second", json_real(result->peak_gbytes));
         json_object_set_new(object, "kernels",
-                            profile_json(bench->profile, bench->profile_count, arena, result->batch,
+                            profile_json(bench->profile, bench->profile_count, arena,
                                          result->peak.burst, result->peak_gbytes));
     }
     json_print(object);
@@ -248,7 +248,7 @@ static void print_table(const Bench *bench, const Result *result)
     if (result->peak_bytes)
         printf("peak memory of the process %.1f MB\n", 1e-6 * (double)result->peak_bytes);
     if (bench->session->options->profile)
-        profile_print(bench->profile, bench->profile_count, bench->session->arena, result->batch,
+        profile_print(bench->profile, bench->profile_count, bench->session->arena,
                       result->peak.burst, result->peak_gbytes);
 }
 
@@ -273,7 +273,7 @@ static Exit open_forward(Bench *bench)
     bench->output = arena_array(session->arena, engine->graph->output_count, sizeof *bench->output);
     if (wants_kernels(options))
         profile_begin(&bench->profile[bench->profile_count++], session->arena, c, engine->shell,
-                      engine->on_gpu ? 1 : session->threads);
+                      bench->batch, engine->on_gpu ? 1 : session->threads);
     return reserve(engine, bench->batch, &bench->input, bench->output);
 }
 
@@ -293,6 +293,7 @@ static Exit open_training(Bench *bench, Trainer *trainer)
     for (size_t i = 0; i < ARRAY_SIZE(machines) && wants_kernels(session->options); i++)
         profile_begin(&bench->profile[bench->profile_count++], session->arena,
                       &machines[i]->compilation, machines[i]->shell,
+                      machines[i] == &trainer->model ? bench->batch : 1,
                       engine->on_gpu ? 1 : session->threads);
     return EXIT_DONE;
 }
@@ -304,8 +305,7 @@ static Exit draw(const Bench *bench, const Result *result)
     Exit exit = EXIT_DONE;
     if (session->options->roofline) {
         int count = bench->profile_count;
-        const ProfileRow *rows =
-            profile_rows(bench->profile, session->arena, result->batch, &count);
+        const ProfileRow *rows = profile_rows(bench->profile, session->arena, &count);
         exit = roofline_draw(session, rows, count, title_of(bench, result), result->peak.burst,
                              result->peak_gbytes);
     }

@@ -9,9 +9,9 @@
 #include <string.h>
 
 void profile_begin(Profile *profile, Arena *arena, const Compilation *c, RaftShell *shell,
-                   int threads)
+                   int64_t batch, int threads)
 {
-    *profile = (Profile){.shell = shell, .plan = c->plan, .threads = threads};
+    *profile = (Profile){.shell = shell, .plan = c->plan, .batch = batch, .threads = threads};
     profile->code = c->made->steps;
     profile->step = arena_array(arena, (size_t)c->plan->step_count, sizeof *profile->step);
     for (int s = 0; s < c->plan->step_count; s++)
@@ -80,8 +80,9 @@ static void count_operations(ProfileRow *row, const Graph *graph, int kernel, in
 }
 
 /* Adds one row for each kernel that ran; returns how many. */
-static int add_rows(const Profile *profile, int64_t batch, ProfileRow *rows)
+static int add_rows(const Profile *profile, ProfileRow *rows)
 {
+    int64_t batch = profile->batch;
     int count = 0;
     for (int s = 0; s < profile->step_count; s++) {
         if (profile->least[s] <= 0) continue; /* of another entry */
@@ -103,12 +104,12 @@ static int add_rows(const Profile *profile, int64_t batch, ProfileRow *rows)
     return count;
 }
 
-ProfileRow *profile_rows(const Profile *profile, Arena *arena, int64_t batch, int *count)
+ProfileRow *profile_rows(const Profile *profile, Arena *arena, int *count)
 {
     int steps = 0, rows = 0;
     for (int i = 0; i < *count; i++) steps += profile[i].step_count;
     ProfileRow *row = arena_array(arena, (size_t)steps, sizeof *row);
-    for (int i = 0; i < *count; i++) rows += add_rows(&profile[i], batch, row + rows);
+    for (int i = 0; i < *count; i++) rows += add_rows(&profile[i], row + rows);
     *count = rows;
     return row;
 }
@@ -156,10 +157,10 @@ const char *profile_row_cause(const ProfileRow *row, double peak_gflops, double 
 
 /* ---- printing -------------------------------------------------------------------------------- */
 
-void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
-                   double peak_gflops, double peak_gbytes)
+void profile_print(const Profile *profile, int count, Arena *arena, double peak_gflops,
+                   double peak_gbytes)
 {
-    const ProfileRow *rows = profile_rows(profile, arena, batch, &count);
+    const ProfileRow *rows = profile_rows(profile, arena, &count);
     double seconds = 0;
     for (int i = 0; i < count; i++) seconds += rows[i].seconds;
     printf("%4s %5s %9s %6s %8s %9s %7s %9s %8s %9s  %-10s  %s\n", "step", "times", "ms", "time",
@@ -178,10 +179,10 @@ void profile_print(const Profile *profile, int count, Arena *arena, int64_t batc
            peak_gbytes);
 }
 
-json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch,
-                     double peak_gflops, double peak_gbytes)
+json_t *profile_json(const Profile *profile, int count, Arena *arena, double peak_gflops,
+                     double peak_gbytes)
 {
-    const ProfileRow *rows = profile_rows(profile, arena, batch, &count);
+    const ProfileRow *rows = profile_rows(profile, arena, &count);
     json_t *list = json_array();
     for (int i = 0; i < count; i++) {
         const ProfileRow *row = &rows[i];

@@ -9,6 +9,7 @@ typedef struct Profile {
     RaftShell *shell;
     const Plan *plan;
     const StepCode *code;
+    int64_t batch; /* images of a run; of the optimiser's, which knows none, 1 */
     int threads, step_count;
     int *step;            /* of each step of the forward: its index in the plan */
     double *seconds;      /* what the shell adds to: of each thread, each step */
@@ -26,18 +27,18 @@ typedef struct ProfileRow {
     bool resamples;
 } ProfileRow;
 
-/* From now on every run of the shell, on so many threads, is measured: profile_add after each that
- * counts. */
+/* From now on every run of the shell, of so many images on so many threads, is measured: profile_add
+ * after each that counts. */
 void profile_begin(Profile *profile, Arena *arena, const Compilation *compilation, RaftShell *shell,
-                   int threads);
+                   int64_t batch, int threads);
 void profile_add(Profile *profile, bool fastest);
 /* Of `count` profiles, as one table. */
-void profile_print(const Profile *profile, int count, Arena *arena, int64_t batch,
-                   double peak_gflops, double peak_gbytes);
-json_t *profile_json(const Profile *profile, int count, Arena *arena, int64_t batch,
-                     double peak_gflops, double peak_gbytes);
+void profile_print(const Profile *profile, int count, Arena *arena, double peak_gflops,
+                   double peak_gbytes);
+json_t *profile_json(const Profile *profile, int count, Arena *arena, double peak_gflops,
+                     double peak_gbytes);
 /* The rows of the table; *count: in, of profiles, and out, of rows. */
-ProfileRow *profile_rows(const Profile *profile, Arena *arena, int64_t batch, int *count);
+ProfileRow *profile_rows(const Profile *profile, Arena *arena, int *count);
 /* Why it has less than 65 % of the peak; "" where it has not. */
 const char *profile_row_cause(const ProfileRow *row, double peak_gflops, double peak_gbytes);
 /* What it is, as text: "norm_linear (b, h 56 by 14)". */

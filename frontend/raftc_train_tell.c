@@ -16,9 +16,9 @@ static void measure_peak(Run *run)
     const Options *options = run->session->options;
     if (run->comm.rank > 0 || options->quiet || options->target == TARGET_CUDA) return;
     run->image_flops = 6 * (double)graph_multiply_adds(model->built, run->session->arena);
-    run->peak = 1e9 * run->comm.size *
-                raft_peak_gflops(run->session->threads, model->target.vector_floats, RAFT_BURST,
-                                 a_moment);
+    run->peak =
+        1e9 * run->comm.size *
+        raft_peak_gflops(run->session->threads, model->target.vector_floats, RAFT_BURST, a_moment);
 }
 
 void run_begin_telling(Run *run)

@@ -59,8 +59,7 @@ static Variant choose(int vector_floats)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (__builtin_cpu_supports("avx512f") && vector_floats >= 16)
         return (Variant){loop_avx512, loop_avx512_flops};
-    if (avx2 && vector_floats >= 8)
-        return (Variant){loop_avx2, loop_avx2_flops};
+    if (avx2 && vector_floats >= 8) return (Variant){loop_avx2, loop_avx2_flops};
     return (Variant){loop_sse, loop_sse_flops};
 }
 #elif defined(__aarch64__)

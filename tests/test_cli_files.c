@@ -192,6 +192,37 @@ static void profile_gives_every_kernel(void **state)
     json_decref(object);
 }
 
+/* 10^6 bytes of the optimiser's kernel, the one that takes roots. */
+static double bytes_of_optimiser(Place *place, const char *command)
+{
+    json_error_t error;
+    double bytes = 0;
+    run_well(place, command);
+    json_t *object = json_load_file(place->output, 0, &error), *kernel;
+    if (!json_is_object(object)) fail_msg("no object: %s", error.text);
+    size_t index;
+    json_array_foreach(json_object_get(object, "kernels"), index, kernel)
+    {
+        if (strstr(json_string_value(json_object_get(kernel, "kernel")), "sqrt"))
+            bytes += json_number_value(json_object_get(kernel, "mbytes"));
+    }
+    json_decref(object);
+    return bytes;
+}
+
+/* It works once a step, however many images there are. */
+static void profile_knows_the_optimiser(void **state)
+{
+    Place *place = *state;
+    if (!llvm_available()) skip();
+    double one = bytes_of_optimiser(
+        place, "raftc bench cli/tiny.yaml --train --batch 1 --profile --json --threads 1");
+    assert_true(one > 0);
+    double four = bytes_of_optimiser(
+        place, "raftc bench cli/tiny.yaml --train --batch 4 --profile --json --threads 1");
+    assert_true(one == four);
+}
+
 static int count_text(const char *text, const char *part)
 {
     int count = 0;
@@ -418,6 +449,7 @@ int main(void)
         cmocka_unit_test(dumps_are_numbered),
         cmocka_unit_test(bench_gives_every_number),
         cmocka_unit_test(profile_gives_every_kernel),
+        cmocka_unit_test(profile_knows_the_optimiser),
         cmocka_unit_test(bench_draws_and_traces),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(signals_leave_nothing_behind),

@@ -34,7 +34,7 @@ struct RaftLoader {
     uint32_t *order; /* NULL: as the data set has them */
     Slot *slots;
     /* Of the thread that takes the batches: */
-    bool lent; /* batch `low` is the caller's */
+    bool lent;                                        /* batch `low` is the caller's */
     int64_t truncated, unreadable, room_of_bad, *bad; /* which of the data set are unreadable */
     /* Behind the lock, as are the slots' `done`: */
     pthread_mutex_t lock;
@@ -276,7 +276,8 @@ static RaftStatus too_many(const RaftLoader *loader, RaftError *error)
     int64_t listed = loader->unreadable < MOST_LISTED ? loader->unreadable : MOST_LISTED;
     RaftError unwritten = {""};
     const char *list = loader->loading.list;
-    rt_fail(error, RAFT_BAD_FILE, "%lld pictures could not be read in this epoch, and %lld end it; ",
+    rt_fail(error, RAFT_BAD_FILE,
+            "%lld pictures could not be read in this epoch, and %lld end it; ",
             (long long)loader->unreadable, (long long)loader->loading.most_unreadable + 1);
     if (list && write_list(loader, &unwritten))
         rt_add(error, "the list of them was not written: %s; ", unwritten.message);
