@@ -34,8 +34,9 @@ struct RaftLoader {
     uint32_t *order; /* NULL: as the data set has them */
     Slot *slots;
     /* Of the thread that takes the batches: */
-    bool lent;                                        /* batch `low` is the caller's */
-    int64_t truncated, unreadable, room_of_bad, *bad; /* which of the data set are unreadable */
+    bool lent; /* batch `low` is the caller's */
+    int64_t truncated, unreadable;
+    int64_t *bad, room_of_bad; /* which of the data set are unreadable */
     /* Behind the lock, as are the slots' `done`: */
     pthread_mutex_t lock;
     pthread_cond_t room, full;
