@@ -223,6 +223,16 @@ static void spread_rows(Schedule *s, Slot *slot, int outer)
     s->unit_floats += rows * LINE;
 }
 
+/* Lanes of a panel: those of a tile, or of a unit that has fewer. */
+static int64_t panel_width(const Schedule *s, NodeId linear, const Product *p)
+{
+    const Type *result = graph_type(s->graph, linear);
+    int64_t lanes = unit_extent(s, &result->axis[type_find(result, p->lane)]),
+            width = product_width(p, s->target);
+    lanes = round_up(lanes, s->target->vector_floats);
+    return lanes < width ? lanes : width;
+}
+
 /* Cuts a slot, the last so far, down to one tile of lanes. */
 static void cut_to_panel(Schedule *s, Slot *slot, int64_t width)
 {
@@ -273,7 +283,7 @@ static bool place_part(Schedule *s, NodeId linear, int operand, const Product *p
     if (along) append_part(dims, over, p);
     const char *last = panel ? p->lane : along ? NULL : p->row[0];
     if (!schedule_slot(s, slot, dims, NULL, last)) return false;
-    if (panel) cut_to_panel(s, slot, product_width(p, s->target));
+    if (panel) cut_to_panel(s, slot, panel_width(s, linear, p));
     spread_rows(s, slot, outer);
     return true;
 }
