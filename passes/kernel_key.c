@@ -163,7 +163,8 @@ static bool has_strides(const Graph *graph, const Access *access)
     return any;
 }
 
-/* How far apart the elements along axis i lie. */
+/* How far apart the elements along axis i lie, and whether vectors may run along it (written_lane, memory_lane): beside a
+ * dimension of one another axis may have the same stride, but a sum over it is taken in another order. */
 static void print_stride(Key *key, const Access *access, int i)
 {
     KernelStrides *strides = key->strides;
@@ -177,7 +178,9 @@ static void print_stride(Key *key, const Access *access, int i)
     int64_t stride = 0;
     for (int d = 0; d < access->map->rank; d++)
         stride += access->map->dim[d].coefficient[i] * stride_of(access->type, d);
-    text_printf(&key->text, " %lld", (long long)stride);
+    int innermost = access->map->rank - 1;
+    bool vectors = innermost >= 0 && access->map->dim[innermost].coefficient[i] == 1;
+    text_printf(&key->text, " %lld%s", (long long)stride, vectors ? " side by side" : "");
 }
 
 static void print_strides(Key *key, const Access *access)
