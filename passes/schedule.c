@@ -233,7 +233,7 @@ static int64_t panel_width(const Schedule *s, NodeId linear, const Product *p)
     return lanes < width ? lanes : width;
 }
 
-/* Cuts a slot, the last so far, down to one tile of lanes. */
+/* Cuts a slot, the last so far, down to a panel of `width` lanes. */
 static void cut_to_panel(Schedule *s, Slot *slot, int64_t width)
 {
     slot->panel = true;
