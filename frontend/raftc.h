@@ -234,7 +234,6 @@ typedef struct Engine {
     RaftShell *shell;               /* NULL where the reference backend runs the graph; */
     const CudaEmulation *emulation; /* NULL: none */
     bool on_gpu;
-    int vector_floats;          /* of the code for a CPU; 1: it has no vectors */
     RaftCudaGpu gpu;            /* which, */
     RaftCudaImage peak;         /* and the kernels that measure it, once they are needed */
     unsigned forward, features; /* entries of its program */

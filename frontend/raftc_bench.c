@@ -55,16 +55,18 @@ static void raise(double *so_far, double value)
 }
 
 /* The best of some measurements, and of what is known so far. */
-static Exit measure_peak(Engine *engine, Peak *peak)
+static Exit measure_peak(Bench *bench, Peak *peak)
 {
+    Engine *engine = &bench->engine;
     for (int i = 0; i < PEAK_RUNS; i++) {
         double gflops = 0;
         Exit exit = EXIT_DONE;
         if (engine->on_gpu)
             exit = cuda_measure_peak(engine, peak_seconds, &gflops, NULL);
         else
-            gflops = raft_peak_gflops(engine->session->threads, engine->vector_floats, RAFT_BURST,
-                                      peak_seconds);
+            gflops =
+                raft_peak_gflops(bench->session->threads, bench->compilation->target.vector_floats,
+                                 RAFT_BURST, peak_seconds);
         if (exit != EXIT_DONE) return exit;
         raise(&peak->burst, gflops);
     }
@@ -73,11 +75,12 @@ static Exit measure_peak(Engine *engine, Peak *peak)
 
 /* The peak in a window as long as what took `taken` seconds. A GPU has nobody else to serve: what it can
  * do in a moment it can do for long. */
-static void measure_sustained(const Engine *engine, double taken, Peak *peak)
+static void measure_sustained(const Bench *bench, double taken, Peak *peak)
 {
-    if (!engine->on_gpu)
+    if (!bench->engine.on_gpu)
         raise(&peak->sustained,
-              raft_peak_gflops(engine->session->threads, engine->vector_floats, taken, taken));
+              raft_peak_gflops(bench->session->threads, bench->compilation->target.vector_floats,
+                               taken, taken));
     else
         peak->sustained = peak->burst;
 }
@@ -146,7 +149,7 @@ static Exit measure_runs(Bench *bench, Times *times)
         if (beside > measured)
             continue; /* of what takes microseconds not every run has its window */
         start = seconds_now();
-        measure_sustained(&bench->engine, taken, &times->peak);
+        measure_sustained(bench, taken, &times->peak);
         beside += seconds_now() - start;
     }
     return EXIT_DONE;
@@ -287,7 +290,6 @@ static Exit open_training(Bench *bench, Trainer *trainer)
     bench->trainer = trainer;
     Engine *engine = &bench->engine;
     engine->on_gpu = session->options->target == TARGET_CUDA;
-    engine->vector_floats = trainer->model.compilation.target.vector_floats;
     engine->gpu = trainer->model.gpu;
     Machine *const machines[] = {&trainer->model, &trainer->optimiser};
     for (size_t i = 0; i < ARRAY_SIZE(machines) && wants_kernels(session->options); i++)
@@ -317,9 +319,9 @@ static Exit draw(const Bench *bench, const Result *result)
 static Exit measure(Bench *bench)
 {
     Times times = {0};
-    Exit exit = measure_peak(&bench->engine, &times.peak);
+    Exit exit = measure_peak(bench, &times.peak);
     if (exit == EXIT_DONE) exit = measure_runs(bench, &times);
-    if (exit == EXIT_DONE) exit = measure_peak(&bench->engine, &times.peak);
+    if (exit == EXIT_DONE) exit = measure_peak(bench, &times.peak);
     if (exit != EXIT_DONE) return exit;
     Result result = summarise(bench, &times);
     if (bench->profile_count) exit = measure_bandwidth(&bench->engine, &result.peak_gbytes);

@@ -187,7 +187,6 @@ Exit engine_open(Engine *engine, Compilation *c, const char *weights)
     int count;
     const RaftTensorInfo *parameters = graph_parameters(c->graph, session->arena, &count);
     engine->graph = c->graph;
-    engine->vector_floats = c->target.vector_floats;
     if (session->options->target == TARGET_REFERENCE)
         return open_reference(engine, parameters, count, weights);
     exit = open_code(engine, c);
