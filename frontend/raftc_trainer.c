@@ -315,7 +315,8 @@ static void swap(float *pair[2])
 Exit trainer_run_step(Trainer *t, double learning_rate)
 {
     Machine *optimiser = &t->optimiser;
-    double norm = t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats, 0) : 0;
+    double norm =
+        t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats, optimiser->session->threads) : 0;
     Exit exit = set_numbers(t, t->step, learning_rate, norm);
     if (exit != EXIT_DONE) return exit;
     set_tensor(optimiser, "g", t->gradients);

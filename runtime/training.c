@@ -93,7 +93,6 @@ RAFT_SHELL_LINKAGE double raft_norm(const float *x, int64_t count, int threads)
 {
     enum { AT_ONCE = 64 };
     double sums[AT_ONCE], sum = 0;
-    if (threads == 0) threads = omp_get_max_threads();
     for (int64_t first = 0; first < count; first += (int64_t)AT_ONCE * RAFT_SUM_CHUNK) {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int i = 0; i < AT_ONCE; i++) {

@@ -26,7 +26,7 @@ typedef struct RaftOptimiserNumber {
 RAFT_SHELL_LINKAGE int raft_optimiser_numbers(const RaftOptimiser *optimiser, int64_t step,
                                               double learning_rate, double norm,
                                               RaftOptimiserNumber *numbers);
-/* The norm of `count` floats: the same bits for any number of threads; 0: OpenMP's own. */
+/* The norm of `count` floats: the same bits for any number of threads, at least 1. */
 RAFT_SHELL_LINKAGE double raft_norm(const float *x, int64_t count, int threads);
 
 /* ---- the instance ----------------------------------------------------------------------------- */

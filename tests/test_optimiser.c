@@ -44,7 +44,7 @@ static void take_step(Steps *s, int step)
     int count = 2;
     for (int k = 0; k < 4; k++) tensors[count++] = (ReferenceTensor){names[k], s->state[k]};
     int number_count = raft_optimiser_numbers(&s->rule, step + 1, 0.01 * (step + 1),
-                                              raft_norm(s->g, ALL, 0), numbers);
+                                              raft_norm(s->g, ALL, 2), numbers);
     for (int i = 0; i < number_count; i++) {
         s->number[i] = (float)numbers[i].value;
         tensors[count++] = (ReferenceTensor){numbers[i].name, &s->number[i]};
