@@ -221,9 +221,17 @@ void emit_stage(Emitter *e, const Stage *stage); /* for the present unit and var
 void emit_product(Emitter *e, const Stage *stage,
                   const Dim *lanes); /* lanes: the tile of lanes to do, or NULL: all */
 void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes); /* its present step */
-/* What the next part takes of the operands may lie far apart in memory: each tile of the nest, and of the
- * lanes around it, fetches its share. */
-void fetch_part(const Nest *tiles, const Dim *lanes);
+/* What the next part takes of the operands may lie far apart in memory: each tile fetches its share of the
+ * lines, some in each turn of its loop, for a core waits for but a few at a time. */
+typedef struct PartFetch {
+    int64_t share[2];      /* lines of each operand; 0: none */
+    LLVMValueRef noted[2]; /* where they lie, from `part` on */
+    LLVMValueRef part[2];
+} PartFetch;
+
+/* The share of the present tile of the nest, and of the lanes around it. */
+void fetch_begin(PartFetch *fetch, const Nest *tiles, const Dim *lanes);
+void fetch_turn(Emitter *e, const PartFetch *fetch, LLVMValueRef turn, int64_t turns);
 void emit_parts(Emitter *e, const Stage *stage); /* parts.c: one whose sum is taken in parts */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);

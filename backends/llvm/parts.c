@@ -334,7 +334,7 @@ static Affine part_offset(Emitter *e, const Node *linear, const Node *read)
     return affine_add(e, offset[0], &offset[1], -1);
 }
 
-void fetch_part(const Nest *tiles, const Dim *lanes)
+void fetch_begin(PartFetch *fetch, const Nest *tiles, const Dim *lanes)
 {
     Emitter *e = tiles->e;
     const Node *linear = graph_node(e->graph, tiles->stage->root);
@@ -347,17 +347,33 @@ void fetch_part(const Nest *tiles, const Dim *lanes)
         NodeId id = own_read(e->graph, linear->operands[operand]);
         const Node *read = graph_node(e->graph, id);
         int64_t share = lines_of_tile(list_lines(e, tiles->stage, id, &nest), count);
+        fetch->share[operand] = share;
         if (share == 0) continue;
         LLVMValueRef part = affine_emit(e, (Affine[]){part_offset(e, linear, read)});
-        LLVMValueRef noted = noted_line(e, id, (Affine[]){affine_scale(number, share)});
-        Loop loop = loop_begin(e, int_constant(e, share));
-        LLVMValueRef line = LLVMBuildGEP2(e->builder, e->i32, noted, &loop.index, 1, "");
-        line = LLVMBuildSExt(e->builder, LLVMBuildLoad2(e->builder, e->i32, line, ""), e->i64, "");
-        line = LLVMBuildNSWAdd(e->builder, line, part, "");
         /* Not "in bounds": past the last part there is nothing, which does no harm. */
-        line = LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &line, 1, "");
-        fetch_line(e, line, false);
-        loop_end(e, &loop);
+        fetch->part[operand] =
+            LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &part, 1, "");
+        fetch->noted[operand] = noted_line(e, id, (Affine[]){affine_scale(number, share)});
+    }
+}
+
+void fetch_turn(Emitter *e, const PartFetch *fetch, LLVMValueRef turn, int64_t turns)
+{
+    for (int operand = 0; operand < 2; operand++) {
+        int64_t share = fetch->share[operand], lines = (share + turns - 1) / turns;
+        for (int64_t i = 0; i < lines; i++) {
+            Affine at = affine_value(turn, lines);
+            at.constant += i;
+            LLVMValueRef number = affine_emit(e, &at);
+            LLVMValueRef clamped[] = {number, int_constant(e, share - 1)};
+            if (lines * turns > share) number = intrinsic(e, "llvm.smin", clamped, 2);
+            LLVMValueRef line =
+                LLVMBuildGEP2(e->builder, e->i32, fetch->noted[operand], &number, 1, "");
+            line = LLVMBuildLoad2(e->builder, e->i32, line, "");
+            line = LLVMBuildSExt(e->builder, line, e->i64, "");
+            line = LLVMBuildGEP2(e->builder, e->f32, fetch->part[operand], &line, 1, "");
+            fetch_line(e, line, false);
+        }
     }
 }
 

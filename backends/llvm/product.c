@@ -257,8 +257,13 @@ static void contract_part(Tile *tile, const Node *linear)
         coordinate_push(e, over->name[i], e->part_start[i]);
     }
     Affine start = e->part_start[last];
-    if (count >= turn) {
+    PartFetch fetch;
+    fetch_begin(&fetch, &tile->nest, &tile->lanes);
+    if (count < turn) {
+        fetch_turn(e, &fetch, int_constant(e, 0), 1);
+    } else {
         Loop loop = loop_begin(e, int_constant(e, count / turn));
+        fetch_turn(e, &fetch, loop.index, count / turn);
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, last, affine_add(e, index, &start, 1), turn, over->count);
         loop_end(e, &loop);
@@ -492,10 +497,9 @@ static void tile_leaf(Nest *nest)
         start_sums(tile, linear);
     else
         move_sums(tile, false);
-    if (e->parted) {
-        fetch_part(nest, &tile->lanes);
+    if (e->parted)
         contract_part(tile, linear);
-    } else if (step == SUMS_WHOLE || step == SUMS_ADD)
+    else if (step == SUMS_WHOLE || step == SUMS_ADD)
         contract(tile, linear, 0);
     if (step == SUMS_WHOLE || step == SUMS_FINISH)
         finish_sums(tile);
