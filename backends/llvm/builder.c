@@ -47,6 +47,31 @@ LLVMValueRef multiply_add(Emitter *e, LLVMValueRef a, LLVMValueRef b, LLVMValueR
     return intrinsic(e, "llvm.fma", (LLVMValueRef[]){a, b, c}, 3);
 }
 
+/* In place of LLVM, which loads a number that several take once, to a register of its own. Its own addressing
+ * would have an index, with which the processor makes two instructions of one again. */
+LLVMValueRef multiply_add_loaded(Emitter *e, LLVMValueRef at, LLVMValueRef b, LLVMValueRef c)
+{
+    static const char text[] = "vfmadd231ps ${4:c}($3){1to16}, $2, $0",
+                      constraints[] = "=v,0,v,r,i";
+    enum { READS_ARGUMENTS = 1 };
+    int64_t offset = 0;
+    if (LLVMIsAGetElementPtrInst(at) && LLVMIsAConstantInt(LLVMGetOperand(at, 1))) {
+        offset = 4 * LLVMConstIntGetSExtValue(LLVMGetOperand(at, 1));
+        at = LLVMGetOperand(at, 0);
+    }
+    LLVMValueRef arguments[] = {c, b, at, int_constant(e, offset)};
+    LLVMTypeRef vector = LLVMTypeOf(b), types[] = {vector, vector, e->pointer, e->i64};
+    LLVMTypeRef type = LLVMFunctionType(vector, types, 4, false);
+    LLVMValueRef instruction =
+        LLVMGetInlineAsm(type, text, strlen(text), constraints, strlen(constraints), false, false,
+                         LLVMInlineAsmDialectATT, false);
+    LLVMValueRef call = LLVMBuildCall2(e->builder, type, instruction, arguments, 4, "");
+    unsigned memory = LLVMGetEnumAttributeKindForName("memory", strlen("memory"));
+    LLVMAddCallSiteAttribute(call, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                             LLVMCreateEnumAttribute(e->context, memory, READS_ARGUMENTS));
+    return call;
+}
+
 /* The constant part comes last, so that addresses that differ in it alone share the rest. */
 LLVMValueRef address(Emitter *e, LLVMValueRef base, const Affine *offset)
 {

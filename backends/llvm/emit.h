@@ -114,6 +114,8 @@ LLVMValueRef float_constant(Emitter *e, float value, int width);
 LLVMTypeRef float_type(Emitter *e, int width); /* f32 or a vector of it */
 LLVMValueRef splat(Emitter *e, LLVMValueRef scalar, int width);
 LLVMValueRef multiply_add(Emitter *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
+/* The same of the number in memory at `at` and vectors of 16, in one instruction of AVX-512. */
+LLVMValueRef multiply_add_loaded(Emitter *e, LLVMValueRef at, LLVMValueRef b, LLVMValueRef c);
 /* A call of the intrinsic `name` overloaded on the type of the first argument. */
 LLVMValueRef intrinsic(Emitter *e, const char *name, LLVMValueRef *arguments, unsigned count);
 LLVMValueRef address(Emitter *e, LLVMValueRef base, const Affine *offset); /* of a float */

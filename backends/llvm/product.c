@@ -94,7 +94,19 @@ static void add_to_sum(Tile *tile, int row, int v, LLVMValueRef a, LLVMValueRef 
     Emitter *e = tile->nest.e;
     LLVMValueRef slot = tile->sum[row * tile->vectors + v];
     LLVMValueRef sum = LLVMBuildLoad2(e->builder, sum_type(tile), slot, "");
-    LLVMBuildStore(e->builder, multiply_add(e, a, b, sum), slot);
+    sum = LLVMTypeOf(a) == e->pointer ? multiply_add_loaded(e, a, b, sum) : multiply_add(e, a, b, sum);
+    LLVMBuildStore(e->builder, sum, slot);
+}
+
+/* The factor of a row for multiply-adds of `width` lanes: its number in all lanes; or where in memory that is: then they
+ * load it themselves, which is fewer instructions for two vectors. For more it would be more loads than
+ * there can be: then some rows do so. */
+static LLVMValueRef row_factor(Tile *tile, int row, LLVMValueRef number, int width)
+{
+    Emitter *e = tile->nest.e;
+    bool loads_itself = tile->vectors == 2 || (tile->vectors == 3 && row % 3 != 0);
+    if (width == 16 && loads_itself && LLVMIsALoadInst(number)) return LLVMGetOperand(number, 0);
+    return splat(e, number, width);
 }
 
 /* One step of the contraction. The operand without lanes is loaded once a row, the other once a
@@ -123,7 +135,7 @@ static void add_products(Tile *tile, const Node *linear)
             if (both)
                 one = emit_value(e, number, lanes);
             else if (!one)
-                one = splat(e, emit_value(e, number, (Lanes){NULL, 1, 1}), lanes.width);
+                one = row_factor(tile, row, emit_value(e, number, (Lanes){NULL, 1, 1}), lanes.width);
             add_to_sum(tile, row, v, one, loaded[v]);
             e->coordinate_count = mark;
         }

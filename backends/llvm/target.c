@@ -31,6 +31,7 @@ static void initialise_targets(void)
     LLVMInitializeAllTargets();
     LLVMInitializeAllTargetMCs();
     LLVMInitializeAllAsmPrinters();
+    LLVMInitializeAllAsmParsers();
     LLVMParseCommandLineOptions(ARRAY_SIZE(arguments), arguments, NULL);
 }
 
