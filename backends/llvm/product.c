@@ -157,7 +157,7 @@ static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
  * the loop costs: one step, which is less code. */
 static int64_t steps_of_turn(const Tile *tile)
 {
-    enum { MOST_STEPS = 4, PRODUCTS = 48 };
+    enum { MOST_STEPS = 4, PRODUCTS = 56 };
     const Product *p = &tile->nest.stage->product;
     int64_t sums = tile->rows * tile->vectors, whole = p->vectors;
     for (int i = 0; i < p->row_count; i++) whole *= p->row_tile[i];
