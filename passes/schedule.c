@@ -315,15 +315,31 @@ static void place_lines(Schedule *s, NodeId linear, int operand, const Product *
     s->unit_floats += round_up(slot->elements, 16);
 }
 
+/* Is what the sums become written as they are, whole cache lines of it? Then that is where they are kept, unless its
+ * rows all lie at the same place of the cache. */
+static bool sums_are_written(const Schedule *s, NodeId linear, const char *lane)
+{
+    enum { PAGE = 1024 };
+    NodeId user = NO_NODE;
+    if (count_uses(s, linear, true, &user) != 1 || node_at(s, user)->op != OP_WRITE) return false;
+    const Node *write = node_at(s, user);
+    if (write->layout.rank > 0 || write->type.rank == 0) return false;
+    const Index *innermost = &write->attributes.map.dim[write->type.rank - 1];
+    int64_t row = write->type.axis[write->type.rank - 1].extent;
+    int at = type_find(&node_at(s, linear)->type, lane);
+    return innermost->coefficient[at] == 1 && row % LINE == 0 && row % PAGE != 0;
+}
+
 /* The slots of a product whose sum is taken in parts. */
 static bool place_parts(Schedule *s, NodeId linear)
 {
+    const Node *node = node_at(s, linear);
     const Product p = product_tile(s->graph, linear, schedule_lane(s, linear), s->target);
     if (!p.in_parts) return true;
     for (int operand = 0; operand < 2; operand++) place_lines(s, linear, operand, &p);
     return place_part(s, linear, 0, &p) && place_part(s, linear, 1, &p) &&
-           schedule_slot(s, &schedule_place(s, linear)->sums, &node_at(s, linear)->type, NULL,
-                         p.lane);
+           (sums_are_written(s, linear, p.lane) ||
+            schedule_slot(s, &schedule_place(s, linear)->sums, &node->type, NULL, p.lane));
 }
 
 /* The stage and the slots of what a normalisation or a loss takes of whole groups. */

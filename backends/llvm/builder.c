@@ -188,6 +188,28 @@ void loop_end(Emitter *e, Loop *loop)
     LLVMPositionBuilderAtEnd(e->builder, loop->exit);
 }
 
+Branch branch_begin(Emitter *e, LLVMValueRef condition)
+{
+    LLVMBasicBlockRef then = LLVMAppendBasicBlockInContext(e->context, e->function, "then");
+    Branch branch = {LLVMAppendBasicBlockInContext(e->context, e->function, "else"),
+                     LLVMAppendBasicBlockInContext(e->context, e->function, "end")};
+    LLVMBuildCondBr(e->builder, condition, then, branch.otherwise);
+    LLVMPositionBuilderAtEnd(e->builder, then);
+    return branch;
+}
+
+void branch_else(Emitter *e, Branch *branch)
+{
+    LLVMBuildBr(e->builder, branch->end);
+    LLVMPositionBuilderAtEnd(e->builder, branch->otherwise);
+}
+
+void branch_end(Emitter *e, Branch *branch)
+{
+    LLVMBuildBr(e->builder, branch->end);
+    LLVMPositionBuilderAtEnd(e->builder, branch->end);
+}
+
 void fetch_line(Emitter *e, LLVMValueRef at, bool to_write)
 {
     enum { TO_L2 = 2, DATA = 1 };

@@ -82,7 +82,8 @@ typedef struct Emitter {
     LLVMValueRef batch;
     Chain chain;
     SumsStep step_of_sums;
-    const Slot *sums;            /* where sums are kept between the steps */
+    const Slot *sums;            /* where sums are kept between the steps; NULL: */
+    NodeId sums_write;           /* in the memory to which they are written in the end */
     const Stage *parted;         /* a product whose sum is being taken in parts, or NULL, and */
     Affine part_start[MAX_AXES]; /* where the present part starts along each axis of the sum, */
     Affine panel_start;          /* and the present tile of lanes */
@@ -109,6 +110,10 @@ typedef struct Loop {
     LLVMValueRef count;
 } Loop;
 
+typedef struct Branch {
+    LLVMBasicBlockRef otherwise, end;
+} Branch;
+
 LLVMValueRef int_constant(Emitter *e, int64_t value);
 LLVMValueRef float_constant(Emitter *e, float value, int width);
 LLVMTypeRef float_type(Emitter *e, int width); /* f32 or a vector of it */
@@ -134,6 +139,10 @@ LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry
 /* A loop of at least one turn; emit its body between the two calls. */
 Loop loop_begin(Emitter *e, LLVMValueRef count);
 void loop_end(Emitter *e, Loop *loop);
+/* Emit what is to run where the condition holds after the first call, where it does not after the second. */
+Branch branch_begin(Emitter *e, LLVMValueRef condition);
+void branch_else(Emitter *e, Branch *branch);
+void branch_end(Emitter *e, Branch *branch);
 
 /* ---- affine.c ------------------------------------------------------------------------------- */
 
@@ -165,6 +174,8 @@ LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b);
 LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count);
 /* Where a write puts the element at the present coordinates. */
 void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
+/* What a write that puts lanes side by side has put there. */
+LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes);
 LLVMValueRef buffer_of(Emitter *e, NodeId stored);
 Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 

@@ -357,24 +357,51 @@ void fetch_begin(PartFetch *fetch, const Nest *tiles, const Dim *lanes)
     }
 }
 
+/* The lines of an operand that a turn of `turns` fetches. */
+static int64_t lines_of_turn(const PartFetch *fetch, int operand, int64_t turns)
+{
+    return (fetch->share[operand] + turns - 1) / turns;
+}
+
+static void fetch_lines(Emitter *e, const PartFetch *fetch, int operand, LLVMValueRef turn,
+                        int64_t lines, bool clamp)
+{
+    for (int64_t i = 0; i < lines; i++) {
+        Affine at = affine_value(turn, lines);
+        at.constant += i;
+        LLVMValueRef number = affine_emit(e, &at);
+        LLVMValueRef clamped[] = {number, int_constant(e, fetch->share[operand] - 1)};
+        if (clamp) number = intrinsic(e, "llvm.smin", clamped, 2);
+        LLVMValueRef line =
+            LLVMBuildGEP2(e->builder, e->i32, fetch->noted[operand], &number, 1, "");
+        line = LLVMBuildLoad2(e->builder, e->i32, line, "");
+        line = LLVMBuildSExt(e->builder, line, e->i64, "");
+        line = LLVMBuildGEP2(e->builder, e->f32, fetch->part[operand], &line, 1, "");
+        fetch_line(e, line, false);
+    }
+}
+
 void fetch_turn(Emitter *e, const PartFetch *fetch, LLVMValueRef turn, int64_t turns)
 {
+    int64_t last = 0; /* turn that fetches anything, and one */
+    Branch branch;
     for (int operand = 0; operand < 2; operand++) {
-        int64_t share = fetch->share[operand], lines = (share + turns - 1) / turns;
-        for (int64_t i = 0; i < lines; i++) {
-            Affine at = affine_value(turn, lines);
-            at.constant += i;
-            LLVMValueRef number = affine_emit(e, &at);
-            LLVMValueRef clamped[] = {number, int_constant(e, share - 1)};
-            if (lines * turns > share) number = intrinsic(e, "llvm.smin", clamped, 2);
-            LLVMValueRef line =
-                LLVMBuildGEP2(e->builder, e->i32, fetch->noted[operand], &number, 1, "");
-            line = LLVMBuildLoad2(e->builder, e->i32, line, "");
-            line = LLVMBuildSExt(e->builder, line, e->i64, "");
-            line = LLVMBuildGEP2(e->builder, e->f32, fetch->part[operand], &line, 1, "");
-            fetch_line(e, line, false);
-        }
+        int64_t lines = lines_of_turn(fetch, operand, turns);
+        int64_t of_operand = lines ? (fetch->share[operand] + lines - 1) / lines : 0;
+        if (of_operand > last) last = of_operand;
     }
+    if (last == 0) return;
+    bool some = last < turns;
+    if (some)
+        branch = branch_begin(
+            e, LLVMBuildICmp(e->builder, LLVMIntSLT, turn, int_constant(e, last), ""));
+    for (int operand = 0; operand < 2; operand++) {
+        int64_t lines = lines_of_turn(fetch, operand, turns);
+        fetch_lines(e, fetch, operand, turn, lines, lines * last > fetch->share[operand]);
+    }
+    if (!some) return;
+    branch_else(e, &branch);
+    branch_end(e, &branch);
 }
 
 /* Register tiles of a unit. */
@@ -441,9 +468,9 @@ static void walk_parts(Emitter *e, const Stage *stage, int axis)
 
 void emit_parts(Emitter *e, const Stage *stage)
 {
-    e->sums = &schedule_place(&e->schedule, stage->root)->sums;
-    e->step_of_sums = SUMS_START;
-    emit_tiles(e, stage, NULL);
+    const Slot *sums = &schedule_place(&e->schedule, stage->root)->sums;
+    e->sums = sums->elements ? sums : NULL;
+    if (!e->sums) e->sums_write = stage->writes[0];
     e->parted = stage;
     clear_gelus(e, stage);
     note_lines(e, stage, tiles_of_unit(e, stage));
@@ -451,6 +478,6 @@ void emit_parts(Emitter *e, const Stage *stage)
     walk_parts(e, stage, 0);
     e->parted = NULL;
     e->step_of_sums = SUMS_FINISH;
-    emit_tiles(e, stage, NULL);
+    if (e->sums) emit_tiles(e, stage, NULL);
     e->step_of_sums = SUMS_WHOLE;
 }

@@ -69,7 +69,7 @@ static void start_sums(Tile *tile, const Node *linear)
     }
 }
 
-/* Between the sums and their place in scratch memory. */
+/* Between the sums and their place in memory. */
 static void move_sums(Tile *tile, bool store)
 {
     Emitter *e = tile->nest.e;
@@ -78,12 +78,17 @@ static void move_sums(Tile *tile, bool store)
         at_row(tile, i / tile->vectors);
         at_vector(tile, i % tile->vectors);
         Lanes lanes = vector_lanes(tile, i % tile->vectors);
-        Affine at = slot_offset(e, e->sums);
+        Affine at = e->sums ? slot_offset(e, e->sums) : affine_constant(0);
         if (store) {
             LLVMValueRef sum = LLVMBuildLoad2(e->builder, sum_type(tile), tile->sum[i], "");
-            store_lanes(e, sum, e->scratch, &at, &lanes, true);
+            if (e->sums)
+                store_lanes(e, sum, e->scratch, &at, &lanes, true);
+            else
+                emit_write(e, e->sums_write, sum, lanes);
         } else {
-            LLVMBuildStore(e->builder, load_lanes(e, e->scratch, &at, &lanes, true), tile->sum[i]);
+            LLVMValueRef sum = e->sums ? load_lanes(e, e->scratch, &at, &lanes, true)
+                                       : load_written(e, e->sums_write, lanes);
+            LLVMBuildStore(e->builder, sum, tile->sum[i]);
         }
         e->coordinate_count = mark;
     }
@@ -283,6 +288,22 @@ static void contract_part(Tile *tile, const Node *linear)
     start.constant += count / turn * turn;
     contract_at(tile, linear, last, start, count % turn, over->count);
     e->coordinate_count = mark;
+}
+
+/* The first part has no sums to go on with. */
+static void start_part(Tile *tile, const Node *linear)
+{
+    Emitter *e = tile->nest.e;
+    Affine start = affine_constant(0);
+    for (int i = 0; i < linear->attributes.over.count; i++)
+        start = affine_add(e, start, &e->part_start[i], 1);
+    LLVMValueRef is_first = LLVMBuildICmp(e->builder, LLVMIntEQ, affine_emit(e, &start),
+                                          int_constant(e, 0), "");
+    Branch branch = branch_begin(e, is_first);
+    start_sums(tile, linear);
+    branch_else(e, &branch);
+    move_sums(tile, false);
+    branch_end(e, &branch);
 }
 
 static void contract(Tile *tile, const Node *linear, int axis)
@@ -505,7 +526,9 @@ static void tile_leaf(Nest *nest)
         fetch_slopes(tile);
         fetch_places(tile);
     }
-    if (step == SUMS_WHOLE || step == SUMS_START)
+    if (e->parted)
+        start_part(tile, linear);
+    else if (step == SUMS_WHOLE || step == SUMS_START)
         start_sums(tile, linear);
     else
         move_sums(tile, false);

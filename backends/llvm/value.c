@@ -538,6 +538,17 @@ LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
     return emit_op[op](e, id, lanes);
 }
 
+LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes)
+{
+    const Node *node = graph_node(e->graph, write);
+    const Type *from = graph_type(e->graph, node->operands[0]);
+    Affine at[MAX_AXES];
+    for (int d = 0; d < node->type.rank; d++)
+        at[d] = index_at(e, &node->attributes.map.dim[d], from);
+    Affine offset = storage_offset(e, write, at);
+    return load_lanes(e, buffer_of(e, write), &offset, &lanes, false);
+}
+
 void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes)
 {
     const Node *node = graph_node(e->graph, write);
