@@ -393,8 +393,8 @@ void fetch_turn(Emitter *e, const PartFetch *fetch, LLVMValueRef turn, int64_t t
     if (last == 0) return;
     bool some = last < turns;
     if (some)
-        branch = branch_begin(
-            e, LLVMBuildICmp(e->builder, LLVMIntSLT, turn, int_constant(e, last), ""));
+        branch =
+            branch_begin(e, LLVMBuildICmp(e->builder, LLVMIntSLT, turn, int_constant(e, last), ""));
     for (int operand = 0; operand < 2; operand++) {
         int64_t lines = lines_of_turn(fetch, operand, turns);
         fetch_lines(e, fetch, operand, turn, lines, lines * last > fetch->share[operand]);

@@ -4,18 +4,9 @@
  * order in which they are named; each step loads the vectors of one operand and, for each row, one
  * number of the other. Then the epilogue computes what follows and stores it.
  */
-#include "backends/llvm/emit.h"
+#include "backends/llvm/tile.h"
 
 #include <string.h>
-
-typedef struct Tile {
-    Nest nest;
-    int row_dim[2]; /* dims of nest that make up the rows, outer first; -1: none */
-    int lane_dim;   /* likewise of the lanes; -1: none */
-    Dim lanes;      /* tile of lanes where the caller walks them */
-    int rows, vectors;
-    LLVMValueRef sum[MAX_TILE]; /* stack slots, row by row; promoted to registers */
-} Tile;
 
 static Lanes vector_lanes(const Tile *tile, int vector)
 {
@@ -25,8 +16,7 @@ static Lanes vector_lanes(const Tile *tile, int vector)
     return (Lanes){tile->lanes.axis, width, (int)(left < width ? left : width)};
 }
 
-/* Coordinates of one row and one vector of the tile; the caller restores coordinate_count. */
-static void at_row(Tile *tile, int row)
+void at_row(Tile *tile, int row)
 {
     int64_t inner = tile->row_dim[1] >= 0 ? tile->nest.dim[tile->row_dim[1]].count : 1;
     int64_t offset[] = {row / inner, row % inner};
@@ -39,7 +29,7 @@ static void at_row(Tile *tile, int row)
     }
 }
 
-static void at_vector(Tile *tile, int vector)
+void at_vector(Tile *tile, int vector)
 {
     if (!tile->lanes.axis) return;
     Affine at = tile->lanes.start;
@@ -99,7 +89,8 @@ static void add_to_sum(Tile *tile, int row, int v, LLVMValueRef a, LLVMValueRef 
     Emitter *e = tile->nest.e;
     LLVMValueRef slot = tile->sum[row * tile->vectors + v];
     LLVMValueRef sum = LLVMBuildLoad2(e->builder, sum_type(tile), slot, "");
-    sum = LLVMTypeOf(a) == e->pointer ? multiply_add_loaded(e, a, b, sum) : multiply_add(e, a, b, sum);
+    sum = LLVMTypeOf(a) == e->pointer ? multiply_add_loaded(e, a, b, sum)
+                                      : multiply_add(e, a, b, sum);
     LLVMBuildStore(e->builder, sum, slot);
 }
 
@@ -140,7 +131,8 @@ static void add_products(Tile *tile, const Node *linear)
             if (both)
                 one = emit_value(e, number, lanes);
             else if (!one)
-                one = row_factor(tile, row, emit_value(e, number, (Lanes){NULL, 1, 1}), lanes.width);
+                one =
+                    row_factor(tile, row, emit_value(e, number, (Lanes){NULL, 1, 1}), lanes.width);
             add_to_sum(tile, row, v, one, loaded[v]);
             e->coordinate_count = mark;
         }
@@ -158,16 +150,16 @@ static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
 
 /* A turn of the innermost loop takes up to four steps, of some 48 multiply-adds in all, beside which what
  * the loop itself costs is little (bench/results/kernels-2026-11-26.md). With more, LLVM spills, or keeps
- * in registers what overlapping windows share. In what is left at an edge the few sums wait for each other, whatever
+ * in registers what overlapping windows share; where multiply-adds load the numbers themselves, more do. In what is left at an edge the few sums wait for each other, whatever
  * the loop costs: one step, which is less code. */
 static int64_t steps_of_turn(const Tile *tile)
 {
-    enum { MOST_STEPS = 4, PRODUCTS = 56 };
+    enum { MOST_STEPS = 4, PRODUCTS = 48, MORE_PRODUCTS = 56 };
     const Product *p = &tile->nest.stage->product;
     int64_t sums = tile->rows * tile->vectors, whole = p->vectors;
     for (int i = 0; i < p->row_count; i++) whole *= p->row_tile[i];
     if (!p->in_parts && 2 * sums <= whole) return 1;
-    int64_t steps = PRODUCTS / sums;
+    int64_t steps = (tile->vectors == 2 ? MORE_PRODUCTS : PRODUCTS) / sums;
     return steps > MOST_STEPS ? MOST_STEPS : steps < 1 ? 1 : steps;
 }
 
@@ -190,6 +182,15 @@ static bool is_innermost(const Tile *tile, const Node *linear, int axis)
     for (int i = axis + 1; i < linear->attributes.over.count; i++)
         if (indices_of_turn(tile, linear, i) != contracted_extent(tile, linear, i)) return false;
     return contracted_extent(tile, linear, axis) > 0;
+}
+
+/* Turns of the innermost loop in the whole contraction; 1: there is no loop. */
+static int64_t turns_in_all(const Tile *tile, const Node *linear)
+{
+    int64_t turns = 1;
+    for (int i = 0; i < linear->attributes.over.count; i++)
+        turns *= contracted_extent(tile, linear, i) / indices_of_turn(tile, linear, i);
+    return turns;
 }
 
 /* Where the sum, or the present part of it in a chain, starts along a contracted axis. */
@@ -297,8 +298,8 @@ static void start_part(Tile *tile, const Node *linear)
     Affine start = affine_constant(0);
     for (int i = 0; i < linear->attributes.over.count; i++)
         start = affine_add(e, start, &e->part_start[i], 1);
-    LLVMValueRef is_first = LLVMBuildICmp(e->builder, LLVMIntEQ, affine_emit(e, &start),
-                                          int_constant(e, 0), "");
+    LLVMValueRef is_first =
+        LLVMBuildICmp(e->builder, LLVMIntEQ, affine_emit(e, &start), int_constant(e, 0), "");
     Branch branch = branch_begin(e, is_first);
     start_sums(tile, linear);
     branch_else(e, &branch);
@@ -323,8 +324,13 @@ static void contract(Tile *tile, const Node *linear, int axis)
             is_innermost(tile, linear, axis) ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
         if (ahead) fetch_line_of_panel(e, ahead, loop.index);
+        Affine outer = tile->turn;
+        tile->turn =
+            affine_add(e, affine_scale(outer, turns), (Affine[]){affine_value(loop.index, 1)}, 1);
+        if (is_innermost(tile, linear, axis)) fetch_rows(tile, turns_in_all(tile, linear));
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
+        tile->turn = outer;
         loop_end(e, &loop);
     }
     start.constant += turns * turn;
@@ -434,79 +440,6 @@ static void finish_sums(Tile *tile)
     e->computed[stage->end - e->schedule.first] = NULL;
 }
 
-/* Moves the present coordinates from the present unit to a later one, which begins at `later`. */
-static void move_to(Emitter *e, const Affine *later)
-{
-    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
-    for (int i = 0; i < kernel->rank; i++) {
-        Affine at = affine_add(e, *coordinate_of(e, kernel->axis[i].name), &e->base[i], -1);
-        coordinate_push(e, kernel->axis[i].name, affine_add(e, at, &later[i], 1));
-    }
-}
-
-/* Fetches what the same tile of a later unit takes or stores of value `stored`, whose elements the map finds:
- * memory takes longer to answer than a tile. After the last unit that is something else, which does no harm. */
-static void fetch_tile(Tile *tile, const Map *map, const Type *space, NodeId stored, bool to_write)
-{
-    Emitter *e = tile->nest.e;
-    int width = e->target->vector_floats, step = width < LINE ? LINE / width : 1;
-    Affine later[MAX_AXES];
-    unit_base(e, later_unit(e), later);
-    for (int row = 0; row < tile->rows; row++)
-        for (int v = 0; v < tile->vectors; v += step) {
-            int mark = e->coordinate_count;
-            Affine at[MAX_AXES];
-            at_row(tile, row);
-            at_vector(tile, v);
-            move_to(e, later);
-            for (int d = 0; d < map->rank; d++) at[d] = index_at(e, &map->dim[d], space);
-            Affine offset = storage_offset(e, stored, at);
-            e->coordinate_count = mark;
-            fetch_line(e, address(e, buffer_of(e, stored), &offset), to_write);
-        }
-}
-
-/* The slopes of a GELU are of values that were stored long ago. */
-static void fetch_slopes(Tile *tile)
-{
-    Emitter *e = tile->nest.e;
-    const Stage *stage = tile->nest.stage;
-    for (NodeId id = stage->root + 1; id <= stage->end; id++) {
-        const Node *node = graph_node(e->graph, id);
-        if (node->op != OP_GELU_GRAD || !tile->lanes.axis) continue;
-        const Node *read = graph_node(e->graph, node->operands[0]);
-        if (read->op != OP_READ || schedule_holds(&e->schedule, read->operands[0])) continue;
-        const char *lane = memory_lane(e->graph, node->operands[0]);
-        if (lane && strcmp(lane, tile->lanes.axis) == 0)
-            fetch_tile(tile, &read->attributes.map, &read->type, read->operands[0], false);
-    }
-}
-
-static bool is_used_inside(const Emitter *e, NodeId value)
-{
-    for (NodeId id = value + 1; id < e->schedule.end; id++) {
-        const Node *node = graph_node(e->graph, id);
-        for (uint32_t i = 0; node->op != OP_WRITE && i < node->operand_count; i++)
-            if (node->operands[i] == value) return true;
-    }
-    return false;
-}
-
-/* What a kernel stores of values that it goes on with goes to places far apart. They are fetched likewise: stores that
- * wait for them would hold up all stores after them, those to scratch memory, too. */
-static void fetch_places(Tile *tile)
-{
-    Emitter *e = tile->nest.e;
-    const Stage *stage = tile->nest.stage;
-    for (NodeId id = stage->end + 1; id < e->schedule.end && tile->lanes.axis; id++) {
-        const Node *node = graph_node(e->graph, id);
-        NodeId value = node->operands[0];
-        if (node->op == OP_WRITE && value >= stage->root && value <= stage->end &&
-            is_used_inside(e, value))
-            fetch_tile(tile, &node->attributes.map, graph_type(e->graph, value), id, true);
-    }
-}
-
 static void tile_leaf(Nest *nest)
 {
     Tile *tile = (Tile *)nest;
@@ -522,10 +455,10 @@ static void tile_leaf(Nest *nest)
     for (int i = 0; i < tile->rows * tile->vectors; i++)
         tile->sum[i] = stack_slot(e, sum_type(tile));
     SumsStep step = e->step_of_sums;
-    if (step == SUMS_WHOLE) {
-        fetch_slopes(tile);
-        fetch_places(tile);
-    }
+    tile->turn = affine_constant(0);
+    tile->fetch_count = 0;
+    if (step == SUMS_WHOLE) find_fetches(tile);
+    if (turns_in_all(tile, linear) <= 1) fetch_rows_at_once(tile);
     if (e->parted)
         start_part(tile, linear);
     else if (step == SUMS_WHOLE || step == SUMS_START)

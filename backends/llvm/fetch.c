@@ -1,0 +1,135 @@
+/* fetch.c: what a tile fetches for later units while its sums are taken.
+ *
+ * Memory takes longer to answer than a tile takes. So each tile fetches what the same tile of a later unit
+ * needs, row by row in the turns of its innermost loop: a core waits for but a few lines at a time, and
+ * many at once would hold up the tile itself.
+ */
+#include "backends/llvm/tile.h"
+
+#include <string.h>
+
+/* Moves the present coordinates from the present unit to a later one, which begins at `later`. */
+static void move_to(Emitter *e, const Affine *later)
+{
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    for (int i = 0; i < kernel->rank; i++) {
+        Affine at = affine_add(e, *coordinate_of(e, kernel->axis[i].name), &e->base[i], -1);
+        coordinate_push(e, kernel->axis[i].name, affine_add(e, at, &later[i], 1));
+    }
+}
+
+static void add_fetch(Tile *tile, const Map *map, const Type *space, NodeId stored, bool to_write)
+{
+    if (tile->fetch_count < MAX_FETCHES)
+        tile->fetch[tile->fetch_count++] = (TileFetch){map, space, stored, to_write};
+}
+
+/* The slopes of a GELU are of values that were stored long ago. */
+static void find_slopes(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    const Stage *stage = tile->nest.stage;
+    for (NodeId id = stage->root + 1; id <= stage->end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        if (node->op != OP_GELU_GRAD) continue;
+        const Node *read = graph_node(e->graph, node->operands[0]);
+        if (read->op != OP_READ || schedule_holds(&e->schedule, read->operands[0])) continue;
+        const char *lane = memory_lane(e->graph, node->operands[0]);
+        if (lane && strcmp(lane, tile->lanes.axis) == 0)
+            add_fetch(tile, &read->attributes.map, &read->type, read->operands[0], false);
+    }
+}
+
+static bool is_used_inside(const Emitter *e, NodeId value)
+{
+    for (NodeId id = value + 1; id < e->schedule.end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        for (uint32_t i = 0; node->op != OP_WRITE && i < node->operand_count; i++)
+            if (node->operands[i] == value) return true;
+    }
+    return false;
+}
+
+/* What a kernel stores of values that it goes on with goes to places far apart. Stores that wait for them
+ * would hold up all stores after them, those to scratch memory, too. */
+static void find_places(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    const Stage *stage = tile->nest.stage;
+    for (NodeId id = stage->end + 1; id < e->schedule.end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        NodeId value = node->operands[0];
+        if (node->op == OP_WRITE && value >= stage->root && value <= stage->end &&
+            is_used_inside(e, value))
+            add_fetch(tile, &node->attributes.map, graph_type(e->graph, value), id, true);
+    }
+}
+
+void find_fetches(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    tile->fetch_count = 0;
+    if (!tile->lanes.axis) return;
+    find_slopes(tile);
+    find_places(tile);
+    if (tile->fetch_count > 0) unit_base(e, later_unit(e), tile->later);
+}
+
+/* Coordinates of the row with this number, which the program computes. */
+static void at_numbered_row(Tile *tile, const Affine *row)
+{
+    Emitter *e = tile->nest.e;
+    int64_t inner = tile->row_dim[1] >= 0 ? tile->nest.dim[tile->row_dim[1]].count : 1;
+    Affine offset[] = {affine_divide(e, row, inner), affine_modulo(e, row, inner)};
+    for (int k = 0; k < 2; k++) {
+        if (tile->row_dim[k] < 0) continue;
+        const Dim *dim = &tile->nest.dim[tile->row_dim[k]];
+        coordinate_push(e, dim->axis, affine_add(e, offset[k], &dim->start, 1));
+    }
+}
+
+/* After the last unit that is something else, which does no harm. */
+static void fetch_row(Tile *tile, const Affine *row)
+{
+    Emitter *e = tile->nest.e;
+    int width = e->target->vector_floats, step = width < LINE ? LINE / width : 1;
+    for (int i = 0; i < tile->fetch_count; i++) {
+        const TileFetch *fetch = &tile->fetch[i];
+        for (int v = 0; v < tile->vectors; v += step) {
+            int mark = e->coordinate_count;
+            Affine at[MAX_AXES];
+            at_numbered_row(tile, row);
+            at_vector(tile, v);
+            move_to(e, tile->later);
+            for (int d = 0; d < fetch->map->rank; d++)
+                at[d] = index_at(e, &fetch->map->dim[d], fetch->space);
+            Affine offset = storage_offset(e, fetch->stored, at);
+            e->coordinate_count = mark;
+            fetch_line(e, address(e, buffer_of(e, fetch->stored), &offset), fetch->to_write);
+        }
+    }
+}
+
+void fetch_rows_at_once(Tile *tile)
+{
+    for (int row = 0; row < tile->rows; row++) fetch_row(tile, (Affine[]){affine_constant(row)});
+}
+
+void fetch_rows(Tile *tile, int64_t turns)
+{
+    Emitter *e = tile->nest.e;
+    if (tile->fetch_count == 0 || turns == 0) return;
+    int64_t rows = (tile->rows + turns - 1) / turns, last = (tile->rows + rows - 1) / rows;
+    Branch branch;
+    if (last < turns)
+        branch = branch_begin(e, LLVMBuildICmp(e->builder, LLVMIntSLT, affine_emit(e, &tile->turn),
+                                               int_constant(e, last), ""));
+    for (int64_t i = 0; i < rows; i++) {
+        Affine row = affine_scale(tile->turn, rows);
+        row.constant += i;
+        fetch_row(tile, &row);
+    }
+    if (last == turns) return;
+    branch_else(e, &branch);
+    branch_end(e, &branch);
+}
