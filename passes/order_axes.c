@@ -131,6 +131,18 @@ static void ask_operand(const OrderAxes *o, NodeId read, Votes *votes)
     }
 }
 
+/* The vote of a product whose vectors run along another axis than that which its result has innermost: element by
+ * element would be stored. */
+static void ask_product(const OrderAxes *o, NodeId write, const char *lane, Votes *votes)
+{
+    NodeId id = graph_node(o->graph, write)->operands[0];
+    const Node *linear = graph_node(o->graph, id);
+    int at = lane ? type_find(votes->shape, lane) : -1;
+    if (linear->op == OP_LINEAR && at >= 0 &&
+        product_tile(o->graph, id, lane, o->context->target).in_parts)
+        votes->weight[at] += type_elements(&linear->type, NULL);
+}
+
 /* The reader that takes most vectors along axis `lane` of the value; its read has all axes as they are. */
 static const Node *main_reader(const OrderAxes *o, NodeId written, int lane)
 {
@@ -231,6 +243,8 @@ static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *par
             now = lane[id - first];
         }
         ask_readers(o, id, &votes);
+        NodeId value = node->operands[0];
+        if (value >= first) ask_product(o, id, lane[value - first], &votes);
     }
     for (NodeId id = first; id < end; id++)
         if (graph_node(graph, id)->op == OP_READ && !param_only[id]) ask_operand(o, id, &votes);
