@@ -307,17 +307,28 @@ static void reduction_leaf(Nest *nest)
 }
 
 /* A sum walks much memory, or looks much up for each of its few terms: it takes as many lanes along as registers
- * hold. */
-void emit_reduction(Emitter *e, const Stage *stage)
+ * hold, 1, 2, 4 or 8 vectors of `extent` lanes, in what is left at the end, too: LLVM keeps three vectors
+ * that are one from turn to turn of a loop as so many numbers. */
+static int64_t lanes_together(const Emitter *e, int64_t extent)
 {
     enum { VECTORS = 8 };
+    int64_t width = e->target->vector_floats, most = VECTORS * width;
+    if (most > MAX_TILE) most = MAX_TILE;
+    for (; most > width; most /= 2) {
+        int64_t left = (extent % most + width - 1) / width;
+        if (extent >= most && (left & (left - 1)) == 0) break;
+    }
+    return most;
+}
+
+void emit_reduction(Emitter *e, const Stage *stage)
+{
     Nest nest = {.e = e, .stage = stage, .leaf = reduction_leaf};
     const char *lane = schedule_lane(&e->schedule, stage->root);
-    int most = VECTORS * e->target->vector_floats;
     add_dims(&nest, graph_type(e->graph, stage->root), NULL, lane);
     for (int i = 0; i < nest.count; i++)
         if (lane && strcmp(nest.dim[i].axis, lane) == 0 &&
             graph_node(e->graph, stage->root)->op == OP_SUM)
-            nest.dim[i].tile = most < MAX_TILE ? most : MAX_TILE;
+            nest.dim[i].tile = lanes_together(e, nest.dim[i].extent);
     emit_nest(&nest, 0);
 }
