@@ -281,7 +281,7 @@ static void count_tiles(Emitter *e, const Dim *dim, Affine *number, int64_t *cou
 /* What each of `tiles` tiles fetches of the lines of an operand; 0: nothing. */
 static int64_t lines_of_tile(int64_t lines, int64_t tiles)
 {
-    enum { MOST_AT_ONCE = 32 }; /* more than a core waits for at a time would stop it */
+    enum { MOST_AT_ONCE = 128 }; /* more than a core waits for at a time would stop it */
     int64_t share = (lines + tiles - 1) / tiles;
     return share > MOST_AT_ONCE ? 0 : share;
 }
