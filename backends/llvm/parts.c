@@ -13,6 +13,7 @@ typedef struct Fill {
     NodeId operand;
     const char *lane; /* along which the operand lies in memory, or NULL */
     const char *last; /* along which the slot does, */
+    const char *row;  /* a leaf has several indices along, or NULL */
     bool padded;      /* with room for whole vectors at the end of each row */
 } Fill;
 
@@ -29,67 +30,22 @@ static LLVMValueRef operand_value(Fill *fill, Lanes lanes)
     return value;
 }
 
-/* The gelu of `count` vectors in scratch memory. */
-static void gelu_vectors(Emitter *e, Affine at, int count)
+/* Vectors whose gelu is taken together. */
+static int most_together(const Emitter *e)
 {
-    int width = e->target->vector_floats;
-    const Lanes lanes = {NULL, width, width};
-    LLVMValueRef value[MAX_TILE];
-    for (int i = 0; i < count; i++) {
-        Affine one = at;
-        one.constant += (int64_t)i * width;
-        value[i] = load_lanes(e, e->scratch, &one, &lanes, true);
-    }
-    emit_gelu_together(e, value, count, width);
-    for (int i = 0; i < count; i++) {
-        Affine one = at;
-        one.constant += (int64_t)i * width;
-        store_lanes(e, value[i], e->scratch, &one, &lanes, true);
-    }
+    int most = e->target->vector_registers / 2 - 1;
+    return most > 8 ? 8 : most;
 }
 
-static int64_t vectors_of_slot(const Emitter *e, const Slot *slot)
+/* The gelu of each, if the operand is one. */
+static void apply_gelu(const Fill *fill, LLVMValueRef *vector, int count, int width)
 {
-    return (slot->elements + e->target->vector_floats - 1) / e->target->vector_floats;
-}
-
-/* Between the rows of what is brought are places that nothing is brought to. The gelu of what was there would become its own
- * gelu with each part, of about half the size: soon a number so small (denormal) that Intel's processors take
- * hundreds of cycles for it. They are 0 before the first part, and stay so. */
-static void clear_gelus(Emitter *e, const Stage *stage)
-{
-    const Node *linear = graph_node(e->graph, stage->root);
-    int width = e->target->vector_floats;
-    const Lanes lanes = {NULL, width, width};
-    for (int operand = 0; operand < 2; operand++) {
-        NodeId id = linear->operands[operand];
-        if (graph_node(e->graph, id)->op != OP_GELU) continue;
-        const Slot *slot = &schedule_place(&e->schedule, id)->value;
-        Loop loop = loop_begin(e, int_constant(e, vectors_of_slot(e, slot)));
-        Affine at = affine_value(loop.index, width);
-        at = affine_add(e, at, (Affine[]){affine_constant(slot->offset)}, 1);
-        store_lanes(e, LLVMConstNull(float_type(e, width)), e->scratch, &at, &lanes, true);
-        loop_end(e, &loop);
+    Emitter *e = fill->nest.e;
+    if (graph_node(e->graph, fill->operand)->op != OP_GELU) return;
+    for (int i = 0; i < count; i += most_together(e)) {
+        int left = count - i, most = most_together(e);
+        emit_gelu_together(e, vector + i, left < most ? left : most, width);
     }
-}
-
-/* What was brought becomes its gelu, with what lies between rows. */
-static void gelu_slot(Emitter *e, const Slot *slot)
-{
-    int width = e->target->vector_floats;
-    int64_t vectors = vectors_of_slot(e, slot);
-    int64_t most = e->target->vector_registers / 2 - 1, turns;
-    if (most > 8) most = 8;
-    turns = vectors / most;
-    Affine at = affine_constant(slot->offset);
-    if (turns > 0) {
-        Loop loop = loop_begin(e, int_constant(e, turns));
-        Affine turn = affine_value(loop.index, most * width);
-        gelu_vectors(e, affine_add(e, turn, &at, 1), (int)most);
-        loop_end(e, &loop);
-    }
-    at.constant += turns * most * width;
-    if (vectors % most) gelu_vectors(e, at, (int)(vectors % most));
 }
 
 /* Swaps element j of vector i with element i of vector j, of `width` vectors so wide: blocks of 1, 2,
@@ -136,6 +92,7 @@ static void fill_square(Fill *fill)
                                     : LLVMConstNull(float_type(e, width));
         e->coordinate_count = mark;
     }
+    apply_gelu(fill, vector, (int)last->count, width);
     transpose(e, vector, width);
     for (int i = 0; i < lane->count; i++) {
         Affine at = lane->start;
@@ -147,18 +104,84 @@ static void fill_square(Fill *fill)
     }
 }
 
+/* Vector number `i` of the present block, of `vectors` a row: pushes its coordinates; the caller restores
+ * coordinate_count. */
+static Lanes at_vector_of_block(Fill *fill, int i, int vectors)
+{
+    Nest *nest = &fill->nest;
+    Emitter *e = nest->e;
+    int width = e->target->vector_floats;
+    if (fill->row) {
+        const Dim *row = dim_of(nest, fill->row);
+        Affine at = row->start;
+        at.constant += i / vectors;
+        coordinate_push(e, fill->row, at);
+    }
+    if (!fill->lane) return (Lanes){NULL, 1, 1};
+    const Dim *lane = dim_of(nest, fill->lane);
+    Affine at = lane->start;
+    int first = i % vectors * width, left = (int)lane->count - first;
+    at.constant += first;
+    coordinate_push(e, fill->lane, at);
+    return tile_lanes(e, fill->lane, left < width ? left : width);
+}
+
+/* Loaded and stored together: what the loops around cost is little beside it. */
+static void fill_block(Fill *fill)
+{
+    Emitter *e = fill->nest.e;
+    int width = e->target->vector_floats, mark = e->coordinate_count, vectors = 1, count = 1;
+    if (fill->lane) vectors = ((int)dim_of(&fill->nest, fill->lane)->count + width - 1) / width;
+    if (fill->row) count = (int)dim_of(&fill->nest, fill->row)->count;
+    count *= vectors;
+    LLVMValueRef value[MAX_TILE];
+    for (int i = 0; i < count; i++) {
+        Lanes lanes = at_vector_of_block(fill, i, vectors);
+        value[i] = operand_value(fill, lanes);
+        e->coordinate_count = mark;
+    }
+    apply_gelu(fill, value, count, fill->lane ? width : 1);
+    for (int i = 0; i < count; i++) {
+        Lanes lanes = at_vector_of_block(fill, i, vectors);
+        Affine to = slot_offset(e, &schedule_place(&e->schedule, fill->operand)->value);
+        store_lanes(e, value[i], e->scratch, &to, &lanes, lanes.axis && fill->padded);
+        e->coordinate_count = mark;
+    }
+}
+
 static void fill_leaf(Nest *nest)
 {
     Fill *fill = (Fill *)nest;
-    Emitter *e = nest->e;
-    if (fill->lane && strcmp(fill->lane, fill->last) != 0) {
+    if (fill->lane && strcmp(fill->lane, fill->last) != 0)
         fill_square(fill);
+    else
+        fill_block(fill);
+}
+
+/* Makes the leaves of the nest blocks of a few vectors: along the lanes, which become the innermost dim, and, where
+ * these are few, along the dim before. A window that may leave what it reads takes much code for each. */
+static void choose_blocks(Fill *fill)
+{
+    Nest *nest = &fill->nest;
+    Emitter *e = nest->e;
+    const Node *read = graph_node(e->graph, own_read(e->graph, fill->operand));
+    int64_t most = most_together(e), width = 1, vectors = 1;
+    if (map_may_leave(&read->attributes.map, &read->type, graph_type(e->graph, read->operands[0])))
         return;
+    int last = nest->count - 1;
+    if (fill->lane) {
+        width = e->target->vector_floats;
+        int at = (int)(dim_of(nest, fill->lane) - nest->dim);
+        Dim lane = nest->dim[at];
+        for (; at < last; at++) nest->dim[at] = nest->dim[at + 1];
+        vectors = (lane.extent + width - 1) / width;
+        if (vectors > most) vectors = most;
+        lane.tile = vectors * width;
+        nest->dim[last--] = lane;
     }
-    Lanes lanes = leaf_lanes(nest, fill->lane);
-    Affine to = slot_offset(e, &schedule_place(&e->schedule, fill->operand)->value);
-    bool padded = lanes.axis && fill->padded;
-    store_lanes(e, operand_value(fill, lanes), e->scratch, &to, &lanes, padded);
+    if (last < 0 || most / vectors < 2) return;
+    fill->row = nest->dim[last].axis;
+    nest->dim[last].tile = most / vectors;
 }
 
 /* lanes: those that a panel is to hold, or NULL */
@@ -191,8 +214,8 @@ static void fill_slot(Emitter *e, const Stage *stage, int operand, const Dim *la
         dim->base = lanes->start;
         dim->extent = lanes->count;
     }
+    if (!fill.lane || strcmp(fill.lane, last) == 0) choose_blocks(&fill);
     emit_nest(&fill.nest, 0);
-    if (graph_node(e->graph, id)->op == OP_GELU) gelu_slot(e, slot);
 }
 
 /* The innermost axis of the sum of which a part takes but some; -1: there is one part. */
@@ -472,7 +495,6 @@ void emit_parts(Emitter *e, const Stage *stage)
     e->sums = sums->elements ? sums : NULL;
     if (!e->sums) e->sums_write = stage->writes[0];
     e->parted = stage;
-    clear_gelus(e, stage);
     note_lines(e, stage, tiles_of_unit(e, stage));
     e->step_of_sums = SUMS_ADD;
     walk_parts(e, stage, 0);
