@@ -79,6 +79,21 @@ static bool is_packable(const Graph *graph, const bool *param_only, NodeId opera
     return stored->layout.rank == 0 && (stored->op == OP_PARAM || stored->op == OP_WRITE);
 }
 
+/* What a pack kernel has stored of what `read` reads, in this layout; NO_NODE: there is none. */
+static NodeId find_packed(const Graph *to, const Node *read, NodeId stored, const Layout *layout)
+{
+    for (NodeId id = stored + 1; id < to->node_count; id++) {
+        const Node *write = graph_node(to, id);
+        if (write->op != OP_WRITE || memcmp(&write->layout, layout, sizeof *layout) != 0) continue;
+        const Node *view = graph_node(to, write->operands[0]);
+        if (view->op == OP_READ && view->operands[0] == stored &&
+            type_equal(&view->type, &read->type) &&
+            memcmp(&view->attributes.map, &read->attributes.map, sizeof read->attributes.map) == 0)
+            return id;
+    }
+    return NO_NODE;
+}
+
 /* A kernel that stores what `read`, of another graph, reads; its operand is `stored` in this one.
  */
 static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const Layout *layout)
@@ -106,7 +121,7 @@ static void pack_operands(PassContext *context, Rewriter *r, const bool *param_o
     const Graph *graph = r->from;
     const Node *node = graph_node(graph, n);
     bool product = node->op == OP_LINEAR;
-    if (!product && node->op != OP_LAYERNORM) return;
+    if (!product && node->op != OP_LAYERNORM && node->op != OP_LAYERNORM_GRAD) return;
     for (uint32_t i = 1; i < node->operand_count; i++) {
         NodeId operand = node->operands[i];
         if (!is_packable(graph, param_only, operand) || packed[operand - first] != NO_NODE)
@@ -122,9 +137,11 @@ static void pack_operands(PassContext *context, Rewriter *r, const bool *param_o
         } else {
             packs = lane_layout(&read->type, lane, &layout);
         }
-        if (packs && pass_may_rewrite(context))
-            packed[operand - first] =
-                add_pack_kernel(r->to, read, rewriter_value(r, read->operands[0]), &layout);
+        if (!packs || !pass_may_rewrite(context)) continue;
+        NodeId stored = rewriter_value(r, read->operands[0]),
+               made = find_packed(r->to, read, stored, &layout);
+        packed[operand - first] =
+            made != NO_NODE ? made : add_pack_kernel(r->to, read, stored, &layout);
     }
 }
 
