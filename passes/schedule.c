@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { MAX_WINDOW = 1 << 20, BLOCK_ROWS = 56 };
+enum { MAX_WINDOW = 1 << 20, BLOCK_ROWS = 98 };
 
 int schedule_axis(const Schedule *s, const char *name)
 {
