@@ -316,7 +316,7 @@ static void place_lines(Schedule *s, NodeId linear, int operand, const Product *
 }
 
 /* Is what the sums become written as they are, whole cache lines of it? Then that is where they are kept, unless its
- * rows all lie at the same place of the cache. */
+ * rows are so long that those of a tile lie at few places of the cache. */
 static bool sums_are_written(const Schedule *s, NodeId linear, const char *lane)
 {
     enum { PAGE = 1024 };
@@ -327,7 +327,7 @@ static bool sums_are_written(const Schedule *s, NodeId linear, const char *lane)
     const Index *innermost = &write->attributes.map.dim[write->type.rank - 1];
     int64_t row = write->type.axis[write->type.rank - 1].extent;
     int at = type_find(&node_at(s, linear)->type, lane);
-    return innermost->coefficient[at] == 1 && row % LINE == 0 && row % PAGE != 0;
+    return innermost->coefficient[at] == 1 && row % LINE == 0 && row < PAGE;
 }
 
 /* The slots of a product whose sum is taken in parts. */
