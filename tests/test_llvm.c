@@ -294,7 +294,8 @@ static void test_other_lanes(void **state)
 typedef struct InnerLoop {
     char header[24];
     int products, spills, gathered; /* gathered: numbers put into a vector one by one */
-    uint64_t sums;                  /* the registers that products are added to, by number */
+    int loading;   /* products that load a number for all lanes, from an address in one register */
+    uint64_t sums; /* the registers that products are added to, by number */
 } InnerLoop;
 
 typedef struct InnerLoops {
@@ -341,6 +342,7 @@ static void read_product(InnerLoop *loop, const char *line)
         return;
     loop->products++;
     loop->sums |= 1ull << number;
+    loop->loading += strstr(line, "){1to16}") && !strstr(line, ",%");
 }
 
 static InnerLoops find_inner_loops(Arena *arena, const char *assembly)
@@ -371,13 +373,14 @@ static void check_product_loops(const char *model, const char *cpu, int register
     Bytes assembly = compile_to(&arena, graph, &options, CODE_ASSEMBLY);
     if (!strstr(assembly.data, " Spill")) fail_msg("the assembly for %s has no comments", cpu);
     InnerLoops loops = find_inner_loops(&arena, assembly.data);
-    int products = 0, most = 0;
+    int products = 0, most = 0, loading = 0;
     for (uint32_t i = 0; i < loops.count; i++) {
         const InnerLoop *loop = &loops.loop[i];
         if (loop->products < 2) continue;
         products++;
         int sums = __builtin_popcountll(loop->sums);
         if (sums > most) most = sums;
+        loading += loop->loading > 0;
         if (loop->spills > 0)
             fail_msg("%s for %s: %d spills and reloads among the %d products of the loop at BB%s",
                      model, cpu, loop->spills, loop->products, loop->header);
@@ -385,8 +388,10 @@ static void check_product_loops(const char *model, const char *cpu, int register
             fail_msg("%s for %s: %d numbers gathered for the %d products of the loop at BB%s",
                      model, cpu, loop->gathered, loop->products, loop->header);
     }
-    print_message("%s for %s: %d loops of up to %d sums\n", model, cpu, products, most);
+    print_message("%s for %s: %d loops of up to %d sums, %d of products that load numbers\n", model,
+                  cpu, products, most, loading);
     assert_true(products >= 24); /* two for each residual MLP */
+    assert_true(registers == 16 ? loading == 0 : loading > 0);
     assert_true(most >= registers * 3 / 4);
     arena_free(&arena);
 }
@@ -401,6 +406,34 @@ static void test_product_loops(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(models); i++) {
         check_product_loops(models[i], "x86-64-v3", 16);
         check_product_loops(models[i], "x86-64-v4", 32);
+    }
+}
+
+/* Three vectors of sums stay vectors from turn to turn. */
+static void test_sum_loops(void **state)
+{
+    (void)state;
+    if (!llvm_available()) skip();
+    static const char *const cpus[] = {"x86-64-v3", "x86-64-v4"}, *const extents[] = {"96", "192"};
+    for (size_t i = 0; i < ARRAY_SIZE(cpus); i++) {
+        Arena arena = {0};
+        const CpuOptions options = {.triple = "x86_64-linux-gnu", .cpu = cpus[i]};
+        const char *k = extents[i];
+        const Graph *graph = compile_text(
+            &arena,
+            arena_printf(&arena,
+                         "graph g {\ninput @x : f32[b, h 14, k %s]\n"
+                         "%%0 = sum @x over (b, h) : f32[k %s]\noutput forward.y = %%0\n}\n",
+                         k, k));
+        Bytes assembly = compile_to(&arena, graph, &options, CODE_ASSEMBLY);
+        InnerLoops loops = find_inner_loops(&arena, assembly.data);
+        assert_true(loops.count > 0);
+        for (uint32_t n = 0; n < loops.count; n++) {
+            if (loops.loop[n].gathered > 0)
+                fail_msg("%d numbers gathered in the loop at BB%s for %s", loops.loop[n].gathered,
+                         loops.loop[n].header, cpus[i]);
+        }
+        arena_free(&arena);
     }
 }
 
@@ -468,11 +501,17 @@ static void test_contractions_over_symbols(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),          cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_symbols),          cmocka_unit_test(test_sanitized_symbols),
-        cmocka_unit_test(test_each_kernel_once), cmocka_unit_test(test_twins),
-        cmocka_unit_test(test_other_lanes),      cmocka_unit_test(test_product_loops),
-        cmocka_unit_test(test_unknown_machines), cmocka_unit_test(test_contractions_over_symbols),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_symbols),
+        cmocka_unit_test(test_sanitized_symbols),
+        cmocka_unit_test(test_each_kernel_once),
+        cmocka_unit_test(test_twins),
+        cmocka_unit_test(test_other_lanes),
+        cmocka_unit_test(test_product_loops),
+        cmocka_unit_test(test_sum_loops),
+        cmocka_unit_test(test_unknown_machines),
+        cmocka_unit_test(test_contractions_over_symbols),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -95,12 +95,12 @@ static void add_to_sum(Tile *tile, int row, int v, LLVMValueRef a, LLVMValueRef 
 }
 
 /* The factor of a row for multiply-adds of `width` lanes: its number in all lanes; or where in memory that is: then they
- * load it themselves, which is fewer instructions for two vectors. For more it would be more loads than
+ * load it themselves, which is fewer instructions for one vector or two. For more it would be more loads than
  * there can be: then some rows do so. */
 static LLVMValueRef row_factor(Tile *tile, int row, LLVMValueRef number, int width)
 {
     Emitter *e = tile->nest.e;
-    bool loads_itself = tile->vectors == 2 || (tile->vectors == 3 && row % 3 != 0);
+    bool loads_itself = tile->vectors <= 2 || (tile->vectors == 3 && row % 3 != 0);
     if (width == 16 && loads_itself && LLVMIsALoadInst(number)) return LLVMGetOperand(number, 0);
     return splat(e, number, width);
 }
