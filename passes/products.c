@@ -11,17 +11,19 @@ static const char *last_axis(const Type *type)
     return NULL;
 }
 
-static const char *longest_axis(const Type *type)
+/* The innermost axis of many indices, or else the longest. */
+static const char *inner_long_axis(const Type *type)
 {
-    const Axis *longest = NULL;
-    for (int i = 0; i < type->rank; i++)
-        if (!type->axis[i].symbol[0] && (!longest || type->axis[i].extent > longest->extent))
-            longest = &type->axis[i];
-    return longest ? longest->name : NULL;
+    enum { LANES = 16 };
+    const Axis *best = NULL;
+    for (int i = type->rank; i-- > 0 && (!best || best->extent < LANES);)
+        if (!type->axis[i].symbol[0] && (!best || type->axis[i].extent > best->extent))
+            best = &type->axis[i];
+    return best ? best->name : NULL;
 }
 
 /* The axis that walks memory one element at a time when the value is written. Of a sum over the batch little is
- * written beside what is read: where that axis is short, the longest. */
+ * written beside what is read: where that axis is short, one of many indices. */
 static const char *written_lane(const Graph *graph, const Node *write)
 {
     enum { SHORT = 4 };
@@ -32,7 +34,7 @@ static const char *written_lane(const Graph *graph, const Node *write)
     const Index *innermost = &write->attributes.map.dim[write->type.rank - 1];
     for (int i = 0; i < x->rank; i++)
         if (innermost->coefficient[i] == 1 && !x->axis[i].symbol[0])
-            return few && x->axis[i].extent < SHORT ? longest_axis(x) : x->axis[i].name;
+            return few && x->axis[i].extent < SHORT ? inner_long_axis(x) : x->axis[i].name;
     return last_axis(x);
 }
 
