@@ -68,6 +68,7 @@ typedef struct Emitter {
     const Plan *plan;
     const Graph *graph;
     const Target *target;
+    bool sanitized; /* every access is to be seen: none in assembly */
     LLVMContextRef context;
     LLVMModuleRef module;
     LLVMBuilderRef builder, entry_builder; /* the latter stays at the end of the allocas */

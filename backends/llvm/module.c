@@ -281,8 +281,12 @@ CpuCode *llvm_compile(Arena *arena, const Plan *plan, const CpuOptions *options,
     bool done = add_machine(code, options, diag);
     if (done) {
         code->steps = arena_array(arena, (size_t)plan->step_count, sizeof *code->steps);
-        Emitter e = {
-            .arena = arena, .diag = diag, .plan = plan, .graph = plan->graph, .target = &target};
+        Emitter e = {.arena = arena,
+                     .diag = diag,
+                     .plan = plan,
+                     .graph = plan->graph,
+                     .target = &target,
+                     .sanitized = code->sanitized};
         begin_part(&e, code);
         done = emit_kernels(&e, code);
         end_part(&e);

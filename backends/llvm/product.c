@@ -101,8 +101,9 @@ static LLVMValueRef row_factor(Tile *tile, int row, LLVMValueRef number, int wid
 {
     Emitter *e = tile->nest.e;
     bool loads_itself = tile->vectors <= 2 || (tile->vectors == 3 && row % 3 != 0);
-    if (width == 16 && loads_itself && LLVMIsALoadInst(number)) return LLVMGetOperand(number, 0);
-    return splat(e, number, width);
+    if (width < 16 || e->sanitized || !loads_itself || !LLVMIsALoadInst(number))
+        return splat(e, number, width);
+    return LLVMGetOperand(number, 0);
 }
 
 /* One step of the contraction. The operand without lanes is loaded once a row, the other once a
