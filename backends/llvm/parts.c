@@ -1,9 +1,9 @@
 /* parts.c: products whose sums are long, taken part by part.
  *
- * A unit keeps all its sums in scratch memory. For each part of the sum, in order, it brings what the
- * part takes of both operands to scratch memory, each in the order in which register tiles read it: the
- * one for all rows of the unit, the other for one tile of lanes after the other, and adds the part to
- * every tile. The order of a sum is that of its axes, whatever the parts. */
+ * A unit keeps all its sums in scratch memory, or where they are written in the end. For each part of the sum,
+ * in order, it brings what the part takes of both operands to scratch memory, each in the order in which
+ * register tiles read it: the one for all rows of the unit, the other for one tile of lanes after the other,
+ * and adds the part to every tile. The order of a sum is that of its axes, whatever the parts. */
 #include "backends/llvm/emit.h"
 
 #include <string.h>
