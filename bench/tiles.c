@@ -4,8 +4,8 @@
  * them, in L1; rows, and the sums, in L2. In each step a tile loads its vectors and a number for each row,
  * which some rows load with a register of its own for all their multiply-adds, the others in each of these. All tiles
  * take turns with a loop of multiply-adds on registers alone; shares of what that reaches in the same
- * turn are printed, for the slowest tenth of the turns, the median and the fastest tenth: where another program has the
- * other half of a core, loads cost more.
+ * turn are printed, for the slowest tenth of the turns, the median and the fastest tenth: there are machines with
+ * spells in which loads cost more, as if another program had the other half of a core.
  * usage: register_tiles [DEPTH] (56) */
 #include <stdbool.h>
 #include <stdio.h>
