@@ -319,7 +319,7 @@ static void place_lines(Schedule *s, NodeId linear, int operand, const Product *
  * rows are so long that those of a tile lie at few places of the cache. */
 static bool sums_are_written(const Schedule *s, NodeId linear, const char *lane)
 {
-    enum { PAGE = 1024 };
+    enum { PAGE = 1024 }; /* floats */
     NodeId user = NO_NODE;
     if (count_uses(s, linear, true, &user) != 1 || node_at(s, user)->op != OP_WRITE) return false;
     const Node *write = node_at(s, user);

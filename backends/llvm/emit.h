@@ -184,7 +184,9 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
 /* gelu, or its slope, of each of the `count` values, in place. */
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width);
-/* The same of few, which registers hold. */
+/* Values whose polynomials are best taken together: registers hold them. */
+int gelus_together(const Emitter *e);
+/* The same of so few. */
 void emit_gelu_together(Emitter *e, LLVMValueRef *x, int count, int width);
 void emit_gelu_slope(Emitter *e, LLVMValueRef *x, int count, int width);
 

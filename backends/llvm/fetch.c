@@ -68,7 +68,6 @@ static void find_places(Tile *tile)
 void find_fetches(Tile *tile)
 {
     Emitter *e = tile->nest.e;
-    tile->fetch_count = 0;
     if (!tile->lanes.axis) return;
     find_slopes(tile);
     find_places(tile);

@@ -94,13 +94,18 @@ static LLVMValueRef room_at(Emitter *e, int row, LLVMValueRef index, int width)
     return LLVMBuildGEP2(e->builder, type, e->gelu_room, at, 2, "");
 }
 
+int gelus_together(const Emitter *e)
+{
+    const int registers = e->target->vector_registers - 1; /* beside the coefficient */
+    return registers / 2 < 8 ? registers / 2 : 8;          /* eight keep two units busy */
+}
+
 /* The polynomials of many, some at a time: with more, the values waiting for theirs would take the
  * registers. So they wait in memory, row 0, and a loop fills row 1.
  * The last turn takes some of the turn before again, where the turns do not share them evenly. */
 static void emit_in_turns(Emitter *e, const Curve *c, const LLVMValueRef *x, int count, int width)
 {
-    const int registers = e->target->vector_registers - 1;  /* beside the coefficient */
-    const int most = registers / 2 < 8 ? registers / 2 : 8; /* eight keep two units busy */
+    const int most = gelus_together(e);
     LLVMTypeRef type = float_type(e, width);
     if (!e->gelu_room)
         e->gelu_room = stack_slot(e, LLVMArrayType2(LLVMArrayType2(type, MAX_TILE), 2));

@@ -30,20 +30,13 @@ static LLVMValueRef operand_value(Fill *fill, Lanes lanes)
     return value;
 }
 
-/* Vectors whose gelu is taken together. */
-static int most_together(const Emitter *e)
-{
-    int most = e->target->vector_registers / 2 - 1;
-    return most > 8 ? 8 : most;
-}
-
 /* The gelu of each, if the operand is one. */
 static void apply_gelu(const Fill *fill, LLVMValueRef *vector, int count, int width)
 {
     Emitter *e = fill->nest.e;
     if (graph_node(e->graph, fill->operand)->op != OP_GELU) return;
-    for (int i = 0; i < count; i += most_together(e)) {
-        int left = count - i, most = most_together(e);
+    for (int i = 0; i < count; i += gelus_together(e)) {
+        int left = count - i, most = gelus_together(e);
         emit_gelu_together(e, vector + i, left < most ? left : most, width);
     }
 }
@@ -165,7 +158,7 @@ static void choose_blocks(Fill *fill)
     Nest *nest = &fill->nest;
     Emitter *e = nest->e;
     const Node *read = graph_node(e->graph, own_read(e->graph, fill->operand));
-    int64_t most = most_together(e), width = 1, vectors = 1;
+    int64_t most = gelus_together(e), width = 1, vectors = 1;
     if (map_may_leave(&read->attributes.map, &read->type, graph_type(e->graph, read->operands[0])))
         return;
     int last = nest->count - 1;
@@ -304,9 +297,9 @@ static void count_tiles(Emitter *e, const Dim *dim, Affine *number, int64_t *cou
 /* What each of `tiles` tiles fetches of the lines of an operand; 0: nothing. */
 static int64_t lines_of_tile(int64_t lines, int64_t tiles)
 {
-    enum { MOST_AT_ONCE = 128 }; /* more than a core waits for at a time would stop it */
+    enum { MOST = 128 }; /* more would be many in each turn, and hold up the tile */
     int64_t share = (lines + tiles - 1) / tiles;
-    return share > MOST_AT_ONCE ? 0 : share;
+    return share > MOST ? 0 : share;
 }
 
 /* The place of line number `line` among those that are noted. */

@@ -151,8 +151,9 @@ static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
 
 /* A turn of the innermost loop takes up to four steps, of some 48 multiply-adds in all, beside which what
  * the loop itself costs is little (bench/results/kernels-2026-11-26.md). With more, LLVM spills, or keeps
- * in registers what overlapping windows share; where multiply-adds load the numbers themselves, more do. In what is left at an edge the few sums wait for each other, whatever
- * the loop costs: one step, which is less code. */
+ * in registers what overlapping windows share; where multiply-adds load the numbers themselves, 56 fit. In
+ * what is left at an edge the few sums wait for each other, whatever the loop costs: one step, which is less
+ * code. */
 static int64_t steps_of_turn(const Tile *tile)
 {
     enum { MOST_STEPS = 4, PRODUCTS = 48, MORE_PRODUCTS = 56 };
