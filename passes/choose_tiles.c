@@ -17,13 +17,17 @@
 #include <string.h>
 
 /* Elements of a unit of a kernel that only moves or maps; units an image below which lanes are shared
- * out, too; lanes that a block of threads takes of many. */
+ * out, too; lanes that a block of threads takes of many, rows of a product of two operands that differ from image to
+ * image, sums, and elements. */
 enum {
     UNIT_ELEMENTS = 4096,
     FEW_UNITS = 8,
     ENOUGH_UNITS = 4,
     LONG_LANES = 4 * UNIT_ELEMENTS,
-    BLOCK_LANES = 128
+    BLOCK_LANES = 128,
+    BLOCK_ROWS = 64,
+    BLOCK_SUMS = 128,
+    BLOCK_ELEMENTS = 2048
 };
 
 /* Does the kernel read overlapping or padded windows? They are copied once a unit, so units take
@@ -72,12 +76,6 @@ static void move_to_front(Kernel *kernel, int at)
     }
     kernel->axis[0] = axis;
     kernel->tile[0] = tile;
-}
-
-/* The most whole tiles of `tile` that `most` indices hold, at least one. */
-static int64_t whole_tiles(int64_t tile, int64_t most)
-{
-    return tile < most ? most / tile * tile : tile;
 }
 
 /* A unit of a product whose sum is taken in parts: so many indices along the rows, the lanes, and each of the
@@ -173,19 +171,6 @@ static void tile_parts(const Graph *graph, Kernel *kernel, NodeId linear, const 
     if (lane >= 0) kernel->tile[lane] = best.lanes;
 }
 
-/* Lanes for each block, whole tiles, at most `most` if one is not more: so that the last has the least past the end. */
-static int64_t even_share(int64_t extent, int64_t most, int64_t tile)
-{
-    int64_t best = tile, least = INT64_MAX;
-    for (int64_t share = whole_tiles(tile, most); share > 0; share -= tile) {
-        int64_t past = (extent + share - 1) / share * share - extent;
-        if (past >= least) continue;
-        least = past;
-        best = share;
-    }
-    return best;
-}
-
 /* Results of long sums are few: each unit takes some lanes. */
 static void tile_sums(Kernel *kernel, const char *lane)
 {
@@ -197,6 +182,64 @@ static void tile_sums(Kernel *kernel, const char *lane)
                     (ENOUGH_UNITS + units_without(kernel, lane) - 1) / units_without(kernel, lane),
                 many = (axis->extent + SUM_LANES - 1) / SUM_LANES;
         kernel->tile[i] = even_unit(axis->extent, LINE, few > many ? few : many);
+    }
+}
+
+/* Rows or lanes for each block of threads, whole tiles, at most `most` if one is not more: those that are past the end take
+ * time, and the fewer there are, the less often does serve what is brought of the other operand. */
+static int64_t block_share(int64_t extent, int64_t most, int64_t tile)
+{
+    enum { OTHER = 16 };
+    int64_t best = tile, least = INT64_MAX;
+    for (int64_t share = tile; share <= most; share += tile) {
+        int64_t cost = ceil_divide(extent, share) * share * 64 * (share + OTHER) / share;
+        if (cost >= least) continue;
+        least = cost;
+        best = share;
+    }
+    return best < extent ? best : extent;
+}
+
+/* Both operands differ from image to image: a block of threads shares neither with other units, so one must be enough work. */
+static void tile_images(const Graph *graph, Kernel *kernel, NodeId linear, const Product *p,
+                        const Target *target)
+{
+    const NodeId *operand = graph_node(graph, linear)->operands;
+    const Type *rows = graph_type(graph, operand[p->rows_in_w]),
+               *vectors = graph_type(graph, operand[!p->rows_in_w]);
+    int64_t room = BLOCK_ROWS;
+    for (int i = kernel->rank; i-- > 0 && room > 0;) {
+        const Axis *axis = &kernel->axis[i];
+        if (axis->symbol[0] || type_find(rows, axis->name) < 0 ||
+            type_find(vectors, axis->name) >= 0)
+            continue;
+        kernel->tile[i] =
+            block_share(axis->extent, room, product_tile_along(p, axis->name, target));
+        room /= kernel->tile[i];
+    }
+    int at = p->lane ? kernel_find(kernel, p->lane) : -1;
+    if (at < 0 || kernel->axis[at].symbol[0]) return;
+    int64_t lanes = block_share(kernel->axis[at].extent, BLOCK_LANES, product_width(p, target));
+    kernel->tile[at] = lanes;
+}
+
+/* Units take axes of the weights beside those of the tile whole, as far as a block has threads for that: then weights are the same
+ * for all units of a block. */
+static void take_weights_whole(const Graph *graph, Kernel *kernel, NodeId linear, const Product *p)
+{
+    enum { MOST_ROWS = 128, MOST_LANES = 1024 };
+    const NodeId *operand = graph_node(graph, linear)->operands;
+    const Type *x = graph_type(graph, operand[0]), *weights = graph_type(graph, operand[1]);
+    int64_t room = p->rows_in_w ? MOST_ROWS : MOST_LANES;
+    int lane = p->rows_in_w || !p->lane ? -1 : kernel_find(kernel, p->lane);
+    if (lane >= 0) room /= kernel->tile[lane];
+    for (int i = kernel->rank; i-- > 0;) {
+        const Axis *axis = &kernel->axis[i];
+        if (i == lane || axis->symbol[0] || type_find(weights, axis->name) < 0 ||
+            type_find(x, axis->name) >= 0)
+            continue;
+        if (axis->extent <= room) kernel->tile[i] = axis->extent;
+        room /= kernel->tile[i];
     }
 }
 
@@ -218,23 +261,29 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
             if (strcmp(kernel->axis[i].name, p.row[k]) == 0)
                 kernel->tile[i] =
                     whole_rows && k == p.row_count - 1 ? kernel->axis[i].extent : p.row_tile[k];
+    if (p.of_images) {
+        tile_images(graph, kernel, linear, &p, target);
+        return;
+    }
     int at = lane ? kernel_find(kernel, lane) : -1;
     if (at >= 0 && kernel->axis[at].symbol[0]) at = -1;
     if (at < 0) return;
     int64_t width = product_width(&p, target), extent = kernel->axis[at].extent;
-    bool kept = graph_node(graph, graph_node(graph, linear)->operands[0])->op != OP_READ;
-    if (target->stages_operands && !kept) width = even_share(extent, BLOCK_LANES, width);
-    bool few = units_without(kernel, lane) < FEW_UNITS || (target->stages_operands && !kept);
+    bool staged = target->stages_operands &&
+                  graph_node(graph, graph_node(graph, linear)->operands[0])->op == OP_READ;
+    if (staged) width = block_share(extent, BLOCK_LANES, width);
+    bool few = units_without(kernel, lane) < FEW_UNITS || staged;
     bool shared = few && extent > width;
     kernel->tile[at] = shared ? width : extent;
+    if (staged) take_weights_whole(graph, kernel, linear, &p);
     if (shared) move_to_front(kernel, at);
 }
 
-static bool has_long_sum(const Graph *graph, NodeId first, NodeId end)
+static NodeId find_sum(const Graph *graph, NodeId first, NodeId end)
 {
     for (NodeId id = first; id < end; id++)
-        if (graph_node(graph, id)->op == OP_SUM && sums_over_batch(graph, id)) return true;
-    return false;
+        if (graph_node(graph, id)->op == OP_SUM) return id;
+    return NO_NODE;
 }
 
 /* Elements of what node `write` writes that differ at one point of the kernel. */
@@ -246,6 +295,31 @@ static int64_t elements_at_point(const Graph *graph, const Kernel *kernel, NodeI
         if (type_find(type, kernel->axis[i].name) >= 0 && !kernel->axis[i].symbol[0])
             elements /= kernel->axis[i].extent;
     return elements;
+}
+
+/* The largest unit of at most `most` indices that leaves the fewest past the end. */
+static int64_t even_share(int64_t extent, int64_t most)
+{
+    int64_t best = 1, least = INT64_MAX;
+    for (int64_t share = most < extent ? most : extent; share > 0; share--) {
+        int64_t past = ceil_divide(extent, share) * share - extent;
+        if (past >= least) continue;
+        least = past;
+        best = share;
+    }
+    return best;
+}
+
+/* Threads take an element or a sum each: whole lines, and no more than keep all blocks busy. */
+static void tile_threads(Kernel *kernel, const char *lane, int64_t room)
+{
+    int at = lane ? kernel_find(kernel, lane) : -1;
+    for (int i = kernel->rank; i >= 0; i--) { /* the lane first */
+        int k = i == kernel->rank ? at : i;
+        if (k < 0 || (i < kernel->rank && i == at) || kernel->axis[k].symbol[0]) continue;
+        kernel->tile[k] = even_share(kernel->axis[k].extent, room);
+        room /= kernel->tile[k];
+    }
 }
 
 /* Whole inner axes, the lane axis first, up to UNIT_ELEMENTS; `elements` are in a point. */
@@ -289,15 +363,19 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
         kernel_range(graph, (int)k, &first, &end);
         if (first == end || !pass_may_rewrite(context)) continue;
         const char **lane = kernel_lanes(graph, (int)k, context->target, context->arena);
-        NodeId linear = costliest_product(graph, first, end);
+        NodeId linear = costliest_product(graph, first, end), sum = find_sum(graph, first, end);
+        int64_t elements = elements_at_point(graph, &graph->kernels[k], end - 1);
+        bool threads = context->target->stages_operands && (sum != NO_NODE || elements == 1);
         if (linear != NO_NODE)
             tile_product(graph, &r.to->kernels[k], first, end, linear, lane[linear - first],
                          context->target);
-        else if (!context->target->stages_operands && has_long_sum(graph, first, end))
+        else if (threads)
+            tile_threads(&r.to->kernels[k], lane[end - 1 - first],
+                         sum != NO_NODE ? BLOCK_SUMS : BLOCK_ELEMENTS);
+        else if (sum != NO_NODE && sums_over_batch(graph, sum))
             tile_sums(&r.to->kernels[k], lane[end - 1 - first]);
         else
-            tile_elements(&r.to->kernels[k], lane[end - 1 - first],
-                          elements_at_point(graph, &graph->kernels[k], end - 1));
+            tile_elements(&r.to->kernels[k], lane[end - 1 - first], elements);
         ask_source(context, graph, r.to, (int)k);
     }
     return rewriter_finish(&r);

@@ -151,26 +151,25 @@ static const char *parted_lane(const Graph *graph, NodeId linear, const char *la
     return best ? best : lane;
 }
 
-/* May a read of the product leave what it reads? */
-static bool takes_windows(const Graph *graph, const Node *linear)
+/* Do both operands differ from image to image? So they do in gradients of weights. */
+static bool is_of_images(const Graph *graph, NodeId linear)
 {
     for (int i = 0; i < 2; i++) {
-        const Node *read = graph_node(graph, linear->operands[i]);
-        if (read->op == OP_READ &&
-            map_may_leave(&read->attributes.map, &read->type, graph_type(graph, read->operands[0])))
-            return true;
+        const Type *type = graph_type(graph, graph_node(graph, linear)->operands[i]);
+        bool batched = false;
+        for (int k = 0; k < type->rank; k++) batched |= type->axis[k].symbol[0] != '\0';
+        if (!batched) return false;
     }
-    return false;
+    return true;
 }
 
-/* Would threads have but the taps of a window for lanes, in a sum over the batch of what is read? */
-static bool has_few_lanes(const Graph *graph, NodeId linear, const char *lane, const Target *target)
+/* Do threads bring both operands, as they are read for this product alone? */
+static bool brings_both(const Graph *graph, NodeId linear, const Target *target)
 {
-    enum { FEW = 8 };
     const Node *node = graph_node(graph, linear);
-    int at = lane ? type_find(&node->type, lane) : -1;
-    return target->stages_operands && at >= 0 && node->type.axis[at].extent <= FEW &&
-           takes_windows(graph, node) && sums_reads(graph, linear);
+    return target->stages_operands && is_of_images(graph, linear) &&
+           own_read(graph, node->operands[0]) == node->operands[0] &&
+           own_read(graph, node->operands[1]) == node->operands[1];
 }
 
 /* Is it a sum over the batch, of what is read along an axis that is summed over, and stored as it is? */
@@ -197,7 +196,7 @@ const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, 
         if (node->op == OP_READ) continue;
         const char *own = lane[id - first] ? lane[id - first] : last_axis(&node->type);
         if (node->op == OP_LINEAR &&
-            (is_parted(graph, id, target) || has_few_lanes(graph, id, own, target)))
+            (is_parted(graph, id, target) || brings_both(graph, id, target)))
             own = parted_lane(graph, id, own);
         if (sums_in_memory(graph, id, target)) own = memory_lane(graph, node->operands[0]);
         lane[id - first] = own;
@@ -297,11 +296,18 @@ static int64_t tiles_cost(const Product *p, int64_t rows, int64_t width)
     return cost;
 }
 
-int64_t product_step_cost(int64_t rows, int64_t vectors)
+/* Of so many that lie side by side, how many are loaded together. */
+static int64_t loaded_together(int64_t count)
+{
+    return count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
+}
+
+int64_t product_step_cost(const Product *p, int64_t rows)
 {
     enum { LOAD = 7 }; /* multiply-adds that take as long as a load */
-    int64_t group = vectors % 4 == 0 ? 4 : vectors % 2 == 0 ? 2 : 1; /* loaded together */
-    return 4 * rows * vectors + LOAD * (4 * vectors / group + rows);
+    int64_t loads = 4 * p->vectors / loaded_together(p->vectors);
+    loads += p->rows_together ? 4 * rows / loaded_together(p->row_tile[p->row_count - 1]) : rows;
+    return 4 * rows * p->vectors + LOAD * loads;
 }
 
 static int64_t row_extent(const Product *p, const Type *result)
@@ -309,19 +315,32 @@ static int64_t row_extent(const Product *p, const Type *result)
     return result->axis[type_find(result, p->row[0])].extent;
 }
 
+/* Indices of a tile along an axis of the rows; 0: it is not of those. */
+static int64_t row_tile(const Product *p, const char *axis)
+{
+    for (int i = 0; i < p->row_count; i++)
+        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
+    return 0;
+}
+
 /* The same for the whole result, where the rows and lanes of a tile take their time, be they past the end or not; looking
- * where the end is takes some, too. */
-static int64_t threads_cost(const Product *p, const Type *result, int64_t width)
+ * where the end is takes some, too. Along axes of rows that a tile has none of, it is one of many, which a block of threads
+ * takes side by side, unless both operands differ from image to image. */
+static int64_t threads_cost(const Product *p, const Type *result, const Type *of_rows,
+                            const Type *of_vectors, int64_t width)
 {
     int64_t rows = 1, tiles = ceil_divide(width, p->vectors);
     bool edge = width % p->vectors != 0;
-    for (int i = 0; i < p->row_count; i++) {
-        int64_t extent = result->axis[type_find(result, p->row[i])].extent;
-        rows *= p->row_tile[i];
-        tiles *= ceil_divide(extent, p->row_tile[i]);
-        edge |= extent % p->row_tile[i] != 0;
+    for (int i = 0; i < result->rank; i++) {
+        const Axis *axis = &result->axis[i];
+        int64_t tile = row_tile(p, axis->name);
+        if (tile == 0 && !(p->of_images && is_row(p, of_rows, of_vectors, axis))) continue;
+        if (tile == 0) tile = 1;
+        rows *= tile;
+        tiles *= ceil_divide(axis->extent, tile);
+        edge |= axis->extent % tile != 0;
     }
-    int64_t cost = tiles * product_step_cost(rows, p->vectors);
+    int64_t cost = tiles * product_step_cost(p, rows);
     return edge ? cost + cost / 16 : cost;
 }
 
@@ -362,18 +381,38 @@ static int64_t registers_for(const Graph *graph, NodeId linear, bool rows_in_w,
     return more ? target->registers_alone : target->vector_registers;
 }
 
-/* The cheapest tile for threads: `registers` hold its sums, and four steps of the operand with the lanes. */
+/* The most rows beside p->vectors vectors. Of the operands, threads hold four steps of the lanes, or one of both. */
+static int64_t most_thread_rows(const Product *p, int64_t registers)
+{
+    enum { MOST_ROWS = 16, TOGETHER = 84 };
+    int64_t rows = registers / p->vectors - 4;
+    if (p->rows_together) rows = (TOGETHER - p->vectors) / (p->vectors + 1);
+    return rows < MOST_ROWS ? rows : MOST_ROWS;
+}
+
+/* Is the operand with the rows read along them, as it lies in memory? */
+static bool are_rows_together(const Graph *graph, NodeId linear, const Product *p)
+{
+    const Node *node = graph_node(graph, linear);
+    NodeId of_rows = node->operands[p->rows_in_w], of_vectors = node->operands[!p->rows_in_w];
+    Product one = *p;
+    choose_rows(&one, &node->type, graph_type(graph, of_rows), graph_type(graph, of_vectors), 1);
+    const char *lane =
+        graph_node(graph, of_rows)->op == OP_READ ? memory_lane(graph, of_rows) : NULL;
+    return lane && one.row_count > 0 && strcmp(lane, one.row[0]) == 0;
+}
+
+/* The cheapest tile for threads: `registers` hold its sums, and what is taken of the operand with the lanes. */
 static Product threads_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
                             int64_t width, int64_t registers)
 {
-    enum { MOST_VECTORS = 8, MOST_ROWS = 16 };
+    enum { MOST_VECTORS = 8 };
     Product best = {0};
     int64_t least = INT64_MAX;
     for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
-        int64_t most = registers / p.vectors - 4;
-        for (most = most > MOST_ROWS ? MOST_ROWS : most; most > 0; most--) {
+        for (int64_t most = most_thread_rows(&p, registers); most > 0; most--) {
             choose_rows(&p, result, rows, vectors, most);
-            int64_t cost = threads_cost(&p, result, width);
+            int64_t cost = threads_cost(&p, result, rows, vectors, width);
             if (cost >= least) continue;
             least = cost;
             best = p;
@@ -408,9 +447,8 @@ int64_t product_unit_cost(const Product *p, int64_t rows, int64_t lanes, const T
 int64_t product_tile_along(const Product *p, const char *axis, const Target *target)
 {
     if (p->lane && strcmp(p->lane, axis) == 0) return product_width(p, target);
-    for (int i = 0; i < p->row_count; i++)
-        if (strcmp(p->row[i], axis) == 0) return p->row_tile[i];
-    return 1;
+    int64_t rows = row_tile(p, axis);
+    return rows ? rows : 1;
 }
 
 Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target,
@@ -432,9 +470,12 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     p.in_parts = is_parted(graph, linear, target);
     if (p.in_parts) size_parts(graph, linear, p.part);
     const Type *rows = p.rows_in_w ? w : x, *vectors = p.rows_in_w ? x : w;
-    if (target->stages_operands)
+    if (target->stages_operands) {
+        p.of_images = is_of_images(graph, linear);
+        p.rows_together = are_rows_together(graph, linear, &p);
         return threads_tile(p, &node->type, rows, vectors, width,
                             registers_for(graph, linear, p.rows_in_w, target));
+    }
     if (chosen_rows) {
         p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
         choose_rows(&p, &node->type, rows, vectors, chosen_rows);

@@ -26,6 +26,9 @@ typedef struct Product {
      * order in which they are read, and all tiles of a unit take it in before the next. */
     bool in_parts;
     int64_t part[MAX_AXES]; /* indices in a part along each axis that is summed over */
+    bool of_images;         /* do both operands differ from image to image? */
+    bool
+        rows_together; /* for threads: those of a tile lie side by side in memory, at each index of the sum */
 } Product;
 
 /* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of
@@ -53,8 +56,9 @@ int64_t product_cost(const Graph *graph, NodeId linear, const Product *product,
 int64_t product_unit_cost(const Product *product, int64_t rows, int64_t lanes,
                           const Target *target);
 
-/* What a step along the sum takes in a tile of threads that load four numbers at a time, in instructions for four steps. */
-int64_t product_step_cost(int64_t rows, int64_t vectors);
+/* What a step along the sum takes in a tile of so many rows, for threads that load up to four numbers at a time, in
+ * instructions for four steps. */
+int64_t product_step_cost(const Product *product, int64_t rows);
 
 /* Indices of a full tile along an axis of the result. */
 int64_t product_tile_along(const Product *product, const char *axis, const Target *target);

@@ -416,7 +416,8 @@ static void choose_block(Schedule *s)
     s->block = 1;
     for (int i = 0; i < s->stage_count; i++) {
         const Product *p = &s->stages[i].product;
-        if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w || p->in_parts) continue;
+        if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w || p->in_parts || p->of_images)
+            continue;
         int64_t rows = 1;
         for (int k = 0; k < p->row_count; k++)
             if (schedule_axis(s, p->row[k]) >= 0)

@@ -64,7 +64,8 @@ void clamp_edges(Writer *w, const Tile *t, const Side *side)
 void at_rows(Writer *w, const Tile *t, bool clamped)
 {
     for (int k = 0; k < t->row_count; k++) {
-        Sum by = sum_term(t->row[k].name, 1, t->row[k].tile);
+        const Row *row = &t->row[k];
+        Sum by = sum_term(row->name, row->step, row->tile / row->step);
         push_moved(w, t->row[k].axis, &by);
         if (clamped && t->row[k].edge) clamp_row(w, &t->row[k]);
     }
@@ -307,6 +308,26 @@ static void add_both(Writer *w, const Tile *t)
     close_blocks(w, blocks);
 }
 
+/* float x[rows]: all rows at the next index of the sum. */
+static void load_rows(Writer *w, const Tile *t)
+{
+    int64_t tile = t->row[t->row_count - 1].tile;
+    int group = tile % 4 == 0 ? 4 : tile % 2 == 0 ? 2 : 1;
+    line(w, "float x[%lld];", (long long)t->rows);
+    for (int64_t row = 0; row < t->rows; row += group)
+        line(w, "raft_load<%d>(&x[%lld], slab_rows, q * %lld + %lld);", group, (long long)row,
+             (long long)t->rows, (long long)row);
+}
+
+/* The products of one row, `x` at `at_once` indices of the sum. */
+static void add_row(Writer *w, const Tile *t, const char *x)
+{
+    open_unrolled(w, "j", t->at_once);
+    for (int v = 0; v < t->p->vectors; v++)
+        line(w, "%s = fmaf(%s, y[j][%d], %s);", sum_name(w, t, v), x, v, sum_name(w, t, v));
+    close_block(w);
+}
+
 static void add_products(Writer *w, const Tile *t)
 {
     int64_t busy =
@@ -316,20 +337,20 @@ static void add_products(Writer *w, const Tile *t)
         open_block(w, "if (thread < %lld)", (long long)busy);
         blocks++;
     }
-    line(w, w->fine                             ? "raft_unroll"
-            : has_many_sums(t) && t->spans == 1 ? "raft_twice"
-                                                : "raft_loop");
+    bool twice = t->rows_together || (has_many_sums(t) && t->spans == 1);
+    line(w, w->fine ? "raft_unroll" : twice ? "raft_twice" : "raft_loop");
     open_block(w, "for (int q = 0; q < %lld; q++)", (long long)(t->depth / t->at_once));
     if (t->both) {
         add_both(w, t);
     } else {
         load_lanes(w, t);
+        if (t->rows_together) load_rows(w, t);
         int rows = open_rows(w, t);
-        load_row(w, t);
-        open_unrolled(w, "j", t->at_once);
-        for (int v = 0; v < t->p->vectors; v++)
-            line(w, "%s = fmaf(x[j], y[j][%d], %s);", sum_name(w, t, v), v, sum_name(w, t, v));
-        close_blocks(w, rows + 1);
+        if (!t->rows_together) load_row(w, t);
+        Sum row = row_number(w, t);
+        add_row(w, t,
+                t->rows_together ? arena_printf(w->arena, "x[%s]", sum_text(w, &row)) : "x[j]");
+        close_blocks(w, rows);
     }
     close_blocks(w, blocks);
 }

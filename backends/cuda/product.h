@@ -10,9 +10,9 @@ enum { ROWS, LANES };
 enum { MOST_SLABS = 2, SPAN_SLABS = 3, FINE_SLABS = 5 };
 
 typedef struct Row {
-    const char *axis, *name; /* r0, r1: the row within the tile */
-    int64_t tile, extent;    /* extent of the axis: rows past it are not stored */
-    bool edge;               /* are there such rows? */
+    const char *axis, *name;    /* r0, r1: the row within the tile, or so many steps of them */
+    int64_t step, tile, extent; /* extent of the axis: rows past it are not stored */
+    bool edge;                  /* are there such rows? */
 } Row;
 
 /* One operand: that with the rows, or that with the lanes. */
@@ -31,7 +31,8 @@ typedef struct Tile {
     const Stage *stage;
     const Product *p;
     const Node *linear;
-    bool both; /* do both operands have the lanes? */
+    bool both;          /* do both operands have the lanes? */
+    bool rows_together; /* slabs hold the rows of each index of the sum side by side */
     int64_t rows, width;
     int64_t
         teams; /* that have tiles: the others of the block do what the last does, and store nothing */

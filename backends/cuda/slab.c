@@ -1,7 +1,7 @@
 /* slab.c: brings operands of a product to shared memory, slab by slab, ahead of the sums.
  *
  * A slab holds `depth` indices of the sum for all tiles of one round: of the operand with the rows [tile][row][depth],
- * of the one with the lanes [tile][depth][lane]. Slabs take turns: with one the block computes, the others are on their
+ * or [tile][depth][row] where they lie so in memory, of the one with the lanes [tile][depth][lane]. Slabs take turns: with one the block computes, the others are on their
  * way. All threads bring each slab together, `chunk` floats at a time. The teams of a warp read their rows at the same
  * time: tiles are padded so that these lie in different banks of the memory.
  */
@@ -51,13 +51,40 @@ static void push_plus(Writer *w, const char *axis, const Sum *by)
     push_coordinate(w, axis, sum_add(w, *coordinate_at(w, axis), by, 1));
 }
 
+/* How what a slab has of one tile of an operand is laid out: lines of floats that lie side by side. */
+static int64_t line_floats(const Tile *t, const Side *side)
+{
+    return side == &t->side[LANES] ? t->width : t->rows_together ? t->rows : t->depth;
+}
+
+static int64_t line_count(const Tile *t, const Side *side)
+{
+    return side == &t->side[LANES] || t->rows_together ? t->depth : t->rows;
+}
+
+/* Of which so many at most can lie side by side in memory, too. */
+static int64_t memory_floats(const Tile *t, const Side *side)
+{
+    return side == &t->side[ROWS] && t->rows_together ? t->row[t->row_count - 1].tile
+                                                      : line_floats(t, side);
+}
+
 /* Are turns of whole lines, and so many turns of a whole tile? Then chunks of a thread differ from turn to turn by what is known
  * when the text is compiled. */
 static bool has_whole_lines(const Tile *t, const Side *side, int chunk)
 {
-    bool rows = side == &t->side[ROWS];
-    int64_t across = (rows ? t->depth : t->width) / chunk, lines = rows ? t->rows : t->depth;
+    int64_t across = line_floats(t, side) / chunk, lines = line_count(t, side);
     return t->threads % across == 0 && lines % (t->threads / across) == 0;
+}
+
+/* Names the rows of a tile that begin `step` times `number` after its first. */
+static void enter_rows(Writer *w, Tile t, const char *number, int64_t step)
+{
+    if (t.row_count > 0) t.row[t.row_count - 1].step = step;
+    int64_t inner = t.row_count == 2 ? t.row[1].tile / step : 1;
+    if (t.row_count > 0) line(w, "const int r0 = %s;", digit_text(w, number, inner, 0));
+    if (t.row_count == 2) line(w, "const int r1 = %s;", digit_text(w, number, 1, inner));
+    at_rows(w, &t, true);
 }
 
 /* Writes what chunk `e` of the slab is, and sets coordinates to its first element. Returns the axis along which its floats
@@ -66,8 +93,7 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
 {
     const AxisNames *over = &t->linear->attributes.over;
     const char *last = over->name[over->count - 1];
-    bool rows = side == &t->side[ROWS];
-    int64_t across = (rows ? t->depth : t->width) / chunk, lines = rows ? t->rows : t->depth;
+    int64_t across = line_floats(t, side) / chunk, lines = line_count(t, side);
     const char *tile =
         arena_printf(w->arena, "%se / %lld", side->first, (long long)(across * lines));
     if (side->tiles % side->teams != 0)
@@ -77,11 +103,14 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
     line(w, "const int l = %s;", digit_text(w, "e", across, side->teams > 1 ? lines : 0));
     enter_side(w, side, "tile");
     Sum c = sum_term("c", chunk, across), l = sum_term("l", 1, lines);
-    if (rows) {
-        int64_t inner = t->row_count == 2 ? t->row[1].tile : 1;
-        if (t->row_count > 0) line(w, "const int r0 = %s;", digit_text(w, "l", inner, 0));
-        if (t->row_count == 2) line(w, "const int r1 = %s;", digit_text(w, "l", 1, inner));
-        at_rows(w, t, true);
+    if (side == &t->side[ROWS] && t->rows_together) {
+        enter_rows(w, *t, "c", chunk);
+        clamp_edges(w, t, side);
+        push_plus(w, last, &l);
+        return t->row[t->row_count - 1].axis;
+    }
+    if (side == &t->side[ROWS]) {
+        enter_rows(w, *t, "l", 1);
         clamp_edges(w, t, side);
         push_plus(w, last, &c);
         return last;
@@ -97,7 +126,7 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
 static int find_chunk(Writer *w, const Tile *t, const Side *side)
 {
     Text *out = w->out, nothing = text_new(w->arena);
-    int64_t length = side == &t->side[ROWS] ? t->depth : t->width;
+    int64_t length = memory_floats(t, side);
     w->out = &nothing;
     int chunk = 4;
     for (; chunk > 1; chunk /= 2) {
@@ -199,7 +228,7 @@ static void use_prepared(Writer *w, Sum *at, const char *name)
 static void bring_side(Writer *w, const Tile *t, const Side *side, Load *load)
 {
     int mark = w->coordinate_count;
-    int64_t tile = (side == &t->side[ROWS] ? t->rows : t->width) * t->depth;
+    int64_t tile = line_floats(t, side) * line_count(t, side);
     Sum at = sum_constant(side->slab), e = sum_term("e", load->chunk, 0);
     Sum padding = sum_term(arena_printf(w->arena, "(e / %lld)", (long long)(tile / load->chunk)),
                            side->tile_floats - tile, side->teams);

@@ -181,7 +181,15 @@ static void write_kernel(Writer *w, CudaKernel *made)
                           arena_printf(w->arena, "%s%s%s}\n\n", few.data, memory.data, all.data)));
 }
 
-/* Units enough that every team has a tile, if their scratch fits; no more where each has one row of its own. */
+static int count_products(const Schedule *s)
+{
+    int count = 0;
+    for (int i = 0; i < s->stage_count; i++) count += s->stages[i].kind == STAGE_PRODUCT;
+    return count;
+}
+
+/* Units enough that every team has a tile, if their scratch fits; no more where each has one row of its own, or rows are
+ * brought side by side. */
 static void fill_block(Writer *w)
 {
     Schedule *s = &w->schedule;
@@ -190,11 +198,12 @@ static void fill_block(Writer *w)
     if (room > w->shared - LEAST_STAGING) room = w->shared - LEAST_STAGING;
     for (int i = 0; i < s->stage_count; i++) {
         const Stage *stage = &s->stages[i];
-        if (stage->kind != STAGE_PRODUCT || stage->product.rows_in_w || !stage->product.lane)
-            continue;
+        const Product *p = &stage->product;
+        if (stage->kind != STAGE_PRODUCT || !p->lane || p->of_images) continue;
+        if (p->rows_in_w && count_products(s) > 1) continue; /* units are another's */
         int64_t own = product_tiles(w, stage);
         if (tiles == 0 || own < tiles) tiles = own;
-        rows |= stage->product.row_count > 0;
+        rows |= p->row_count > 0 && !p->rows_together;
     }
     int64_t units = tiles > 0 ? w->threads / TEAM / tiles : 0;
     int64_t most = room / (4 * (s->unit_floats + 1));
@@ -211,20 +220,23 @@ static int64_t registers_of(const Product *p)
 }
 
 /* Half the threads a block where each needs more registers, or where two products leave room for twice as many blocks: while
- * one is at a barrier, others compute. */
+ * one is at a barrier, others compute. Sums have a thread each, and want many blocks, too. */
 static void choose_threads(Writer *w)
 {
     const Schedule *s = &w->schedule;
-    int products = 0;
+    int products = count_products(s);
     int64_t registers = 0;
+    bool sums = false;
     for (int i = 0; i < s->stage_count; i++) {
+        sums |= s->stages[i].kind == STAGE_REDUCTION &&
+                graph_node(s->graph, s->stages[i].root)->op == OP_SUM;
         if (s->stages[i].kind != STAGE_PRODUCT) continue;
-        products++;
         int64_t own = registers_of(&s->stages[i].product);
         if (own > registers) registers = own;
     }
     bool few = registers <= FEW_SUMS;
     bool small = few && products > 1 && 4 * s->unit_floats + LEAST_STAGING <= SMALL_SHARED_BYTES;
+    small |= sums && products == 0;
     w->threads = few && !small ? THREADS : THREADS / 2;
     w->blocks = small ? 2 * BLOCKS : few || registers > SOME_SUMS ? BLOCKS : BLOCKS + 1;
     w->shared = small ? SMALL_SHARED_BYTES : CUDA_SHARED_BYTES;

@@ -31,11 +31,12 @@ static void cut_axis(Writer *w, Tile *t, ItemDim *dim)
         while (extent < whole && extent % row_tile != 0) row_tile--;
         dim->tile = row_tile;
         t->rows *= row_tile;
-        t->row[t->row_count] = (Row){dim->axis, t->row_count ? "r1" : "r0", row_tile, whole,
-                                     whole % row_tile != 0 || whole % extent != 0};
+        t->row[t->row_count] = (Row){dim->axis, t->row_count ? "r1" : "r0",
+                                     1,         row_tile,
+                                     whole,     whole % row_tile != 0 || whole % extent != 0};
         t->row_count++;
     } else if (whole % extent != 0) {
-        t->edge[t->edge_count++] = (Row){dim->axis, NULL, 1, whole, true};
+        t->edge[t->edge_count++] = (Row){dim->axis, NULL, 1, 1, whole, true};
     }
     dim->count = ceil_divide(extent, dim->tile);
 }
@@ -164,7 +165,7 @@ static void choose_slab(Writer *w, Tile *t)
             if (t->inner % depth == 0 && sum / t->spans % depth == 0 &&
                 abreast * most * depth * bytes <= staging_bytes(w))
                 t->depth = depth;
-    t->at_once = t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
+    t->at_once = t->rows_together ? 1 : t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
     t->slabs = sum / t->depth;
     int64_t own = t->slabs / abreast;
     t->buffers = (int)(own < most ? own : most);
@@ -198,6 +199,7 @@ static Tile cut(Writer *w, const Stage *stage, const Product *p, int64_t *rounds
     t.group = p->vectors % 4 == 0 ? 4 : p->vectors % 2 == 0 ? 2 : 1;
     find_side(w, &t, &t.side[ROWS], t.linear->operands[p->rows_in_w ? 1 : 0]);
     find_side(w, &t, &t.side[LANES], t.linear->operands[p->rows_in_w ? 0 : 1]);
+    t.rows_together = p->rows_together && t.side[ROWS].staged;
     find_tiles(w, &t);
     t.spans = count_spans(w, &t);
     t.threads = has_span_threads(w, &t) ? w->threads / t.spans : w->threads;
@@ -212,7 +214,7 @@ static int64_t step_cycles(const Writer *w, const Tile *t)
 {
     enum { ABREAST = 4 };
     int64_t warps = w->threads / t->threads * ceil_divide(t->teams * TEAM, WARP);
-    int64_t own = product_step_cost(t->rows, t->p->vectors) * ceil_divide(warps, ABREAST);
+    int64_t own = product_step_cost(t->p, t->rows) * ceil_divide(warps, ABREAST);
     int64_t loads = 4 * (t->rows + t->p->vectors) * warps;
     return own > loads ? own : loads;
 }
@@ -229,8 +231,7 @@ Tile find_tile(Writer *w, const Stage *stage)
     for (int64_t tile = most; tile >= fewest; tile--) {
         *inner = tile;
         Tile t = cut(w, stage, p, &rounds);
-        int64_t cost =
-            rounds * (w->fine ? step_cycles(w, &t) : product_step_cost(t.rows, p->vectors));
+        int64_t cost = rounds * (w->fine ? step_cycles(w, &t) : product_step_cost(p, t.rows));
         if (t.row_count > 0 && t.row[t.row_count - 1].edge) cost += cost / 16;
         if (cost >= least) continue;
         least = cost;
