@@ -49,6 +49,12 @@ static Exit write_block(Trainer *t, const char *path, const float *block)
                              : session_fail(t->session, EXIT_UNDONE, "%s", error.message);
 }
 
+static Exit dump_gradients(Trainer *t, const char *path)
+{
+    Exit exit = trainer_bring_gradients(t);
+    return exit == EXIT_DONE ? write_block(t, path, t->gradients) : exit;
+}
+
 static Exit take_steps(Trainer *t, Text *metrics)
 {
     const Options *options = t->session->options;
@@ -59,8 +65,7 @@ static Exit take_steps(Trainer *t, Text *metrics)
         exit = trainer_run_backward(t, t->batch, t->batch, 0);
         if (exit != EXIT_DONE) break;
         add_metrics(t, step, metrics);
-        if (step == 1 && options->dump_gradients)
-            exit = write_block(t, options->dump_gradients, t->gradients);
+        if (step == 1 && options->dump_gradients) exit = dump_gradients(t, options->dump_gradients);
         if (exit == EXIT_DONE) exit = trainer_run_step(t, lr);
     }
     return exit;
@@ -84,6 +89,7 @@ static Exit train_filled(Trainer *t)
     exit = take_steps(t, &metrics);
     if (exit == EXIT_DONE && options->metrics)
         exit = session_write(t->session, options->metrics, metrics.data, metrics.length);
+    if (exit == EXIT_DONE && options->save) exit = trainer_bring_states(t);
     if (exit == EXIT_DONE && options->save) exit = write_block(t, options->save, NULL);
     return exit;
 }

@@ -275,6 +275,7 @@ static Exit finish(Run *run)
     const char *const no_metadata[] = {NULL};
     const char *last = arena_printf(run->session->arena, "%s/last.safetensors", run->folder);
     Exit exit = run_save(run);
+    if (exit == EXIT_DONE) exit = trainer_bring_states(&run->trainer);
     if (exit != EXIT_DONE) return exit;
     signals_hold();
     RaftStatus status =

@@ -139,6 +139,8 @@ Exit run_save(Run *run)
     int count;
     RaftError error;
     if (run->comm.rank > 0) return EXIT_DONE;
+    Exit exit = trainer_bring_states(&run->trainer);
+    if (exit != EXIT_DONE) return exit;
     const RaftTensor *tensors = state_tensors(run, &count);
     const char *step = arena_printf(run->session->arena, "%lld", (long long)run->step);
     signals_hold();

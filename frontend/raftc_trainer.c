@@ -1,5 +1,6 @@
 /* raftc_trainer.c: a model that can be trained: compiled, its blocks of floats, and its runs. */
 #include "frontend/raftc_trainer.h"
+#include "runtime/cuda_calls.h"
 #include "runtime/train/train.h"
 
 #include <string.h>
@@ -174,6 +175,12 @@ static void make_decays(Trainer *t)
     set_tensor(&t->optimiser, "decays", decays);
 }
 
+const float **trainer_decays(Trainer *t)
+{
+    int input = find_input(&t->optimiser, "decays");
+    return input >= 0 ? &t->optimiser.input[input] : NULL;
+}
+
 static void make_batch(Trainer *t)
 {
     Arena *arena = t->session->arena;
@@ -235,6 +242,7 @@ static void place_gradients(Trainer *t, float *block)
 
 float *trainer_weights(const Trainer *t, int parameter)
 {
+    RAFTC_ASSERT(!t->states_on_gpu);
     return t->state[0].block[0] + t->offset[parameter];
 }
 
@@ -251,6 +259,7 @@ void trainer_begin_average(Trainer *t)
 
 const float *trainer_best(const Trainer *t)
 {
+    RAFTC_ASSERT(!t->states_on_gpu);
     const State *average = average_of(t);
     return average ? average->block[0] : t->state[0].block[0];
 }
@@ -259,7 +268,7 @@ RaftTensor *trainer_tensors(const Trainer *t, const float *block)
 {
     RaftTensor *tensors =
         arena_array(t->session->arena, (size_t)t->parameter_count, sizeof *tensors);
-    if (!block) block = t->state[0].block[0];
+    if (!block) block = trainer_weights(t, 0) - t->offset[0];
     for (int i = 0; i < t->parameter_count; i++) {
         const RaftTensorInfo *info = &t->parameters[i];
         tensors[i] = (RaftTensor){.name = info->name,
@@ -315,18 +324,24 @@ static void swap(float *pair[2])
 Exit trainer_run_step(Trainer *t, double learning_rate)
 {
     Machine *optimiser = &t->optimiser;
-    double norm =
-        t->rule.most_norm > 0 ? raft_norm(t->gradients, t->floats, optimiser->session->threads) : 0;
-    Exit exit = set_numbers(t, t->step, learning_rate, norm);
+    double norm = 0;
+    Exit exit = EXIT_DONE;
+    if (t->rule.most_norm > 0) {
+        exit = trainer_bring_gradients(t);
+        norm = raft_norm(t->gradients, t->floats, optimiser->session->threads);
+    }
+    if (exit == EXIT_DONE) exit = set_numbers(t, t->step, learning_rate, norm);
     if (exit != EXIT_DONE) return exit;
-    set_tensor(optimiser, "g", t->gradients);
+    set_tensor(optimiser, "g", t->states_on_gpu ? t->gpu_gradients : t->gradients);
     for (int i = 0; i < t->state_count; i++) {
         State *state = &t->state[i];
-        set_tensor(optimiser, state->name, state->block[0]);
-        optimiser->output[find_output(optimiser, "step", state->name)] = state->block[1];
+        float *const *blocks = t->states_on_gpu ? state->gpu : state->block;
+        set_tensor(optimiser, state->name, blocks[0]);
+        optimiser->output[find_output(optimiser, "step", state->name)] = blocks[1];
     }
     exit = machine_run(optimiser, "step", 1, t->step);
-    for (int i = 0; i < t->state_count; i++) swap(t->state[i].block);
+    for (int i = 0; i < t->state_count; i++)
+        swap(t->states_on_gpu ? t->state[i].gpu : t->state[i].block);
     return exit;
 }
 
@@ -345,9 +360,13 @@ Exit trainer_run_backward(Trainer *t, int64_t count, int64_t batch, int64_t part
     t->images = count;
     t->begun = 0;
     for (int64_t i = 0; i < count; i++) t->weight[i] = (float)(1.0 / (double)batch);
-    place_gradients(t, t->adds ? t->part : t->gradients);
-    Exit exit = use_weights(t, t->state[0].block[0]);
-    if (exit == EXIT_DONE) exit = machine_run(&t->model, "backward", count, t->step);
+    Exit exit = trainer_send_states(t);
+    if (exit == EXIT_DONE) exit = use_weights(t, t->state[0].block[0]);
+    if (exit != EXIT_DONE) return exit;
+    t->gradients_on_gpu = t->states_on_gpu;
+    if (t->states_on_gpu) raft_cuda_take_parameters(t->model.shell, t->state[0].gpu[0]);
+    place_gradients(t, t->states_on_gpu ? t->gpu_gradients : t->adds ? t->part : t->gradients);
+    exit = machine_run(&t->model, "backward", count, t->step);
     if (exit == EXIT_DONE && t->last)
         trainer_begin_rest(t);
     else if (exit == EXIT_DONE && t->adds)
@@ -371,7 +390,8 @@ Exit trainer_run_forward(Trainer *t, int64_t count, float *logits)
     for (int i = 0; i < t->mask_count; i++)
         for (int64_t k = 0; k < count * t->mask[i].elements; k++) t->mask[i].data[k] = 1;
     t->model.output[find_output(&t->model, "forward", "logits")] = logits;
-    Exit exit = use_weights(t, trainer_best(t));
+    Exit exit = trainer_bring_states(t);
+    if (exit == EXIT_DONE) exit = use_weights(t, trainer_best(t));
     return exit == EXIT_DONE ? machine_run(&t->model, "forward", count, 0) : exit;
 }
 
@@ -442,7 +462,9 @@ Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *c
     make_masks(t);
     find_gradients(t);
     if (t->comm) trainer_plan_sums(t);
-    return EXIT_DONE;
+    bool on_gpu = session->options->target == TARGET_CUDA && !session->options->emulate;
+    bool whole = t->parts == 1 && !t->comm && !session->options->check_numerics;
+    return on_gpu && whole ? trainer_use_gpu(t) : EXIT_DONE;
 }
 
 void trainer_close(Trainer *t)

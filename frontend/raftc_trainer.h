@@ -6,7 +6,8 @@
  * All parameters stand in one block, laid out as in a weights blob (runtime/shell.h), and so do their
  * gradients and the optimiser's state: one kernel then goes over all of them at once. The optimiser
  * writes into a second set of blocks, and the two sets change places. A batch may be run in parts, one
- * after the other, whose gradients are added up.
+ * after the other, whose gradients are added up. With a GPU, blocks are in its memory for as long as steps
+ * follow one another, and come to the host's when something else wants them.
  */
 #ifndef RAFTC_TRAINER_H
 #define RAFTC_TRAINER_H
@@ -39,6 +40,7 @@ enum { TRAINER_STATES = 4 };
 typedef struct State { /* what a step reads, and what it makes of that */
     const char *name;  /* as input and output of the optimiser: w, m, v, e */
     float *block[2];   /* the present one, and room for the next */
+    float *gpu[2];     /* the same in the GPU's memory, if the trainer uses it */
 } State;
 
 /* Of the block of gradients: they are final once that step has run. */
@@ -58,7 +60,9 @@ typedef struct Trainer {
     int64_t floats;              /* in a block; that of the weights has a header before it */
     State state[TRAINER_STATES]; /* the weights first */
     int state_count;
-    float *gradients, *part;               /* of a step; of a part of its batch */
+    float *gradients, *part;              /* of a step; of a part of its batch */
+    float *gpu_gradients;                 /* NULL: states and gradients stay in the host's memory */
+    bool states_on_gpu, gradients_on_gpu; /* where the present ones are */
     float *image, *target, *weight, *loss; /* of a part, with room for `room` images */
     int64_t step;                          /* the present one, from 1 */
     int64_t batch;                         /* images in a step, */
@@ -83,6 +87,10 @@ void trainer_close(Trainer *t);
 /* The optimiser of the settings, and its graph, for rows of so many floats. */
 RaftOptimiser optimiser_of(const Settings *settings);
 Graph *optimiser_graph(Arena *arena, const char *name, const RaftOptimiser *rule, int64_t floats);
+/* Brings what a GPU has of the states, or of the gradients of the present step, to the host's memory: before anything
+ * else but a step is asked of them. */
+Exit trainer_bring_states(Trainer *t);
+Exit trainer_bring_gradients(Trainer *t);
 /* Parameter i of the present weights. */
 float *trainer_weights(const Trainer *t, int parameter);
 /* The average of the weights begins with them. */
@@ -111,6 +119,16 @@ RaftTensor *trainer_tensors(const Trainer *t, const float *block);
 void trainer_plan_sums(Trainer *t);
 /* and after all of them, what has not begun. */
 void trainer_begin_rest(Trainer *t);
+
+/* ---- raftc_trainer_gpu.c ------------------------------------------------------------------------ */
+
+/* Where the optimiser finds which weights decay; NULL: it does not ask. */
+const float **trainer_decays(Trainer *t);
+/* From now on states and gradients may stay in the GPU's memory from step to step: of one process, which runs its batch
+ * whole. */
+Exit trainer_use_gpu(Trainer *t);
+/* Before a step: brings the states there, if they are used there. */
+Exit trainer_send_states(Trainer *t);
 
 /* ---- raftc_train.c ------------------------------------------------------------------------------ */
 

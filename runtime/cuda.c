@@ -163,21 +163,32 @@ static int launch_steps(RaftShell *shell, unsigned entry, int64_t images, GpuBui
     return result;
 }
 
-static RaftStatus prepare_cuda(RaftShell *shell)
+/* Brings the parameters to their block. */
+static RaftStatus bring_parameters(RaftShell *shell)
 {
     CudaState *cuda = shell->device;
     const RaftProgram *program = shell->program;
-    const RaftCudaCode *code = program->code;
     RaftGpuAddress to = cuda->parameters.address;
     int result = 0;
-    if (shell->packed) return RAFT_OK;
-    for (int i = 0; i < program->parameter_count && result == 0; i++) {
+    if (cuda->block)
+        result = cuda->driver.copy(to, cuda->block, cuda->parameters.bytes, cuda->stream);
+    for (int i = 0; i < program->parameter_count && result == 0 && !cuda->block; i++) {
         const RaftTensorInfo *info = &program->parameter[i];
         size_t bytes = (size_t)info->elements * sizeof(float);
         result = cuda->driver.upload(to, shell->parameter[i].data, bytes, cuda->stream);
         to += raft_weights_stride(info);
     }
-    RaftStatus status = raft_gpu_check(shell, result, "a copy of parameters");
+    cuda->block = 0;
+    return raft_gpu_check(shell, result, "a copy of parameters");
+}
+
+static RaftStatus prepare_cuda(RaftShell *shell)
+{
+    CudaState *cuda = shell->device;
+    const RaftProgram *program = shell->program;
+    const RaftCudaCode *code = program->code;
+    if (shell->packed) return RAFT_OK;
+    RaftStatus status = bring_parameters(shell);
     for (int s = 0; s < program->prepare_count && status == RAFT_OK; s++)
         status = raft_gpu_check(
             shell,

@@ -68,6 +68,10 @@ enum {
       (RaftGpuAddress to, const void *from, size_t bytes, RaftGpuStream stream))                   \
     X(download, "cuMemcpyDtoHAsync_v2",                                                            \
       (void *to, RaftGpuAddress from, size_t bytes, RaftGpuStream stream))                         \
+    X(copy, "cuMemcpyDtoDAsync_v2",                                                                \
+      (RaftGpuAddress to, RaftGpuAddress from, size_t bytes, RaftGpuStream stream))                \
+    X(pin, "cuMemHostRegister_v2", (void *data, size_t bytes, unsigned flags))                     \
+    X(unpin, "cuMemHostUnregister", (void *data))                                                  \
     X(pointer_attributes, "cuPointerGetAttributes",                                                \
       (unsigned count, int *attributes, void **values, RaftGpuAddress address))                    \
     X(stream_create, "cuStreamCreate", (RaftGpuStream * stream, unsigned flags))                   \

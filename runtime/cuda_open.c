@@ -97,6 +97,45 @@ __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_upload(RaftShell
     return raft_gpu_check(shell, result, "a copy to it");
 }
 
+__attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_download(RaftShell *shell,
+                                                                         float *to,
+                                                                         const float *from,
+                                                                         size_t bytes)
+{
+    CudaState *cuda = shell->device;
+    RaftStatus status =
+        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
+    if (status != RAFT_OK) return status;
+    int result = cuda->driver.download(to, (uintptr_t)from, bytes, cuda->stream);
+    if (result == 0) result = cuda->driver.stream_wait(cuda->stream);
+    cuda->driver.context_pop(&(RaftGpuContext){0});
+    return raft_gpu_check(shell, result, "a copy from it");
+}
+
+__attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_pin(RaftShell *shell, float *data,
+                                                                    size_t bytes)
+{
+    CudaState *cuda = shell->device;
+    size_t size = (size_t)(cuda->pinned_count + 1) * sizeof *cuda->pinned;
+    void **list = realloc(cuda->pinned, size);
+    if (!list) return raft_shell_fail(shell, RAFT_NO_MEMORY, "out of memory");
+    cuda->pinned = list;
+    RaftStatus status =
+        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
+    if (status != RAFT_OK) return status;
+    if (cuda->driver.pin(data, bytes, 0) == 0) list[cuda->pinned_count++] = data;
+    cuda->driver.context_pop(&(RaftGpuContext){0});
+    return RAFT_OK;
+}
+
+__attribute__((unused)) RAFT_SHELL_LINKAGE void raft_cuda_take_parameters(RaftShell *shell,
+                                                                          const float *block)
+{
+    CudaState *cuda = shell->device;
+    cuda->block = (uintptr_t)block;
+    shell->packed = false;
+}
+
 /* ---- open, close ----------------------------------------------------------------------------- */
 
 /* The newest cubin that the GPU can run: those of its generation and no newer than itself. */
@@ -272,6 +311,7 @@ static void close_in_context(CudaState *cuda, int event_count)
     for (int i = 0; cuda->event && i < event_count; i++)
         if (cuda->event[i]) driver->event_destroy(cuda->event[i]);
     for (int i = 0; i < cuda->reserved_count; i++) release_block(cuda, &cuda->reserved[i]);
+    for (int i = 0; i < cuda->pinned_count; i++) driver->unpin(cuda->pinned[i]);
     for (int i = 0; i < cuda->tensor_count; i++) release_block(cuda, &cuda->tensor[i].staging);
     release_block(cuda, &cuda->parameters);
     release_block(cuda, &cuda->prepared);
@@ -294,6 +334,7 @@ void raft_cuda_close(RaftShell *shell)
     free(cuda->buffer);
     free(cuda->argument);
     free(cuda->reserved);
+    free(cuda->pinned);
     free(cuda->event);
     free(cuda);
 }

@@ -49,6 +49,9 @@ typedef struct CudaState {
     GpuTensor *tensor;  /* inputs, then outputs */
     GpuBlock *reserved; /* for the caller */
     int reserved_count;
+    void **pinned; /* memory of the caller */
+    int pinned_count;
+    RaftGpuAddress block; /* of parameters that the next run takes; 0: those of the shell */
     GpuChunk chunk[MOST_GRAPHS];
     uint64_t chunks;         /* how many have been run */
     RaftGpuAddress *address; /* of each tensor, in the present chunk */

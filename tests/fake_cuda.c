@@ -342,6 +342,33 @@ int cuMemcpyDtoHAsync_v2(void *to, RaftGpuAddress from, size_t bytes, RaftGpuStr
     return 0;
 }
 
+EXPORT int cuMemcpyDtoDAsync_v2(RaftGpuAddress to, RaftGpuAddress from, size_t bytes,
+                                RaftGpuStream stream);
+int cuMemcpyDtoDAsync_v2(RaftGpuAddress to, RaftGpuAddress from, size_t bytes, RaftGpuStream stream)
+{
+    CHECKED(void) stream;
+    if (!is_memory(to, bytes) || !is_memory(from, bytes)) return stray();
+    memcpy((void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes);
+    return 0;
+}
+
+EXPORT int cuMemHostRegister_v2(void *data, size_t bytes, unsigned flags);
+int cuMemHostRegister_v2(void *data, size_t bytes, unsigned flags)
+{
+    CHECKED(void) flags;
+    if (!bytes || is_memory((uintptr_t)data, 1)) return stray();
+    counts.pinned++;
+    return 0;
+}
+
+EXPORT int cuMemHostUnregister(void *data);
+int cuMemHostUnregister(void *data)
+{
+    if (!counts.pushed || is_memory((uintptr_t)data, 1)) return stray();
+    counts.pinned--;
+    return given_back();
+}
+
 EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values,
                                   RaftGpuAddress address);
 int cuPointerGetAttributes(unsigned count, int *attributes, void **values, RaftGpuAddress address)

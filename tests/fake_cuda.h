@@ -26,8 +26,8 @@ typedef struct FakeImage {
 typedef struct FakeCounts {
     int calls;                    /* so far, of those that can fail */
     int launches, graph_launches; /* likewise */
-    int blocks, contexts, modules, streams, graphs, execs, events; /* that exist */
-    int pushed;                                                    /* contexts on the stack */
+    int blocks, contexts, modules, streams, graphs, execs, events, pinned; /* that exist */
+    int pushed; /* contexts on the stack */
     int strays; /* calls without a context, pointers that are no memory of the GPU, and the like */
     size_t bytes, most_bytes;
     const void *image; /* the cubin that was loaded last */
