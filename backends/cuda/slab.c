@@ -11,11 +11,13 @@
 
 enum { MOST_PREPARED = 20 }; /* registers for where one operand's chunks lie, from slab to slab */
 
-/* Have the sums left room for them? Where they are many, indices of the sum must fit, too. */
-static bool may_prepare(const Tile *t, int64_t numbers)
+/* Have the sums left room for them? Where they are many, what the other operand has taken and indices of the sum must fit,
+ * too: else a kernel needs all registers that there are, and whether some spill depends on how busy the machine is that
+ * compiles it. */
+static bool may_prepare(const Tile *t, int64_t numbers, int64_t taken)
 {
     if (!has_many_sums(t)) return numbers <= MOST_PREPARED;
-    return numbers + 2 * t->linear->attributes.over.count < MOST_PREPARED;
+    return taken + numbers + 2 * t->linear->attributes.over.count < MOST_PREPARED;
 }
 
 static bool is_staged(const Tile *t)
@@ -176,8 +178,14 @@ static void open_turns(Writer *w, const Tile *t, const Load *load, bool guarded)
         line(w, "if (e >= %lld) continue;", (long long)load->chunks);
 }
 
-/* Writes where the chunks of this thread lie in the first slab. */
-static Load prepare_side(Writer *w, const Tile *t, const Side *side)
+/* The numbers that a thread keeps of it. */
+static int64_t prepared_numbers(const Load *load)
+{
+    return load->ready ? load->turns * (1 + load->spot.bound_count) : 0;
+}
+
+/* Writes where the chunks of this thread lie in the first slab. `taken`: numbers that it keeps of the other operand. */
+static Load prepare_side(Writer *w, const Tile *t, const Side *side, int64_t taken)
 {
     bool rows = side == &t->side[ROWS];
     Load load = {.name = rows ? "rows" : "lanes", .chunk = find_chunk(w, t, side)};
@@ -198,7 +206,7 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side)
             load.ready &= split_slab(&load.spot.bound[i].at, &changing, &rest);
             line(w, "%s_at%d[turn] = %s;", load.name, i, sum_text(w, &rest));
         }
-        load.ready &= may_prepare(t, load.turns * (1 + load.spot.bound_count));
+        load.ready &= may_prepare(t, load.turns * (1 + load.spot.bound_count), taken);
         /* The end of a span takes registers, too. */
         if (has_many_sums(t) && t->spans > 1) load.ready &= !has_whole_lines(t, side, load.chunk);
     }
@@ -276,8 +284,12 @@ void start_slabs(Writer *w, const Tile *t)
     w->out = &names; /* of the coordinates of a slab: none is used before there is one */
     enter_slab(w, t);
     w->out = out;
-    for (int s = 0; s < 2; s++)
-        if (t->side[s].staged) load[s] = prepare_side(w, t, &t->side[s]);
+    int64_t taken = 0;
+    for (int s = 0; s < 2; s++) {
+        if (!t->side[s].staged) continue;
+        load[s] = prepare_side(w, t, &t->side[s], taken);
+        taken += prepared_numbers(&load[s]);
+    }
     open_block(w, "const auto bring = [&](%s slab)", slab_type(w, t));
     Sum buffer = buffer_start(w, t);
     line(w, "const raft_scratch to = slabs%s;",
