@@ -162,6 +162,11 @@ for batch in 256 1; do
     done
 done
 
+for model in s m l; do # the kernels are compiled first, for up to a minute
+    stage "train-$model" "$(left 90)" "$raftc" bench "models/raftmlp-$model.yaml" --target cuda --train --batch 64
+    stage "train-$model-torch" "$(left 30)" python3 bench/gpu_peers.py train "$model" 64
+done
+
 peers=$(left 170)
 stage peers "$peers" python3 bench/gpu_peers.py time "$results/libraries" "$results/peers.json" \
     --seconds $((peers - 25))
@@ -179,7 +184,7 @@ rm -rf "$results/libraries" "$results/bits"
     done
     tail -n 1 "$results/same_bits.log"
     echo
-    cat "$results/peers.log"
+    cat "$results/peers.log" "$results"/train-*.log
     for batch in 256 1; do
         for model in l m s; do
             echo

@@ -1,6 +1,7 @@
 """Times raftc beside PyTorch on a GPU: RaftMLP-S/M/L, by CUDA events; bench/gpu.sh calls it.
 
 usage: gpu_peers.py warm MODEL BATCH DTYPE     compiles for torch.compile, into its cache on disk
+       gpu_peers.py train MODEL BATCH          times PyTorch's step of training, f32, from a CUDA graph
        gpu_peers.py time LIBRARIES JSON [--models s,m,l] [--batch 1,256] [--dtypes f32,bf16] [--seconds N]
 
 LIBRARIES is a folder with what `raftc raftmlp-s.yaml --target cuda --weights @fill` writes. Each
@@ -59,6 +60,34 @@ def torch_forward(config, batch, dtype, compiled):
         with torch.cuda.stream(stream):
             graph.replay()
     return forward, logits, stream, (model, images, graph)
+
+
+def time_training(name, batch):
+    """Forward, backward and AdamW, images and labels being on the GPU."""
+    model = raftmlp.RaftMLP(read_model(name)[0]).train().cuda().requires_grad_(True)
+    images = torch.as_tensor(raftmlp.filled_input(batch, 224, 224)).cuda()
+    labels = torch.as_tensor(raftmlp.filled_labels(batch, 1000).astype(np.int64)).cuda()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True, capturable=True)
+
+    def step():
+        optimiser.zero_grad(set_to_none=False)
+        torch.nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
+        optimiser.step()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step()
+
+    def replay():
+        with torch.cuda.stream(stream):
+            graph.replay()
+    times = [measure(replay, stream, 5) for _ in range(ROUNDS)]
+    print(f"{name.upper()} {batch} PyTorch, a step of training: {min(times):.2f} ms at least, "
+          f"{statistics.median(times):.2f} by the median")
 
 
 class Options(ctypes.Structure):
@@ -169,7 +198,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("warm", "time"))
+    parser.add_argument("what", choices=("warm", "train", "time"))
     parser.add_argument("words", nargs="+")
     parser.add_argument("--models", default="s,m,l")
     parser.add_argument("--batch", default="1,256")
@@ -179,6 +208,9 @@ def main():
     if options.what == "warm":
         name, batch, dtype = options.words
         torch_forward(read_model(name)[0], int(batch), dtype, True)
+        return
+    if options.what == "train":
+        time_training(options.words[0], int(options.words[1]))
         return
     folder, path = options.words
     deadline, rows = time.monotonic() + options.seconds, []
