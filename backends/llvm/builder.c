@@ -183,7 +183,7 @@ void loop_end(Emitter *e, Loop *loop)
     LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->builder);
     LLVMValueRef next = LLVMBuildNSWAdd(e->builder, loop->index, int_constant(e, 1), "");
     LLVMAddIncoming(loop->index, &next, &latch, 1);
-    LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntSLT, next, loop->count, "");
+    LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntNE, next, loop->count, "");
     LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);
     LLVMPositionBuilderAtEnd(e->builder, loop->exit);
 }
