@@ -163,6 +163,18 @@ static bool is_of_images(const Graph *graph, NodeId linear)
     return true;
 }
 
+/* May a read of the product leave what it reads? */
+static bool takes_windows(const Graph *graph, const Node *linear)
+{
+    for (int i = 0; i < 2; i++) {
+        const Node *read = graph_node(graph, linear->operands[i]);
+        if (read->op == OP_READ &&
+            map_may_leave(&read->attributes.map, &read->type, graph_type(graph, read->operands[0])))
+            return true;
+    }
+    return false;
+}
+
 /* Do threads bring both operands, as they are read for this product alone? */
 static bool brings_both(const Graph *graph, NodeId linear, const Target *target)
 {
@@ -245,25 +257,27 @@ static void choose_long_rows(Product *p, const Type *result, const Type *rows, c
     p->row_tile[0] = even_tile(longest->extent, most);
 }
 
-/* Takes up to `most` rows of the result from its inner axes. */
+/* Takes up to `most` rows of the result from its inner axes: all of the innermost and some of the next, some of the innermost
+ * alone, or up to `inner` of it, where that is less, and some of the next. */
 static void choose_rows(Product *p, const Type *result, const Type *rows, const Type *vectors,
-                        int64_t most)
+                        int64_t most, int64_t inner)
 {
     if (p->in_parts) {
         choose_long_rows(p, result, rows, vectors, most);
         return;
     }
+    bool some = inner < most;
     p->row_count = 0;
     for (int i = result->rank; i-- > 0 && p->row_count < 2;) {
         const Axis *axis = &result->axis[i];
-        if (!is_row(p, rows, vectors, axis)) continue;
-        int64_t tile = even_tile(axis->extent, most);
+        if (!is_row(p, rows, vectors, axis) || (p->row_count > 0 && axis->extent == 1)) continue;
+        int64_t tile = even_tile(axis->extent, p->row_count == 0 ? inner : most);
         p->row[1] = p->row[0];
         p->row_tile[1] = p->row_tile[0];
         p->row[0] = axis->name;
         p->row_tile[0] = tile;
         p->row_count++;
-        if (tile < axis->extent || most / tile < 2) break;
+        if ((tile < axis->extent && !some) || most / tile < 2) break;
         most /= tile;
     }
 }
@@ -283,17 +297,48 @@ static int64_t step_cost(const Product *p, int64_t rows, int64_t vectors)
     return WEIGHT * cost + rows + vectors * p->load_cost;
 }
 
-/* The same for so many rows of so many vectors: full tiles, and what is left of each axis. */
-static int64_t tiles_cost(const Product *p, int64_t rows, int64_t width)
+/* Full tiles along an axis, and what is left of it. */
+typedef struct Cut {
+    int64_t size[2], count[2];
+} Cut;
+
+static Cut cut_axis(int64_t extent, int64_t tile)
 {
-    int64_t inner = p->row_count > 1 ? p->row_tile[1] : 1, tile = p->row_tile[0], cost = 0;
-    int64_t full[] = {rows / tile, width / p->vectors};
-    int64_t rest[] = {rows % tile * inner, width % p->vectors};
-    cost += full[0] * full[1] * step_cost(p, tile * inner, p->vectors);
-    if (rest[0]) cost += full[1] * step_cost(p, rest[0], p->vectors);
-    if (rest[1]) cost += full[0] * step_cost(p, tile * inner, rest[1]);
-    if (rest[0] && rest[1]) cost += step_cost(p, rest[0], rest[1]);
+    return (Cut){{tile, extent % tile}, {extent / tile, extent % tile > 0}};
+}
+
+/* The same for so many indices along each row axis, of so many vectors. */
+static int64_t tiles_cost(const Product *p, const int64_t rows[2], int64_t width)
+{
+    int64_t cost = 0;
+    const Cut outer = cut_axis(rows[0], p->row_tile[0]),
+              inner = p->row_count > 1 ? cut_axis(rows[1], p->row_tile[1]) : cut_axis(1, 1),
+              lanes = cut_axis(width, p->vectors);
+    for (int i = 0; i < 8; i++) {
+        int a = i >> 2, b = i >> 1 & 1, c = i & 1;
+        int64_t tiles = outer.count[a] * inner.count[b] * lanes.count[c];
+        if (tiles > 0) cost += tiles * step_cost(p, outer.size[a] * inner.size[b], lanes.size[c]);
+    }
     return cost;
+}
+
+/* The same for all rows of the result. */
+static int64_t result_cost(const Product *p, const Type *result, const Type *rows,
+                           const Type *vectors, int64_t width)
+{
+    int64_t extent[2] = {1, 1}, others = 1;
+    for (int i = 0; i < result->rank; i++) {
+        const Axis *axis = &result->axis[i];
+        if (!is_row(p, rows, vectors, axis)) continue;
+        bool tiled = false;
+        for (int k = 0; k < p->row_count; k++) {
+            if (strcmp(p->row[k], axis->name) != 0) continue;
+            extent[k] = axis->extent;
+            tiled = true;
+        }
+        if (!tiled) others *= axis->extent;
+    }
+    return others * tiles_cost(p, extent, width);
 }
 
 /* Of so many that lie side by side, how many are loaded together. */
@@ -308,11 +353,6 @@ int64_t product_step_cost(const Product *p, int64_t rows)
     int64_t loads = 4 * p->vectors / loaded_together(p->vectors);
     loads += p->rows_together ? 4 * rows / loaded_together(p->row_tile[p->row_count - 1]) : rows;
     return 4 * rows * p->vectors + LOAD * loads;
-}
-
-static int64_t row_extent(const Product *p, const Type *result)
-{
-    return result->axis[type_find(result, p->row[0])].extent;
 }
 
 /* Indices of a tile along an axis of the rows; 0: it is not of those. */
@@ -396,7 +436,7 @@ static bool are_rows_together(const Graph *graph, NodeId linear, const Product *
     const Node *node = graph_node(graph, linear);
     NodeId of_rows = node->operands[p->rows_in_w], of_vectors = node->operands[!p->rows_in_w];
     Product one = *p;
-    choose_rows(&one, &node->type, graph_type(graph, of_rows), graph_type(graph, of_vectors), 1);
+    choose_rows(&one, &node->type, graph_type(graph, of_rows), graph_type(graph, of_vectors), 1, 1);
     const char *lane =
         graph_node(graph, of_rows)->op == OP_READ ? memory_lane(graph, of_rows) : NULL;
     return lane && one.row_count > 0 && strcmp(lane, one.row[0]) == 0;
@@ -411,7 +451,7 @@ static Product threads_tile(Product p, const Type *result, const Type *rows, con
     int64_t least = INT64_MAX;
     for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
         for (int64_t most = most_thread_rows(&p, registers); most > 0; most--) {
-            choose_rows(&p, result, rows, vectors, most);
+            choose_rows(&p, result, rows, vectors, most, most);
             int64_t cost = threads_cost(&p, result, rows, vectors, width);
             if (cost >= least) continue;
             least = cost;
@@ -421,13 +461,20 @@ static Product threads_tile(Product p, const Type *result, const Type *rows, con
     return best;
 }
 
+static int64_t lane_vectors(const Type *result, const char *lane, const Target *target)
+{
+    if (!lane) return 1;
+    return ceil_divide(result->axis[type_find(result, lane)].extent, target->vector_floats);
+}
+
 int64_t product_cost(const Graph *graph, NodeId linear, const Product *p, const Target *target)
 {
     const Type *result = graph_type(graph, linear);
-    int64_t width = 1;
-    if (p->lane)
-        width = ceil_divide(result->axis[type_find(result, p->lane)].extent, target->vector_floats);
-    return p->row_count ? tiles_cost(p, row_extent(p, result), width) : INT64_MAX;
+    int64_t width = lane_vectors(result, p->lane, target);
+    const Type *x = graph_type(graph, graph_node(graph, linear)->operands[0]),
+               *w = graph_type(graph, graph_node(graph, linear)->operands[1]);
+    return p->row_count ? result_cost(p, result, p->rows_in_w ? w : x, p->rows_in_w ? x : w, width)
+                        : INT64_MAX;
 }
 
 /* Do the operands lie in memory along different axes? */
@@ -441,7 +488,7 @@ static bool is_transposed(const Graph *graph, NodeId linear)
 
 int64_t product_unit_cost(const Product *p, int64_t rows, int64_t lanes, const Target *target)
 {
-    return tiles_cost(p, rows, ceil_divide(lanes, target->vector_floats));
+    return tiles_cost(p, (int64_t[]){rows, 1}, ceil_divide(lanes, target->vector_floats));
 }
 
 int64_t product_tile_along(const Product *p, const char *axis, const Target *target)
@@ -451,21 +498,64 @@ int64_t product_tile_along(const Product *p, const char *axis, const Target *tar
     return rows ? rows : 1;
 }
 
+/* The result as a unit of the kernel has it, if units have been cut: those that are not take one index of each axis. */
+static Type result_in_unit(const Graph *graph, NodeId linear)
+{
+    const Node *node = graph_node(graph, linear);
+    const Kernel *kernel = &graph->kernels[node->kernel];
+    Type result = node->type;
+    bool cut = false;
+    for (int i = 0; i < kernel->rank; i++) cut |= kernel->tile[i] > 1;
+    for (int i = 0; i < kernel->rank && cut; i++) {
+        int at = type_find(&result, kernel->axis[i].name);
+        if (at >= 0 && !result.axis[at].symbol[0] && kernel->tile[i] < result.axis[at].extent)
+            result.axis[at].extent = kernel->tile[i];
+    }
+    return result;
+}
+
+static bool cuts_evenly(const Product *p, const Type *result)
+{
+    for (int k = 0; k < p->row_count; k++)
+        if (result->axis[type_find(result, p->row[k])].extent % p->row_tile[k] != 0) return false;
+    return true;
+}
+
+/* The cheapest tile for what a unit has of the result, some of its lanes if they are `shared` out: no panel of weights lies
+ * in two units. Beside tiles of whole inner axes there are, if `both`, those that take some of two axes, where that comes
+ * out even. */
+static Product cheapest_tile(Product p, const Type *result, const Type *rows, const Type *vectors,
+                             bool shared, bool both, const Target *target)
+{
+    enum { MOST_VECTORS = 4 };
+    Product best = {0};
+    int64_t least = INT64_MAX, width = lane_vectors(result, p.lane, target);
+    for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
+        if (shared && width % p.vectors != 0) continue;
+        const int64_t most = most_rows(target, p.vectors);
+        for (int64_t inner = most; inner > 0; inner--) {
+            choose_rows(&p, result, rows, vectors, most, inner);
+            if (p.row_count == 0) return p;
+            if (inner < most && !(both && p.row_count == 2 && cuts_evenly(&p, result))) continue;
+            int64_t cost = result_cost(&p, result, rows, vectors, width);
+            if (p.row_count == 2) cost += cost / 32; /* more addresses, which may take registers */
+            if (cost >= least) continue;
+            least = cost;
+            best = p;
+        }
+    }
+    return best;
+}
+
 Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target,
                         int64_t chosen_rows, int64_t chosen_vectors)
 {
-    enum { MOST_VECTORS = 4 };
     const Node *node = graph_node(graph, linear);
     const Type *x = graph_type(graph, node->operands[0]), *w = graph_type(graph, node->operands[1]);
-    Product p = {.lane = lane, .vectors = 1, .load_cost = target->vector_floats < LINE ? 1 : 2},
-            best = {0};
-    int64_t width = 1, least = INT64_MAX;
-    if (lane) {
-        p.lane_in_x = type_find(x, lane) >= 0;
-        p.lane_in_w = type_find(w, lane) >= 0;
-        width = ceil_divide(node->type.axis[type_find(&node->type, lane)].extent,
-                            target->vector_floats);
-    }
+    Product p = {.lane = lane, .vectors = 1, .load_cost = target->vector_floats < LINE ? 1 : 2};
+    p.lane_in_x = lane && type_find(x, lane) >= 0;
+    p.lane_in_w = lane && type_find(w, lane) >= 0;
+    const int64_t width = lane_vectors(&node->type, lane, target);
     p.rows_in_w = !p.lane_in_w;
     p.in_parts = is_parted(graph, linear, target);
     if (p.in_parts) size_parts(graph, linear, p.part);
@@ -478,24 +568,22 @@ Product product_of_tile(const Graph *graph, NodeId linear, const char *lane, con
     }
     if (chosen_rows) {
         p.vectors = (int)(chosen_vectors < width ? chosen_vectors : width);
-        choose_rows(&p, &node->type, rows, vectors, chosen_rows);
+        choose_rows(&p, &node->type, rows, vectors, chosen_rows, chosen_rows);
         return p;
     }
-    for (p.vectors = 1; p.vectors <= MOST_VECTORS && p.vectors <= width; p.vectors++) {
-        choose_rows(&p, &node->type, rows, vectors, most_rows(target, p.vectors));
-        /* Without rows to hide the latency of an addition behind, more vectors do. */
-        if (p.row_count == 0) {
-            p.vectors = width > 8 ? 8 : (int)width;
-            p.in_parts &= lane && is_transposed(graph, linear);
-            p.row_tile[0] = 1;
-            return p;
-        }
-        int64_t cost = tiles_cost(&p, row_extent(&p, &node->type), width);
-        if (cost >= least) continue;
-        least = cost;
-        best = p;
-    }
-    return best;
+    const Type unit = p.in_parts ? node->type : result_in_unit(graph, linear);
+    const bool shared = lane_vectors(&unit, lane, target) < width;
+    /* Windows are copied once a unit, whole rows of them. */
+    const bool both = !p.in_parts && !takes_windows(graph, node);
+    p = cheapest_tile(p, &unit, rows, vectors, shared, both, target);
+    for (int k = 0; k < p.row_count; k++) /* the names of what lives longer */
+        p.row[k] = node->type.axis[type_find(&node->type, p.row[k])].name;
+    if (p.row_count > 0) return p;
+    /* Without rows to hide the latency of an addition behind, more vectors do. */
+    p.vectors = width > 8 ? 8 : (int)width;
+    p.in_parts &= lane && is_transposed(graph, linear);
+    p.row_tile[0] = 1;
+    return p;
 }
 
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target)
