@@ -294,6 +294,7 @@ static void test_other_lanes(void **state)
 typedef struct InnerLoop {
     char header[24];
     int products, spills, gathered; /* gathered: numbers put into a vector one by one */
+    int scalars;                    /* instructions that count and compare, or work out addresses */
     int loading;   /* products that load a number for all lanes, from an address in one register */
     uint64_t sums; /* the registers that products are added to, by number */
 } InnerLoop;
@@ -360,6 +361,8 @@ static InnerLoops find_inner_loops(Arena *arena, const char *assembly)
             read_product(inner, line);
             inner->spills += strstr(line, " Spill") || strstr(line, " Reload");
             inner->gathered += strstr(line, "\tvinsertps") != NULL;
+            inner->scalars +=
+                line[0] == '\t' && !strchr(".#v", line[1]) && !strstr(line, "prefetch");
         }
     }
     return loops;
@@ -373,7 +376,8 @@ static void check_product_loops(const char *model, const char *cpu, int register
     Bytes assembly = compile_to(&arena, graph, &options, CODE_ASSEMBLY);
     if (!strstr(assembly.data, " Spill")) fail_msg("the assembly for %s has no comments", cpu);
     InnerLoops loops = find_inner_loops(&arena, assembly.data);
-    int products = 0, most = 0, loading = 0;
+    enum { FULL_TURN = 40, FEW = 6 };
+    int products = 0, most = 0, loading = 0, scalars = 0;
     for (uint32_t i = 0; i < loops.count; i++) {
         const InnerLoop *loop = &loops.loop[i];
         if (loop->products < 2) continue;
@@ -381,6 +385,7 @@ static void check_product_loops(const char *model, const char *cpu, int register
         int sums = __builtin_popcountll(loop->sums);
         if (sums > most) most = sums;
         loading += loop->loading > 0;
+        if (loop->products > FULL_TURN && loop->scalars > scalars) scalars = loop->scalars;
         if (loop->spills > 0)
             fail_msg("%s for %s: %d spills and reloads among the %d products of the loop at BB%s",
                      model, cpu, loop->spills, loop->products, loop->header);
@@ -388,16 +393,18 @@ static void check_product_loops(const char *model, const char *cpu, int register
             fail_msg("%s for %s: %d numbers gathered for the %d products of the loop at BB%s",
                      model, cpu, loop->gathered, loop->products, loop->header);
     }
-    print_message("%s for %s: %d loops of up to %d sums, %d of products that load numbers\n", model,
-                  cpu, products, most, loading);
+    print_message(
+        "%s for %s: %d loops of up to %d sums, %d of products that load numbers, %d scalars\n",
+        model, cpu, products, most, loading, scalars);
     assert_true(products >= 24); /* two for each residual MLP */
     assert_true(registers == 16 ? loading == 0 : loading > 0);
     assert_true(most >= registers * 3 / 4);
+    assert_true(scalars <= FEW);
     arena_free(&arena);
 }
 
 /* No innermost loop with products spills: sums stay in registers, and fill most of them; so do the
- * values of a gelu. */
+ * values of a gelu. Beside products and loads there is little in a turn. */
 static void test_product_loops(void **state)
 {
     (void)state;

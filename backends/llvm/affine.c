@@ -76,7 +76,9 @@ LLVMValueRef affine_emit(Emitter *e, const Affine *a)
     LLVMValueRef sum = NULL;
     for (int i = 0; i < a->count; i++) {
         LLVMValueRef term = a->term[i].value;
-        if (a->term[i].scale != 1)
+        if (a->term[i].scale != 1 && e->counted && term == e->counted->index)
+            term = loop_multiple(e, e->counted, a->term[i].scale);
+        else if (a->term[i].scale != 1)
             term = LLVMBuildNSWMul(e->builder, term, int_constant(e, a->term[i].scale), "");
         sum = sum ? LLVMBuildNSWAdd(e->builder, sum, term, "") : term;
     }

@@ -166,24 +166,53 @@ LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type)
 
 Loop loop_begin(Emitter *e, LLVMValueRef count)
 {
-    Loop loop = {.count = count};
-    LLVMBasicBlockRef before = LLVMGetInsertBlock(e->builder);
+    Loop loop = {.count = count, .before = LLVMGetInsertBlock(e->builder)};
     loop.body = LLVMAppendBasicBlockInContext(e->context, e->function, "loop");
     loop.exit = LLVMAppendBasicBlockInContext(e->context, e->function, "done");
     LLVMBuildBr(e->builder, loop.body);
     LLVMPositionBuilderAtEnd(e->builder, loop.body);
     loop.index = LLVMBuildPhi(e->builder, e->i64, "i");
     LLVMValueRef zero = int_constant(e, 0);
-    LLVMAddIncoming(loop.index, &zero, &before, 1);
+    LLVMAddIncoming(loop.index, &zero, &loop.before, 1);
     return loop;
+}
+
+LLVMValueRef loop_multiple(Emitter *e, Loop *loop, int64_t scale)
+{
+    for (int i = 0; i < loop->multiples; i++)
+        if (loop->multiple[i].scale == scale) return loop->multiple[i].value;
+    if (loop->multiples == MOST_MULTIPLES)
+        return LLVMBuildNSWMul(e->builder, loop->index, int_constant(e, scale), "");
+    LLVMBasicBlockRef present = LLVMGetInsertBlock(e->builder);
+    LLVMPositionBuilderBefore(e->builder, loop->index);
+    LLVMValueRef value = LLVMBuildPhi(e->builder, e->i64, ""), zero = int_constant(e, 0);
+    LLVMAddIncoming(value, &zero, &loop->before, 1);
+    LLVMPositionBuilderAtEnd(e->builder, present);
+    loop->multiple[loop->multiples].scale = scale;
+    loop->multiple[loop->multiples++].value = value;
+    return value;
+}
+
+/* Adds `step` to a value that the loop counts. */
+static LLVMValueRef count_on(Emitter *e, LLVMValueRef value, int64_t step)
+{
+    LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->builder);
+    LLVMValueRef next = LLVMBuildNSWAdd(e->builder, value, int_constant(e, step), "");
+    LLVMAddIncoming(value, &next, &latch, 1);
+    return next;
 }
 
 void loop_end(Emitter *e, Loop *loop)
 {
-    LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->builder);
-    LLVMValueRef next = LLVMBuildNSWAdd(e->builder, loop->index, int_constant(e, 1), "");
-    LLVMAddIncoming(loop->index, &next, &latch, 1);
-    LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntNE, next, loop->count, "");
+    LLVMValueRef next = count_on(e, loop->index, 1), end = loop->count;
+    for (int i = 0; i < loop->multiples; i++) {
+        int64_t scale = loop->multiple[i].scale;
+        LLVMValueRef multiple = count_on(e, loop->multiple[i].value, scale);
+        if (i > 0 || !LLVMIsAConstantInt(end)) continue;
+        end = int_constant(e, scale * LLVMConstIntGetSExtValue(end));
+        next = multiple; /* nothing else may need the index itself */
+    }
+    LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntNE, next, end, "");
     LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);
     LLVMPositionBuilderAtEnd(e->builder, loop->exit);
 }

@@ -62,6 +62,8 @@ typedef struct TwinStrides {
     int argument_count;
 } TwinStrides;
 
+typedef struct Loop Loop;
+
 typedef struct Emitter {
     Arena *arena;
     Diag *diag;
@@ -101,15 +103,23 @@ typedef struct Emitter {
     int coordinate_count;
     Coordinate coordinate[MAX_COORDINATES]; /* the last of a name counts */
     LLVMValueRef *computed; /* of each node: its value at the present coordinates, or NULL */
+    Loop *counted;          /* a loop that counts multiples of its index beside it, or NULL */
 } Emitter;
 
 /* ---- builder.c: constants, loops, memory ---------------------------------------------------- */
 
-typedef struct Loop {
-    LLVMBasicBlockRef body, exit;
+enum { MOST_MULTIPLES = 6 };
+
+struct Loop {
+    LLVMBasicBlockRef before, body, exit;
     LLVMValueRef index; /* i64; from 0 */
     LLVMValueRef count;
-} Loop;
+    int multiples; /* of the index that are counted beside it: */
+    struct {
+        int64_t scale;
+        LLVMValueRef value;
+    } multiple[MOST_MULTIPLES];
+};
 
 typedef struct Branch {
     LLVMBasicBlockRef otherwise, end;
@@ -139,6 +149,8 @@ LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value);
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry block */
 /* A loop of at least one turn; emit its body between the two calls. */
 Loop loop_begin(Emitter *e, LLVMValueRef count);
+/* The index of a loop that counts, times `scale`: an addition in each turn, where a copy and a shift would be more. */
+LLVMValueRef loop_multiple(Emitter *e, Loop *loop, int64_t scale);
 void loop_end(Emitter *e, Loop *loop);
 /* Emit what is to run where the condition holds after the first call, where it does not after the second. */
 Branch branch_begin(Emitter *e, LLVMValueRef condition);

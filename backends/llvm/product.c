@@ -241,7 +241,7 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
 
 static void fetch_line_of_panel(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
 {
-    LLVMValueRef index = LLVMBuildNSWMul(e->builder, turn, int_constant(e, 16), "");
+    LLVMValueRef index = affine_emit(e, (Affine[]){affine_value(turn, LINE)});
     fetch_line(e, LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""), false);
 }
 
@@ -283,9 +283,11 @@ static void contract_part(Tile *tile, const Node *linear)
         fetch_turn(e, &fetch, int_constant(e, 0), 1);
     } else {
         Loop loop = loop_begin(e, int_constant(e, count / turn));
+        e->counted = &loop;
         fetch_turn(e, &fetch, loop.index, count / turn);
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, last, affine_add(e, index, &start, 1), turn, over->count);
+        e->counted = NULL;
         loop_end(e, &loop);
     }
     start.constant += count / turn * turn;
@@ -322,17 +324,19 @@ static void contract(Tile *tile, const Node *linear, int axis)
     if (turns == 1) {
         contract_at(tile, linear, axis, start, turn, axis + 1);
     } else {
-        LLVMValueRef ahead =
-            is_innermost(tile, linear, axis) ? next_panel(tile, linear, turns) : NULL;
+        bool innermost = is_innermost(tile, linear, axis);
+        LLVMValueRef ahead = innermost ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
+        if (innermost) e->counted = &loop;
         if (ahead) fetch_line_of_panel(e, ahead, loop.index);
         Affine outer = tile->turn;
         tile->turn =
             affine_add(e, affine_scale(outer, turns), (Affine[]){affine_value(loop.index, 1)}, 1);
-        if (is_innermost(tile, linear, axis)) fetch_rows(tile, turns_in_all(tile, linear));
+        if (innermost) fetch_rows(tile, turns_in_all(tile, linear));
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
         tile->turn = outer;
+        e->counted = NULL;
         loop_end(e, &loop);
     }
     start.constant += turns * turn;
