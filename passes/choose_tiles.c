@@ -65,17 +65,32 @@ static int64_t units_without(const Kernel *kernel, const char *lane)
     return units;
 }
 
-/* Lanes that are shared out go outermost: then a thread reads its part of the weights only. */
-static void move_to_front(Kernel *kernel, int at)
+static void move_axis(Kernel *kernel, int from, int to)
 {
-    Axis axis = kernel->axis[at];
-    int64_t tile = kernel->tile[at];
-    for (int i = at; i > 0; i--) {
+    Axis axis = kernel->axis[from];
+    int64_t tile = kernel->tile[from];
+    for (int i = from; i > to; i--) {
         kernel->axis[i] = kernel->axis[i - 1];
         kernel->tile[i] = kernel->tile[i - 1];
     }
-    kernel->axis[0] = axis;
-    kernel->tile[0] = tile;
+    kernel->axis[to] = axis;
+    kernel->tile[to] = tile;
+}
+
+/* Units that take other weights lie far apart: those of a block share a panel, and a thread reads its part of the
+ * weights only. */
+static void move_weights_out(const Graph *graph, Kernel *kernel, NodeId linear, const char *lane)
+{
+    const NodeId *operand = graph_node(graph, linear)->operands;
+    const Type *x = graph_type(graph, operand[0]), *w = graph_type(graph, operand[1]);
+    int front = 0;
+    for (int i = 0; i < kernel->rank; i++) {
+        const Axis *axis = &kernel->axis[i];
+        if (axis->symbol[0] || strcmp(axis->name, lane) == 0) continue;
+        if (kernel->tile[i] < axis->extent && type_find(w, axis->name) >= 0 &&
+            type_find(x, axis->name) < 0)
+            move_axis(kernel, i, front++);
+    }
 }
 
 /* A unit of a product whose sum is taken in parts: so many indices along the rows, the lanes, and each of the
@@ -265,6 +280,7 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
         tile_images(graph, kernel, linear, &p, target);
         return;
     }
+    if (!target->stages_operands && p.lane_in_w) move_weights_out(graph, kernel, linear, lane);
     int at = lane ? kernel_find(kernel, lane) : -1;
     if (at >= 0 && kernel->axis[at].symbol[0]) at = -1;
     if (at < 0) return;
@@ -276,7 +292,7 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
     bool shared = few && extent > width;
     kernel->tile[at] = shared ? width : extent;
     if (staged) take_weights_whole(graph, kernel, linear, &p);
-    if (shared) move_to_front(kernel, at);
+    if (shared) move_axis(kernel, at, 0);
 }
 
 static NodeId find_sum(const Graph *graph, NodeId first, NodeId end)
