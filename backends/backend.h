@@ -158,6 +158,7 @@ typedef struct StepCode {
     int64_t units;      /* for one image, or in all where not batched */
     bool batched;
     int64_t piece; /* units that a thread should take at a time, at least; of kernels for the CPU */
+    bool adds;     /* the kernel can add to what is where it writes */
 } StepCode;
 
 const StepCode *llvm_steps(const CpuCode *code); /* plan->step_count of them */

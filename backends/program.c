@@ -147,6 +147,18 @@ static unsigned step_entries(const RaftProgram *program, const Step *step)
     return step->entries | (step->entries & forward ? program->keep_entry : program->rest_entry);
 }
 
+/* Does the step write only outputs that are sums over the images, and that no other step reads? */
+static bool writes_sums_alone(const Plan *plan, const Step *step)
+{
+    for (int i = 0; i < step->argument_count; i++) {
+        const Buffer *buffer = &plan->buffers[step->arguments[i]];
+        if (graph_node(plan->graph, buffer->value)->kernel != step->kernel) continue;
+        if (buffer->kind != BUFFER_OUTPUT || buffer->batched) return false;
+        if (buffer->first_step != buffer->last_step) return false;
+    }
+    return true;
+}
+
 /* The steps of prepare, or the others. The i-th step in the table is the i-th such of the plan. */
 static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, const Plan *plan,
                                   bool prepare, const StepCode *steps, RaftKernel *const *kernels,
@@ -165,6 +177,7 @@ static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, cons
                                       .units = steps[s].units,
                                       .batched = steps[s].batched,
                                       .piece = steps[s].piece,
+                                      .adds = steps[s].adds && writes_sums_alone(plan, step),
                                       .entries = step_entries(program, step),
                                       .argument_count = step->argument_count,
                                       .argument = step->arguments};
@@ -223,7 +236,7 @@ ProgramCode *cuda_program_code(Arena *arena, const CudaSource *source, const Raf
     StepCode *steps = arena_array(arena, (size_t)source->kernel_count, sizeof *steps);
     for (int s = 0; s < source->kernel_count; s++) {
         const CudaKernel *kernel = &source->kernels[s];
-        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched, 1};
+        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched, 1, false};
     }
     *code = (ProgramCode){
         .steps = steps, .cuda = source->kernels, .image = image, .image_count = image_count};

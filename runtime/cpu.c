@@ -22,7 +22,7 @@ typedef struct CpuState {
     void *prepared_block, *arena_block, *scratch_block, *taken_block; /* what these are in */
     float *prepared, *arena;
     size_t arena_bytes;
-    float **part; /* of each output without a batch axis: what a chunk but the first adds to it */
+    float **part; /* of outputs that has_part tells: what a chunk but the first adds to them */
     int *writer;  /* of each output: the step that writes it, the first that has it */
     void *part_block;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
@@ -67,7 +67,15 @@ static RaftStatus reserve_arena(RaftShell *shell, int64_t images)
                            (long long)images);
 }
 
-/* Room for what each chunk but the first adds to the outputs that have no batch axis, at most once. */
+/* Must what a chunk gives of an output be added to it when the step that writes it is done? */
+static bool has_part(const RaftShell *shell, int output)
+{
+    const CpuState *cpu = shell->device;
+    const RaftProgram *program = shell->program;
+    return program->fixed[output] && !program->step[cpu->writer[output]].adds;
+}
+
+/* Room for what each chunk but the first adds to the outputs that have parts, at most once. */
 static RaftStatus reserve_parts(RaftShell *shell)
 {
     CpuState *cpu = shell->device;
@@ -76,7 +84,7 @@ static RaftStatus reserve_parts(RaftShell *shell)
     size_t bytes;
     if (cpu->part || !program->fixed) return RAFT_OK;
     for (int i = 0; i < program->output_count; i++)
-        if (program->fixed[i]) floats += program->output[i].elements;
+        if (has_part(shell, i)) floats += program->output[i].elements;
     cpu->part = calloc((unsigned)program->output_count, sizeof *cpu->part);
     float *next = NULL;
     if (cpu->part && raft_float_bytes(floats, 1, &bytes))
@@ -88,7 +96,7 @@ static RaftStatus reserve_parts(RaftShell *shell)
                                "out of memory: the sums of a part of the batch");
     }
     for (int i = 0; i < program->output_count; i++) {
-        if (!program->fixed[i]) continue;
+        if (!has_part(shell, i)) continue;
         cpu->part[i] = next;
         next += program->output[i].elements;
     }
@@ -138,7 +146,7 @@ static int default_threads(void)
     return (int)raft_least(omp_get_num_procs(), limit);
 }
 
-/* The most arguments of any step. */
+/* The most arguments of any step, with the one that tells it to add. */
 static int most_arguments(const RaftProgram *program)
 {
     int most = 0;
@@ -146,7 +154,7 @@ static int most_arguments(const RaftProgram *program)
         if (program->prepare[s].argument_count > most) most = program->prepare[s].argument_count;
     for (int s = 0; s < program->step_count; s++)
         if (program->step[s].argument_count > most) most = program->step[s].argument_count;
-    return most;
+    return most + 1;
 }
 
 /* ---- what depends on which parameters -------------------------------------------------------- */
@@ -309,7 +317,8 @@ static float *locate(const Run *run, const RaftBuffer *buffer, int64_t first, in
         return (float *)run->input[offset] + first * program->input[offset].elements;
     case RAFT_BUFFER_OUTPUT:
         if (program->fixed && program->fixed[offset])
-            return first ? run->cpu->part[offset] : run->output[offset];
+            return first && has_part(shell, (int)offset) ? run->cpu->part[offset]
+                                                         : run->output[offset];
         return run->output[offset] + first * program->output[offset].elements;
     case RAFT_BUFFER_PARAM:
         return shell->parameter[offset].data;
@@ -336,7 +345,7 @@ static void add_parts(const Run *run, int s, int thread, int threads)
     for (int i = 0; i < step->argument_count; i++) {
         const RaftBuffer *buffer = &program->buffer[step->argument[i]];
         int64_t output = buffer->offset;
-        if (buffer->kind != RAFT_BUFFER_OUTPUT || !program->fixed[output]) continue;
+        if (buffer->kind != RAFT_BUFFER_OUTPUT || !has_part(run->shell, (int)output)) continue;
         if (run->cpu->writer[output] != s) continue;
         int64_t elements = program->output[output].elements;
         int64_t end = elements * (thread + 1) / threads;
@@ -364,6 +373,7 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
         int owner = 0;
         for (int i = 0; i < step->argument_count; i++)
             argument[i] = locate(run, &program->buffer[step->argument[i]], first, images);
+        argument[step->argument_count] = step->adds && first ? (float *)scratch : NULL;
         double began = timed ? omp_get_wtime() : 0;
         for (Units some; some = take_units(cpu->taken, units, step->piece, thread, threads, &owner),
                          some.begin < some.end;)

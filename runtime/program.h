@@ -12,7 +12,8 @@
 /* One kernel: computes units [begin, end) of it. argument[i] is the base of the i-th buffer of its
  * step; batch is the value of the symbol b; scratch is scratch_bytes of memory of the calling
  * thread, aligned to 64 bytes, of any content. Units are independent: any split over threads gives
- * the same bits. */
+ * the same bits. Behind the buffers comes one argument more: NULL, or what a kernel of sums writes is
+ * added to what is there. */
 typedef void RaftKernel(float *const *argument, int64_t batch, int64_t begin, int64_t end,
                         void *scratch);
 
@@ -39,6 +40,9 @@ typedef struct RaftStep {
     int batched;
     int64_t
         piece; /* units that a thread should take at a time, at least: they share panels of weights */
+    /* not 0: the step writes sums over the images alone, which no other step reads, and its kernel can add those
+     * of a chunk to those of the chunks before */
+    int adds;
     unsigned entries; /* bit i: run by entry i */
     int argument_count;
     const int *argument; /* indices into RaftProgram.buffer */

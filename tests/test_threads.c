@@ -126,7 +126,7 @@ static void kernel_late(float *const *arguments, int64_t images, int64_t begin, 
 static void test_late_thread_is_helped(void **state)
 {
     enum { STEPS = 3 };
-    const RaftStep late = {kernel_late, "late", LATE_UNITS, 0, LATE_PIECE, FORWARD, 0, NULL};
+    const RaftStep late = {kernel_late, "late", LATE_UNITS, 0, LATE_PIECE, 0, FORWARD, 0, NULL};
     const RaftStep three[STEPS] = {late, late, late};
     RaftProgram program = table;
     Values v;
@@ -144,6 +144,61 @@ static void test_late_thread_is_helped(void **state)
     assert_int_equal(atomic_load(&late_alone), 0);
     assert_int_equal(atomic_load(&late_small), 0);
     raft_shell_destroy(shell);
+}
+
+/* Sums over the images that come in chunks: one kernel adds to what is there where it is told to, what the other
+ * writes is added when it is done. */
+static void kernel_total(float *const *argument, int64_t images, int64_t begin, int64_t end,
+                         void *scratch)
+{
+    (void)scratch;
+    for (int64_t i = begin; i < end; i++) {
+        float sum = argument[2] ? argument[1][i] : 0;
+        for (int64_t b = 0; b < images; b++) sum += argument[0][b * PIXELS + i];
+        argument[1][i] = sum;
+    }
+}
+
+static void test_sums_of_chunks(void **state)
+{
+    const RaftBuffer buffer[] = {
+        {RAFT_BUFFER_INPUT, 0}, {RAFT_BUFFER_OUTPUT, 0}, {RAFT_BUFFER_OUTPUT, 1}};
+    const RaftStep two[] = {
+        {kernel_total, "goes on", PIXELS, 0, 1, 1, FORWARD, ARGUMENTS(0, 1)},
+        {kernel_total, "is added", PIXELS, 0, 1, 0, FORWARD, ARGUMENTS(0, 2)},
+    };
+    const RaftTensorInfo total[] = {{"goes_on", 1, {PIXELS}, PIXELS},
+                                    {"is_added", 1, {PIXELS}, PIXELS}};
+    const RaftProgram program = {.device = &raft_cpu,
+                                 .name = "total",
+                                 .buffer_count = ARRAY_SIZE(buffer),
+                                 .buffer = buffer,
+                                 .step_count = ARRAY_SIZE(two),
+                                 .step = two,
+                                 .input_count = ARRAY_SIZE(inputs),
+                                 .input = inputs,
+                                 .output_count = ARRAY_SIZE(total),
+                                 .output = total,
+                                 .fixed = (const int[]){1, 1},
+                                 .forward_entry = FORWARD,
+                                 .chunk = 2};
+    (void)state;
+    for (int threads = 1; threads <= 3; threads++) {
+        RaftShell *shell = create(&program, threads);
+        for (int64_t batch = 1; batch <= MOST_BATCH; batch++) {
+            float image[MOST_BATCH * PIXELS], sums[2][PIXELS], wanted[PIXELS] = {0};
+            const float *given[] = {image};
+            float *results[] = {sums[0], sums[1]};
+            memset(sums, 0xff, sizeof sums); /* not to be read by the first chunk */
+            for (int64_t i = 0; i < batch * PIXELS; i++) {
+                image[i] = (float)(i % 7);
+                wanted[i % PIXELS] += image[i];
+            }
+            assert_int_equal(raft_shell_run(shell, FORWARD, batch, given, results), RAFT_OK);
+            for (int k = 0; k < 2; k++) assert_memory_equal(sums[k], wanted, sizeof wanted);
+        }
+        raft_shell_destroy(shell);
+    }
 }
 
 /* As many as asked for, whatever comes between. */
@@ -189,6 +244,7 @@ int main(void)
         cmocka_unit_test(test_more_threads_than_processors),
         cmocka_unit_test(test_affinity_is_respected),
         cmocka_unit_test(test_late_thread_is_helped),
+        cmocka_unit_test(test_sums_of_chunks),
         cmocka_unit_test(test_thread_count_is_respected),
         cmocka_unit_test(test_forked_process_runs),
     };

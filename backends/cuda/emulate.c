@@ -234,7 +234,7 @@ static RaftProgram *load(Arena *arena, void *library, const Plan *plan, const Cu
     for (int s = 0; s < plan->step_count; s++) {
         const CudaKernel *kernel = &source->kernels[s];
         kernels[s] = wrapper[kernel_of[s]];
-        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched, 1};
+        steps[s] = (StepCode){kernel->symbol, kernel->units, kernel->batched, 1, false};
     }
     const ProgramCode code = {.steps = steps, .scratch_bytes = scratch_bytes()};
     RaftProgram *program = program_build(arena, plan, &code, kernels);

@@ -83,6 +83,7 @@ typedef struct Emitter {
     LLVMValueRef *buffer;       /* base of each argument of the step */
     const TwinStrides *strides; /* that the function is told when it runs; NULL: none */
     LLVMValueRef batch;
+    LLVMValueRef adds; /* i1: does it add to what is where it writes? NULL: it never does */
     Chain chain;
     SumsStep step_of_sums;
     const Slot *sums;            /* where sums are kept between the steps; NULL: */
@@ -185,12 +186,21 @@ Affine window_base(Emitter *e, const Node *read, int d);
 LLVMValueRef emit_and(Emitter *e, LLVMValueRef a, LLVMValueRef b);
 /* i1 lanes: is start + lane below `bound`, and the lane below `count`? A negative index is a huge one. */
 LLVMValueRef lanes_below(Emitter *e, LLVMValueRef start, int64_t bound, int64_t count);
-/* Where a write puts the element at the present coordinates. */
-void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
-/* What a write that puts lanes side by side has put there. */
-LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes);
+/* Do consecutive indices along axis `axis`, from `at` on, lie side by side in the storage of the
+ * value? */
+bool is_contiguous(Emitter *e, NodeId stored, int axis, const Affine *at, int width);
 LLVMValueRef buffer_of(Emitter *e, NodeId stored);
 Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
+
+/* ---- write.c -------------------------------------------------------------------------------- */
+
+/* Stores the value at the present coordinates where a write puts it, or adds it to what is there. */
+void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
+/* What is there, and storing it as it is, where a write puts lanes side by side. */
+LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes);
+void store_written(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
+/* Can the kernel add to what is where it writes? It can if none of that is of one image. */
+bool adds_up(const Emitter *e);
 
 /* ---- gelu.c --------------------------------------------------------------------------------- */
 

@@ -215,6 +215,13 @@ static void add_attribute(Emitter *e, const char *name, const char *value)
     LLVMAddAttributeAtIndex(e->function, LLVMAttributeFunctionIndex, attribute);
 }
 
+static LLVMValueRef load_argument(Emitter *e, int i)
+{
+    LLVMValueRef index = int_constant(e, i), list = LLVMGetParam(e->function, 0);
+    LLVMValueRef at = LLVMBuildGEP2(e->builder, e->pointer, list, &index, 1, "");
+    return LLVMBuildLoad2(e->builder, e->pointer, at, "");
+}
+
 /* How a step is cut. A piece may be a quarter of a block: so many units still share a panel of weights for long
  * enough to fetch the next one meanwhile. */
 static void cut_step(const Emitter *e, const Kernel *kernel, StepCode *code)
@@ -222,6 +229,7 @@ static void cut_step(const Emitter *e, const Kernel *kernel, StepCode *code)
     code->units = 1;
     code->batched = false;
     code->piece = ceil_divide(e->schedule.block, 4);
+    code->adds = adds_up(e);
     for (int i = 0; i < kernel->rank; i++) {
         if (kernel->axis[i].symbol[0])
             code->batched = true;
@@ -263,11 +271,10 @@ bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStr
     LLVMPositionBuilderAtEnd(e->builder, start);
     e->batch = LLVMGetParam(e->function, 1);
     e->buffer = arena_array(e->arena, (size_t)step->argument_count, sizeof *e->buffer);
-    for (int i = 0; i < step->argument_count; i++) {
-        LLVMValueRef index = int_constant(e, i), list = LLVMGetParam(e->function, 0);
-        LLVMValueRef at = LLVMBuildGEP2(e->builder, e->pointer, list, &index, 1, "");
-        e->buffer[i] = LLVMBuildLoad2(e->builder, e->pointer, at, "");
-    }
+    for (int i = 0; i < step->argument_count; i++) e->buffer[i] = load_argument(e, i);
+    e->adds = NULL;
+    if (code->adds)
+        e->adds = LLVMBuildIsNotNull(e->builder, load_argument(e, step->argument_count), "");
     emit_blocks(e, LLVMGetParam(e->function, 2), LLVMGetParam(e->function, 3),
                 LLVMGetParam(e->function, 4));
     LLVMBuildBr(e->entry_builder, start);

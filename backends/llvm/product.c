@@ -74,7 +74,7 @@ static void move_sums(Tile *tile, bool store)
             if (e->sums)
                 store_lanes(e, sum, e->scratch, &at, &lanes, true);
             else
-                emit_write(e, e->sums_write, sum, lanes);
+                store_written(e, e->sums_write, sum, lanes);
         } else {
             LLVMValueRef sum = e->sums ? load_lanes(e, e->scratch, &at, &lanes, true)
                                        : load_written(e, e->sums_write, lanes);
@@ -295,7 +295,7 @@ static void contract_part(Tile *tile, const Node *linear)
     e->coordinate_count = mark;
 }
 
-/* The first part has no sums to go on with. */
+/* The first part has no sums to go on with, but those of images before, if they are where sums are kept. */
 static void start_part(Tile *tile, const Node *linear)
 {
     Emitter *e = tile->nest.e;
@@ -304,6 +304,8 @@ static void start_part(Tile *tile, const Node *linear)
         start = affine_add(e, start, &e->part_start[i], 1);
     LLVMValueRef is_first =
         LLVMBuildICmp(e->builder, LLVMIntEQ, affine_emit(e, &start), int_constant(e, 0), "");
+    if (!e->sums && e->adds)
+        is_first = LLVMBuildAnd(e->builder, is_first, LLVMBuildNot(e->builder, e->adds, ""), "");
     Branch branch = branch_begin(e, is_first);
     start_sums(tile, linear);
     branch_else(e, &branch);

@@ -80,9 +80,7 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES])
     return offset;
 }
 
-/* Do consecutive indices along axis `axis`, from `at` on, lie side by side in the storage of the
- * value? */
-static bool is_contiguous(Emitter *e, NodeId stored, int axis, const Affine *at, int width)
+bool is_contiguous(Emitter *e, NodeId stored, int axis, const Affine *at, int width)
 {
     const Node *node = graph_node(e->graph, stored);
     if (node->layout.rank == 0) return axis == node->type.rank - 1;
@@ -536,44 +534,4 @@ LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
     Op op = graph_node(e->graph, id)->op;
     if (!emit_op[op]) RAFTC_BUG("op '%s' has no value in a kernel", op_info[op].name);
     return emit_op[op](e, id, lanes);
-}
-
-LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes)
-{
-    const Node *node = graph_node(e->graph, write);
-    const Type *from = graph_type(e->graph, node->operands[0]);
-    Affine at[MAX_AXES];
-    for (int d = 0; d < node->type.rank; d++)
-        at[d] = index_at(e, &node->attributes.map.dim[d], from);
-    Affine offset = storage_offset(e, write, at);
-    return load_lanes(e, buffer_of(e, write), &offset, &lanes, false);
-}
-
-void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes)
-{
-    const Node *node = graph_node(e->graph, write);
-    const Type *from = graph_type(e->graph, node->operands[0]);
-    Affine at[MAX_AXES];
-    int axis = lanes.axis ? type_find(from, lanes.axis) : -1, lane_dim = -1;
-    for (int d = 0; d < node->type.rank; d++) {
-        at[d] = index_at(e, &node->attributes.map.dim[d], from);
-        if (axis >= 0 && node->attributes.map.dim[d].coefficient[axis] == 1) lane_dim = d;
-    }
-    LLVMValueRef buffer = buffer_of(e, write);
-    if (lanes.width == 1 ||
-        (lane_dim >= 0 && is_contiguous(e, write, lane_dim, &at[lane_dim], lanes.width))) {
-        Affine offset = storage_offset(e, write, at);
-        store_lanes(e, value, buffer, &offset, &lanes, false);
-        return;
-    }
-    int mark = e->coordinate_count;
-    Affine start = *coordinate_of(e, lanes.axis);
-    for (int i = 0; i < lanes.active; i++) {
-        Affine lane = start;
-        lane.constant += i;
-        coordinate_push(e, lanes.axis, lane);
-        emit_write(e, write, LLVMBuildExtractElement(e->builder, value, int_constant(e, i), ""),
-                   (Lanes){NULL, 1, 1});
-        e->coordinate_count = mark;
-    }
 }
