@@ -482,6 +482,17 @@ static void walk_parts(Emitter *e, const Stage *stage, int axis)
     e->coordinate_count = mark;
 }
 
+/* From where the sums were kept to where they are written: row by row, as both lie in memory. */
+static void finish_parts(Emitter *e, const Stage *stage)
+{
+    enum { VECTORS = 16 };
+    Stage rows = *stage;
+    rows.product.row_tile[0] = 1;
+    rows.product.vectors = VECTORS;
+    e->step_of_sums = SUMS_FINISH;
+    emit_tiles(e, &rows, NULL);
+}
+
 void emit_parts(Emitter *e, const Stage *stage)
 {
     const Slot *sums = &schedule_place(&e->schedule, stage->root)->sums;
@@ -492,7 +503,6 @@ void emit_parts(Emitter *e, const Stage *stage)
     e->step_of_sums = SUMS_ADD;
     walk_parts(e, stage, 0);
     e->parted = NULL;
-    e->step_of_sums = SUMS_FINISH;
-    if (e->sums) emit_tiles(e, stage, NULL);
+    if (e->sums) finish_parts(e, stage);
     e->step_of_sums = SUMS_WHOLE;
 }
