@@ -239,10 +239,22 @@ void branch_end(Emitter *e, Branch *branch)
     LLVMPositionBuilderAtEnd(e->builder, branch->end);
 }
 
+enum { TO_L2 = 2, TO_L1 = 3 }; /* as LLVM numbers them */
+
+static void fetch(Emitter *e, LLVMValueRef at, bool to_write, unsigned cache)
+{
+    enum { DATA = 1 };
+    LLVMValueRef call[] = {at, LLVMConstInt(e->i32, to_write, false),
+                           LLVMConstInt(e->i32, cache, false), LLVMConstInt(e->i32, DATA, false)};
+    intrinsic(e, "llvm.prefetch", call, 4);
+}
+
 void fetch_line(Emitter *e, LLVMValueRef at, bool to_write)
 {
-    enum { TO_L2 = 2, DATA = 1 };
-    LLVMValueRef call[] = {at, LLVMConstInt(e->i32, to_write, false),
-                           LLVMConstInt(e->i32, TO_L2, false), LLVMConstInt(e->i32, DATA, false)};
-    intrinsic(e, "llvm.prefetch", call, 4);
+    fetch(e, at, to_write, TO_L2);
+}
+
+void fetch_near(Emitter *e, LLVMValueRef at)
+{
+    fetch(e, at, false, TO_L1);
 }

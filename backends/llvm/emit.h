@@ -145,6 +145,8 @@ LLVMValueRef load_masked(Emitter *e, LLVMValueRef base, const Affine *offset, LL
                          LLVMTypeRef type);
 /* That at `at` to the L2 cache, if there is one: for loads, or for stores to come. */
 void fetch_line(Emitter *e, LLVMValueRef at, bool to_write);
+/* That at `at` to the L1 cache, for loads. */
+void fetch_near(Emitter *e, LLVMValueRef at);
 /* A constant in memory; those that are equal may become one. */
 LLVMValueRef global_constant(Emitter *e, const char *name, LLVMValueRef value);
 LLVMValueRef stack_slot(Emitter *e, LLVMTypeRef type); /* an alloca in the entry block */
@@ -196,6 +198,8 @@ Affine storage_offset(Emitter *e, NodeId stored, const Affine at[MAX_AXES]);
 
 /* Stores the value at the present coordinates where a write puts it, or adds it to what is there. */
 void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);
+/* The place of the element at the present coordinates in what a write stores. */
+Affine written_offset(Emitter *e, NodeId write);
 /* What is there, and storing it as it is, where a write puts lanes side by side. */
 LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes);
 void store_written(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes);

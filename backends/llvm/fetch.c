@@ -114,10 +114,10 @@ void fetch_rows_at_once(Tile *tile)
     for (int row = 0; row < tile->rows; row++) fetch_row(tile, (Affine[]){affine_constant(row)});
 }
 
-void fetch_rows(Tile *tile, int64_t turns)
+/* The share of the present turn of fetching all rows. */
+static void share_rows(Tile *tile, int64_t turns, void (*fetch)(Tile *tile, const Affine *row))
 {
     Emitter *e = tile->nest.e;
-    if (tile->fetch_count == 0 || turns == 0) return;
     int64_t rows = (tile->rows + turns - 1) / turns, last = (tile->rows + rows - 1) / rows;
     Branch branch;
     if (last < turns)
@@ -126,9 +126,46 @@ void fetch_rows(Tile *tile, int64_t turns)
     for (int64_t i = 0; i < rows; i++) {
         Affine row = affine_scale(tile->turn, rows);
         row.constant += i;
-        fetch_row(tile, &row);
+        fetch(tile, &row);
     }
     if (last == turns) return;
     branch_else(e, &branch);
     branch_end(e, &branch);
+}
+
+void fetch_rows(Tile *tile, int64_t turns)
+{
+    if (tile->fetch_count > 0 && turns > 0) share_rows(tile, turns, fetch_row);
+}
+
+/* After the last tile that is something else, which does no harm. */
+static void fetch_row_of_sums(Tile *tile, const Affine *row)
+{
+    Emitter *e = tile->nest.e;
+    int width = e->target->vector_floats, step = width < LINE ? LINE / width : 1;
+    Affine next = *row;
+    next.constant += tile->rows;
+    for (int v = 0; v < tile->vectors; v += step) {
+        int mark = e->coordinate_count;
+        at_numbered_row(tile, &next);
+        at_vector(tile, v);
+        fetch_near(e, address_of_sums(e));
+        e->coordinate_count = mark;
+    }
+}
+
+/* Do the sums of a unit come from the far end of the L2 cache, or beyond? What is nearer comes soon enough by itself
+ * (bench/results/kernels-2026-11-27.md). */
+static bool sums_are_far(const Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    const Type *type = graph_type(e->graph, tile->nest.stage->root);
+    int64_t bytes = sizeof(float);
+    for (int i = 0; i < type->rank; i++) bytes *= unit_dim(e, &type->axis[i], 1).extent;
+    return bytes > e->target->l2_bytes / 6;
+}
+
+void fetch_sums(Tile *tile, int64_t turns)
+{
+    if (tile->row_dim[0] >= 0 && sums_are_far(tile)) share_rows(tile, turns, fetch_row_of_sums);
 }

@@ -59,6 +59,12 @@ static void start_sums(Tile *tile, const Node *linear)
     }
 }
 
+LLVMValueRef address_of_sums(Emitter *e)
+{
+    Affine at = e->sums ? slot_offset(e, e->sums) : written_offset(e, e->sums_write);
+    return address(e, e->sums ? e->scratch : buffer_of(e, e->sums_write), &at);
+}
+
 /* Between the sums and their place in memory. */
 static void move_sums(Tile *tile, bool store)
 {
@@ -285,6 +291,8 @@ static void contract_part(Tile *tile, const Node *linear)
         Loop loop = loop_begin(e, int_constant(e, count / turn));
         e->counted = &loop;
         fetch_turn(e, &fetch, loop.index, count / turn);
+        tile->turn = affine_value(loop.index, 1);
+        fetch_sums(tile, count / turn);
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, last, affine_add(e, index, &start, 1), turn, over->count);
         e->counted = NULL;

@@ -32,6 +32,8 @@ typedef struct Tile {
 /* Coordinates of one row and one vector of the tile; the caller restores coordinate_count. */
 void at_row(Tile *tile, int row);
 void at_vector(Tile *tile, int vector);
+/* Where the sum at the present coordinates is kept between the steps. */
+LLVMValueRef address_of_sums(Emitter *e);
 
 /* ---- fetch.c -------------------------------------------------------------------------------- */
 
@@ -41,5 +43,7 @@ void find_fetches(Tile *tile);
 void fetch_rows_at_once(Tile *tile);
 /* The share of the present turn, of `turns`. */
 void fetch_rows(Tile *tile, int64_t turns);
+/* The same of the sums, so far, of the next tile along the rows. */
+void fetch_sums(Tile *tile, int64_t turns);
 
 #endif

@@ -14,19 +14,22 @@ static void find_places(Emitter *e, NodeId write, Affine at[MAX_AXES])
         at[d] = index_at(e, &node->attributes.map.dim[d], from);
 }
 
-LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes)
+Affine written_offset(Emitter *e, NodeId write)
 {
     Affine at[MAX_AXES];
     find_places(e, write, at);
-    Affine offset = storage_offset(e, write, at);
+    return storage_offset(e, write, at);
+}
+
+LLVMValueRef load_written(Emitter *e, NodeId write, Lanes lanes)
+{
+    Affine offset = written_offset(e, write);
     return load_lanes(e, buffer_of(e, write), &offset, &lanes, false);
 }
 
 void store_written(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes)
 {
-    Affine at[MAX_AXES];
-    find_places(e, write, at);
-    Affine offset = storage_offset(e, write, at);
+    Affine offset = written_offset(e, write);
     store_lanes(e, value, buffer_of(e, write), &offset, &lanes, false);
 }
 
