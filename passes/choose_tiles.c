@@ -78,12 +78,14 @@ static void move_axis(Kernel *kernel, int from, int to)
 }
 
 /* Units that take other weights lie far apart: those of a block share a panel, and a thread reads its part of the
- * weights only. */
-static void move_weights_out(const Graph *graph, Kernel *kernel, NodeId linear, const char *lane)
+ * weights only. Where all weights stay in the cache it is what they are multiplied by that should stay nearer. */
+static void move_weights_out(const Graph *graph, Kernel *kernel, NodeId linear, const char *lane,
+                             const Target *target)
 {
     const NodeId *operand = graph_node(graph, linear)->operands;
     const Type *x = graph_type(graph, operand[0]), *w = graph_type(graph, operand[1]);
     int front = 0;
+    if (type_elements(w, NULL) * (int64_t)sizeof(float) <= target->l2_bytes / 4) return;
     for (int i = 0; i < kernel->rank; i++) {
         const Axis *axis = &kernel->axis[i];
         if (axis->symbol[0] || strcmp(axis->name, lane) == 0) continue;
@@ -280,7 +282,8 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
         tile_images(graph, kernel, linear, &p, target);
         return;
     }
-    if (!target->stages_operands && p.lane_in_w) move_weights_out(graph, kernel, linear, lane);
+    if (!target->stages_operands && p.lane_in_w)
+        move_weights_out(graph, kernel, linear, lane, target);
     int at = lane ? kernel_find(kernel, lane) : -1;
     if (at >= 0 && kernel->axis[at].symbol[0]) at = -1;
     if (at < 0) return;
