@@ -27,8 +27,7 @@ typedef struct Product {
     bool in_parts;
     int64_t part[MAX_AXES]; /* indices in a part along each axis that is summed over */
     bool of_images;         /* do both operands differ from image to image? */
-    bool
-        rows_together; /* for threads: those of a tile lie side by side in memory, at each index of the sum */
+    bool rows_together;     /* for threads: do those of a tile lie side by side in memory? */
 } Product;
 
 /* For each node of the kernel the name of the axis along which vectors run, or NULL; by number of

@@ -20,8 +20,6 @@
 #include "passes/kernels.h"
 #include "passes/products.h"
 
-#include <string.h>
-
 /* Results of a sum that is taken whole; those of a product that an image has enough work with; terms of a step. */
 enum { MANY_RESULTS = 1 << 18, ENOUGH_RESULTS = 8192, STEP_TERMS = 256 };
 

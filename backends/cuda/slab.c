@@ -1,9 +1,9 @@
 /* slab.c: brings operands of a product to shared memory, slab by slab, ahead of the sums.
  *
  * A slab holds `depth` indices of the sum for all tiles of one round: of the operand with the rows [tile][row][depth],
- * or [tile][depth][row] where they lie so in memory, of the one with the lanes [tile][depth][lane]. Slabs take turns: with one the block computes, the others are on their
- * way. All threads bring each slab together, `chunk` floats at a time. The teams of a warp read their rows at the same
- * time: tiles are padded so that these lie in different banks of the memory.
+ * or [tile][depth][row] where they lie so in memory, of the one with the lanes [tile][depth][lane]. Slabs take turns: with
+ * one the block computes, the others are on their way. All threads bring each slab together, `chunk` floats at a time. The
+ * teams of a warp read their rows at the same time: tiles are padded so that these lie in different banks of the memory.
  */
 #include "backends/cuda/product.h"
 
