@@ -264,13 +264,12 @@ static bool report(const Options *options, const Summary *summary)
         bool off = is_disabled(options, pass->name);
         /* In models the other passes leave next to nothing to these two; in graphs they do. */
         bool seldom = !strcmp(pass->name, "fuse_elements") || !strcmp(pass->name, "order_axes");
+        /* There is nothing like these forwards, nor of one on CPUs, of the other on GPUs. */
         bool of_threads = !strcmp(pass->name, "split_sums");
-        /* There is nothing like these forwards. */
         bool of_gradients = of_threads || !strcmp(pass->name, "fuse_gelu");
-        int64_t tried = of_threads     ? (options->cuda ? options->training : 0)
-                        : of_gradients ? options->training
-                        : seldom       ? options->graphs
-                                       : options->models;
+        int64_t tried = of_gradients ? (options->cuda == of_threads ? options->training : 0)
+                        : seldom     ? options->graphs
+                                     : options->models;
         int64_t enough = of_gradients ? ENOUGH_TRAINING : ENOUGH_MODELS;
         bool missed = !off && summary->rewrites[i] == 0 && tried >= enough;
         if (pass->required) continue;
