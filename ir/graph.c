@@ -312,17 +312,20 @@ Graph *graph_without_dead(const Graph *graph, Arena *arena)
     for (NodeId id = 0; id < graph->node_count; id++)
         if (live[id]) rewriter_copy(&r, id);
     drop_empty_kernels(r.to);
-    for (uint32_t i = 0; i < graph->output_count; i++)
-        graph_add_output(r.to, graph->outputs[i].name, graph->outputs[i].entry,
-                         rewriter_value(&r, graph->outputs[i].value));
+    rewriter_copy_outputs(&r);
     return r.to;
 }
 
-Graph *rewriter_finish(Rewriter *rewriter)
+void rewriter_copy_outputs(Rewriter *rewriter)
 {
     const Graph *from = rewriter->from;
     for (uint32_t i = 0; i < from->output_count; i++)
         graph_add_output(rewriter->to, from->outputs[i].name, from->outputs[i].entry,
                          rewriter_value(rewriter, from->outputs[i].value));
+}
+
+Graph *rewriter_finish(Rewriter *rewriter)
+{
+    rewriter_copy_outputs(rewriter);
     return graph_without_dead(rewriter->to, rewriter->to->arena);
 }

@@ -287,7 +287,9 @@ static inline NodeId rewriter_value(const Rewriter *rewriter, NodeId id)
     RAFTC_ASSERT(rewriter->renamed[id] != NO_NODE);
     return rewriter->renamed[id];
 }
-/* Copies the outputs, drops nodes that reach none of them, and returns the graph. */
+/* Copies the outputs, whose values have been copied. */
+void rewriter_copy_outputs(Rewriter *rewriter);
+/* Does that, drops nodes that reach none of them, and returns the graph. */
 Graph *rewriter_finish(Rewriter *rewriter);
 /* A copy without nodes that reach no output (inputs and parameters stay). */
 Graph *graph_without_dead(const Graph *graph, Arena *arena);

@@ -70,10 +70,7 @@ Graph *pass_fuse_gelu(PassContext *context, const Graph *graph)
         else
             rewriter_copy(&f.r, id);
     }
-    for (uint32_t i = 0; i < graph->output_count; i++) {
-        const Output *output = &graph->outputs[i];
-        graph_add_output(f.r.to, output->name, output->entry, rewriter_value(&f.r, output->value));
-    }
+    rewriter_copy_outputs(&f.r);
     Draft draft = draft_new(context->arena, f.r.to);
     for (int i = 0; i < f.count; i++) draft_add(&draft, f.pair[i], 2);
     return draft_finish(context, &draft);

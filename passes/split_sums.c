@@ -103,10 +103,7 @@ Graph *pass_split_sums(PassContext *context, const Graph *graph)
         else
             rewriter_copy(&s.r, id);
     }
-    for (uint32_t i = 0; i < graph->output_count; i++) {
-        const Output *output = &graph->outputs[i];
-        graph_add_output(s.r.to, output->name, output->entry, rewriter_value(&s.r, output->value));
-    }
+    rewriter_copy_outputs(&s.r);
     Draft draft = draft_new(context->arena, s.r.to);
     for (int i = 0; i < s.count; i++) draft_add(&draft, s.pair[i], 2);
     return draft_finish(context, &draft);
