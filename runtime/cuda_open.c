@@ -83,18 +83,26 @@ __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_reserve(RaftShel
     return status;
 }
 
+/* Copies and waits: to the GPU's memory, or from it. */
+__attribute__((unused)) static RaftStatus copy_now(RaftShell *shell, float *to, const float *from,
+                                                   size_t bytes, bool upload)
+{
+    CudaState *cuda = shell->device;
+    const RaftGpuDriver *driver = &cuda->driver;
+    RaftStatus status = raft_gpu_check(shell, driver->context_push(cuda->context), "its context");
+    if (status != RAFT_OK) return status;
+    int result = upload ? driver->upload((uintptr_t)to, from, bytes, cuda->stream)
+                        : driver->download(to, (uintptr_t)from, bytes, cuda->stream);
+    if (result == 0) result = driver->stream_wait(cuda->stream);
+    driver->context_pop(&(RaftGpuContext){0});
+    return raft_gpu_check(shell, result, upload ? "a copy to it" : "a copy from it");
+}
+
 __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_upload(RaftShell *shell, float *to,
                                                                        const float *from,
                                                                        size_t bytes)
 {
-    CudaState *cuda = shell->device;
-    RaftStatus status =
-        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
-    if (status != RAFT_OK) return status;
-    int result = cuda->driver.upload((uintptr_t)to, from, bytes, cuda->stream);
-    if (result == 0) result = cuda->driver.stream_wait(cuda->stream);
-    cuda->driver.context_pop(&(RaftGpuContext){0});
-    return raft_gpu_check(shell, result, "a copy to it");
+    return copy_now(shell, to, from, bytes, true);
 }
 
 __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_download(RaftShell *shell,
@@ -102,14 +110,7 @@ __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_download(RaftShe
                                                                          const float *from,
                                                                          size_t bytes)
 {
-    CudaState *cuda = shell->device;
-    RaftStatus status =
-        raft_gpu_check(shell, cuda->driver.context_push(cuda->context), "its context");
-    if (status != RAFT_OK) return status;
-    int result = cuda->driver.download(to, (uintptr_t)from, bytes, cuda->stream);
-    if (result == 0) result = cuda->driver.stream_wait(cuda->stream);
-    cuda->driver.context_pop(&(RaftGpuContext){0});
-    return raft_gpu_check(shell, result, "a copy from it");
+    return copy_now(shell, to, from, bytes, false);
 }
 
 __attribute__((unused)) RAFT_SHELL_LINKAGE RaftStatus raft_cuda_pin(RaftShell *shell, float *data,
