@@ -147,14 +147,13 @@ static unsigned step_entries(const RaftProgram *program, const Step *step)
     return step->entries | (step->entries & forward ? program->keep_entry : program->rest_entry);
 }
 
-/* Does the step write only outputs that are sums over the images, and that no other step reads? */
-static bool writes_sums_alone(const Plan *plan, const Step *step)
+/* Does the step write only outputs that no other step reads? */
+static bool writes_for_none(const Plan *plan, const Step *step)
 {
     for (int i = 0; i < step->argument_count; i++) {
         const Buffer *buffer = &plan->buffers[step->arguments[i]];
         if (graph_node(plan->graph, buffer->value)->kernel != step->kernel) continue;
-        if (buffer->kind != BUFFER_OUTPUT || buffer->batched) return false;
-        if (buffer->first_step != buffer->last_step) return false;
+        if (buffer->kind != BUFFER_OUTPUT || buffer->first_step != buffer->last_step) return false;
     }
     return true;
 }
@@ -177,7 +176,7 @@ static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, cons
                                       .units = steps[s].units,
                                       .batched = steps[s].batched,
                                       .piece = steps[s].piece,
-                                      .adds = steps[s].adds && writes_sums_alone(plan, step),
+                                      .adds = steps[s].adds && writes_for_none(plan, step),
                                       .entries = step_entries(program, step),
                                       .argument_count = step->argument_count,
                                       .argument = step->arguments};

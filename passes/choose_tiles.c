@@ -209,7 +209,7 @@ static int64_t block_share(int64_t extent, int64_t most, int64_t tile)
     enum { OTHER = 16 };
     int64_t best = tile, least = INT64_MAX;
     for (int64_t share = tile; share <= most; share += tile) {
-        int64_t cost = ceil_divide(extent, share) * share * 64 * (share + OTHER) / share;
+        int64_t cost = ceil_divide(extent, share) * (share + OTHER);
         if (cost >= least) continue;
         least = cost;
         best = share;
@@ -236,8 +236,7 @@ static void tile_images(const Graph *graph, Kernel *kernel, NodeId linear, const
     }
     int at = p->lane ? kernel_find(kernel, p->lane) : -1;
     if (at < 0 || kernel->axis[at].symbol[0]) return;
-    int64_t lanes = block_share(kernel->axis[at].extent, BLOCK_LANES, product_width(p, target));
-    kernel->tile[at] = lanes;
+    kernel->tile[at] = block_share(kernel->axis[at].extent, BLOCK_LANES, product_width(p, target));
 }
 
 /* Units take axes of the weights beside those of the tile whole, as far as a block has threads for that: then weights are the same

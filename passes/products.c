@@ -155,10 +155,9 @@ static const char *parted_lane(const Graph *graph, NodeId linear, const char *la
 static bool is_of_images(const Graph *graph, NodeId linear)
 {
     for (int i = 0; i < 2; i++) {
-        const Type *type = graph_type(graph, graph_node(graph, linear)->operands[i]);
-        bool batched = false;
-        for (int k = 0; k < type->rank; k++) batched |= type->axis[k].symbol[0] != '\0';
-        if (!batched) return false;
+        int symbols;
+        type_elements(graph_type(graph, graph_node(graph, linear)->operands[i]), &symbols);
+        if (symbols == 0) return false;
     }
     return true;
 }
@@ -339,12 +338,6 @@ static int64_t result_cost(const Product *p, const Type *result, const Type *row
         if (!tiled) others *= axis->extent;
     }
     return others * tiles_cost(p, extent, width);
-}
-
-/* Of so many that lie side by side, how many are loaded together. */
-static int64_t loaded_together(int64_t count)
-{
-    return count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
 }
 
 int64_t product_step_cost(const Product *p, int64_t rows)

@@ -68,6 +68,12 @@ static inline int64_t ceil_divide(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* Of so many that lie side by side, how many a thread loads together. */
+static inline int loaded_together(int64_t count)
+{
+    return count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1;
+}
+
 /* Lanes of a full tile. */
 static inline int64_t product_width(const Product *product, const Target *target)
 {

@@ -37,9 +37,8 @@ typedef struct Place {
     Slot first,
         second; /* of a layernorm_grad: the means of g and of g * n; of a cross_entropy and its gradient:
                            the logarithm, and the loss or the sum of the target */
-    Slot sums; /* of a product whose sum is taken in parts */
-    Slot
-        lines; /* of an operand of such a product: where in memory those lie that the next part takes */
+    Slot sums;  /* of a product whose sum is taken in parts */
+    Slot lines; /* of an operand of such a product: where lies in memory what the next part takes */
     Slot window; /* of a read that may leave its tensor: what a unit reads, with zeros around;
                         its axes are those of the tensor */
     bool fused;  /* belongs to a product or mean with an epilogue, stored at the end of that */

@@ -311,8 +311,7 @@ static void add_both(Writer *w, const Tile *t)
 /* float x[rows]: all rows at the next index of the sum. */
 static void load_rows(Writer *w, const Tile *t)
 {
-    int64_t tile = t->row[t->row_count - 1].tile;
-    int group = tile % 4 == 0 ? 4 : tile % 2 == 0 ? 2 : 1;
+    int group = loaded_together(t->row[t->row_count - 1].tile);
     line(w, "float x[%lld];", (long long)t->rows);
     for (int64_t row = 0; row < t->rows; row += group)
         line(w, "raft_load<%d>(&x[%lld], slab_rows, q * %lld + %lld);", group, (long long)row,

@@ -105,17 +105,12 @@ static const char *enter_chunk(Writer *w, const Tile *t, const Side *side, int c
     line(w, "const int l = %s;", digit_text(w, "e", across, side->teams > 1 ? lines : 0));
     enter_side(w, side, "tile");
     Sum c = sum_term("c", chunk, across), l = sum_term("l", 1, lines);
-    if (side == &t->side[ROWS] && t->rows_together) {
-        enter_rows(w, *t, "c", chunk);
-        clamp_edges(w, t, side);
-        push_plus(w, last, &l);
-        return t->row[t->row_count - 1].axis;
-    }
     if (side == &t->side[ROWS]) {
-        enter_rows(w, *t, "l", 1);
+        bool together = t->rows_together;
+        enter_rows(w, *t, together ? "c" : "l", together ? chunk : 1);
         clamp_edges(w, t, side);
-        push_plus(w, last, &c);
-        return last;
+        push_plus(w, last, together ? &l : &c);
+        return together ? t->row[t->row_count - 1].axis : last;
     }
     push_plus(w, last, &l);
     push_plus(w, t->p->lane, &c);
@@ -206,7 +201,7 @@ static Load prepare_side(Writer *w, const Tile *t, const Side *side, int64_t tak
             load.ready &= split_slab(&load.spot.bound[i].at, &changing, &rest);
             line(w, "%s_at%d[turn] = %s;", load.name, i, sum_text(w, &rest));
         }
-        load.ready &= may_prepare(t, load.turns * (1 + load.spot.bound_count), taken);
+        load.ready &= may_prepare(t, prepared_numbers(&load), taken);
         /* The end of a span takes registers, too. */
         if (has_many_sums(t) && t->spans > 1) load.ready &= !has_whole_lines(t, side, load.chunk);
     }

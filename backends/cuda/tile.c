@@ -165,7 +165,7 @@ static void choose_slab(Writer *w, Tile *t)
             if (t->inner % depth == 0 && sum / t->spans % depth == 0 &&
                 abreast * most * depth * bytes <= staging_bytes(w))
                 t->depth = depth;
-    t->at_once = t->rows_together ? 1 : t->depth % 4 == 0 ? 4 : t->depth % 2 == 0 ? 2 : 1;
+    t->at_once = t->rows_together ? 1 : loaded_together(t->depth);
     t->slabs = sum / t->depth;
     int64_t own = t->slabs / abreast;
     t->buffers = (int)(own < most ? own : most);
@@ -196,7 +196,7 @@ static Tile cut(Writer *w, const Stage *stage, const Product *p, int64_t *rounds
               .width = product_width(p, w->target),
               .lane_axis = -1,
               .both = p->lane_in_x && p->lane_in_w};
-    t.group = p->vectors % 4 == 0 ? 4 : p->vectors % 2 == 0 ? 2 : 1;
+    t.group = loaded_together(p->vectors);
     find_side(w, &t, &t.side[ROWS], t.linear->operands[p->rows_in_w ? 1 : 0]);
     find_side(w, &t, &t.side[LANES], t.linear->operands[p->rows_in_w ? 0 : 1]);
     t.rows_together = p->rows_together && t.side[ROWS].staged;

@@ -39,9 +39,10 @@ bool adds_up(const Emitter *e)
     for (NodeId id = e->schedule.first; id < e->schedule.end; id++) {
         const Node *node = graph_node(e->graph, id);
         if (node->op != OP_WRITE) continue;
+        int symbols;
         writes = true;
-        for (int i = 0; i < node->type.rank; i++)
-            if (node->type.axis[i].symbol[0]) return false;
+        type_elements(&node->type, &symbols);
+        if (symbols > 0) return false;
     }
     return writes && !e->step->prepare;
 }
