@@ -290,7 +290,8 @@ static void tile_product(const Graph *graph, Kernel *kernel, NodeId first, NodeI
     bool staged = target->stages_operands &&
                   graph_node(graph, graph_node(graph, linear)->operands[0])->op == OP_READ;
     if (staged) width = block_share(extent, BLOCK_LANES, width);
-    bool few = units_without(kernel, lane) < FEW_UNITS || staged;
+    bool few = staged || units_without(kernel, lane) < FEW_UNITS ||
+               (p.lane_in_w && shares_out_weights(graph, linear, target));
     bool shared = few && extent > width;
     kernel->tile[at] = shared ? width : extent;
     if (staged) take_weights_whole(graph, kernel, linear, &p);

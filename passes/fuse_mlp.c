@@ -22,7 +22,8 @@
  * Not for targets that stage operands, where each product would bring its own to fast memory again.
  *
  * Where the target bounds what may be kept between the products, a chain that would keep more
- * becomes two kernels, each product with what is after it, and the LayerNorm one of its own.
+ * becomes two kernels, each product with what is after it, and the LayerNorm one of its own; on a CPU one of
+ * few positions with many weights does, where it is a forward alone.
  *
  * needs: nothing.  keeps: everything outside.  breaks: nothing. What is used in a kernel alone is no
  * longer stored.
@@ -162,7 +163,7 @@ static void count_kept(const Graph *g, NodeId norm, NodeId first, int64_t *input
         if (type_find(x, product->type.axis[i].name) < 0) *hidden *= product->type.axis[i].extent;
 }
 
-/* Adds the chain as one kernel, or as two where that would keep too much. */
+/* Adds the chain as one kernel, or as two where that would keep too much, or weights are read less. */
 static void add_chain(PassContext *context, Draft *draft, const NodeId *members, int count)
 {
     NodeId norm = graph_node(draft->graph, members[0])->op == OP_LAYERNORM ? members[0] : NO_NODE;
@@ -171,7 +172,12 @@ static void add_chain(PassContext *context, Draft *draft, const NodeId *members,
     count_kept(draft->graph, norm, first[0], &input, &hidden, &uses);
     int64_t least = uses > 1 ? LEAST_USES : USES_APART, points = (least + uses - 1) / uses;
     if (norm == NO_NODE) input = 0;
-    if (limit == 0 || (input + hidden) * points * 4 <= limit) {
+    bool elsewhere = draft->uses[first[0]] > 1 || draft->uses[first[1]] > 1;
+    bool apart = (input + hidden) * points * 4 > limit;
+    if (limit == 0)
+        apart = !elsewhere && shares_out_weights(draft->graph, first[0], context->target) &&
+                shares_out_weights(draft->graph, first[2], context->target);
+    if (!apart) {
         if (pass_may_rewrite(context)) draft_add(draft, members, count);
         return;
     }

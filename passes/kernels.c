@@ -243,3 +243,21 @@ Graph *draft_finish(PassContext *context, const Draft *draft)
     for (NodeId id = 0; id < graph->node_count; id++) emit_node(&f, id);
     return rewriter_finish(&f.rewriter);
 }
+
+bool shares_out_weights(const Graph *graph, NodeId linear, const Target *target)
+{
+    enum { FEW_POSITIONS = 64 };
+    const Node *node = graph_node(graph, linear);
+    const Type *weights = graph_type(graph, node->operands[1]);
+    int64_t positions = 1;
+    int of_weights = 0;
+    for (int i = 0; i < node->type.rank; i++) {
+        const Axis *axis = &node->type.axis[i];
+        if (type_find(weights, axis->name) >= 0)
+            of_weights++;
+        else if (!axis->symbol[0])
+            positions *= axis->extent;
+    }
+    return of_weights == 1 && positions <= FEW_POSITIONS &&
+           type_elements(weights, NULL) * (int64_t)sizeof(float) > target->l2_bytes;
+}

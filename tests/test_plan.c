@@ -335,6 +335,30 @@ static bool has_axes(const Type *type, const char *axes)
     return true;
 }
 
+/* Is what a kernel wrote an operand of a product? */
+static bool feeds_product(const Graph *graph, NodeId write)
+{
+    for (NodeId id = write + 1; id < graph->node_count; id++) {
+        const Node *linear = graph_node(graph, id);
+        if (linear->op != OP_LINEAR) continue;
+        const Node *read = graph_node(graph, linear->operands[0]);
+        if (read->op == OP_READ && read->operands[0] == write) return true;
+    }
+    return false;
+}
+
+/* Normalised or hidden values of an image that are few beside the weights of their MLP: two kernels share out its lanes then. */
+static bool is_beside_many_weights(const Graph *graph, NodeId write, Op made_by)
+{
+    enum { MANY_CHANNELS = 512, FEW_POSITIONS = 64 };
+    const Type *type = graph_type(graph, write);
+    bool is_kind = (made_by == OP_LAYERNORM && has_axes(type, "b, h, w, c")) ||
+                   (made_by == OP_GELU && has_axes(type, "b, h, w, k"));
+    return is_kind && type->axis[3].extent >= MANY_CHANNELS &&
+           type->axis[1].extent * type->axis[2].extent <= FEW_POSITIONS &&
+           feeds_product(graph, write);
+}
+
 /* Is it a tensor that a forward may store: a residual tensor (tokens by channels, or by the parts
  * of a split that lie likewise), an image that was resampled, a pooled or shortcut vector, an
  * output? */
@@ -346,6 +370,7 @@ static bool may_be_stored(const Plan *plan, const Buffer *b)
     const Node *write = graph_node(plan->graph, b->value);
     Op made_by = graph_node(plan->graph, write->operands[0])->op;
     if (b->kind == BUFFER_OUTPUT && has_axes(type, "b, c, h, w")) return made_by == OP_READ;
+    if (is_beside_many_weights(plan->graph, b->value, made_by)) return true;
     /* A normalised tensor has the type of a residual one: what it is made by tells. */
     if (made_by != OP_ADD && made_by != OP_LINEAR && made_by != OP_MEAN && made_by != OP_RESAMPLE)
         return false;
@@ -365,7 +390,8 @@ static int find_materialised(const Plan *plan)
     return -1;
 }
 
-/* What fusion is about: no normalised, unfolded, rearranged or hidden tensor is ever stored. */
+/* What fusion is about: no normalised, unfolded, rearranged or hidden tensor is ever stored, but where there are many times as
+ * many weights. */
 static void check_nothing_materialised(const char *name, const Plan *plan)
 {
     int found = find_materialised(plan);

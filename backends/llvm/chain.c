@@ -1,8 +1,12 @@
-/* chain.c: finds products that take turns, and how many lanes a turn takes.
+/* chain.c: finds products that take turns, how many lanes a turn takes, and long sums.
  *
  * The second product reads a panel of its weights, part x lanes of its tile, for every tile of rows
  * of the block: that should stay in the L1 cache. With the hidden values cut down to a part, a block
  * can take more units, and so all weights are read fewer times.
+ *
+ * Where lanes are shared out, all units with the same ones stream a panel, all of the sum x lanes, past rows as long. A sum of
+ * thousands is taken in parts, too: a part of the panel by each unit in turn, so that it stays in the L2 cache and the
+ * rows in the L1 cache.
  */
 #include "backends/llvm/emit.h"
 
@@ -96,10 +100,58 @@ static int64_t choose_block(const Emitter *e, const Stage *stage)
     return schedule_block(&e->schedule, units, most);
 }
 
+bool lanes_are_shared_out(const Emitter *e, const Stage *stage)
+{
+    const Product *p = &stage->product;
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    if (stage->kind != STAGE_PRODUCT || !p->lane || p->lane_in_x || p->in_parts ||
+        kernel->rank == 0 || strcmp(kernel->axis[0].name, p->lane) != 0)
+        return false;
+    const Type *weights = graph_type(e->graph, graph_node(e->graph, stage->root)->operands[1]);
+    for (int i = 1; i < kernel->rank; i++)
+        if (type_find(weights, kernel->axis[i].name) >= 0) return false;
+    int64_t lanes = kernel->tile[0];
+    return lanes == product_width(p, e->target) && lanes < kernel->axis[0].extent;
+}
+
+static int64_t units_of_image(const Kernel *kernel, int from)
+{
+    int64_t units = 1;
+    for (int i = from; i < kernel->rank; i++)
+        if (!kernel->axis[i].symbol[0])
+            units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
+    return units;
+}
+
+static bool find_long_sum(Emitter *e, const Stage *stage)
+{
+    enum { EVEN = 64, LEAST_SHARE = 8 };
+    const Product *p = &stage->product;
+    const Node *linear = graph_node(e->graph, stage->root);
+    if (!lanes_are_shared_out(e, stage) || linear->attributes.over.count != 1 ||
+        graph_node(e->graph, linear->operands[0])->op != OP_READ)
+        return false;
+    Chain chain = {.second = stage, .axis = linear->attributes.over.name[0]};
+    const Type *x = graph_type(e->graph, linear->operands[0]),
+               *result = graph_type(e->graph, stage->root);
+    const int64_t bytes = sizeof(float), extent = x->axis[type_find(x, chain.axis)].extent;
+    int64_t rows = 1;
+    for (int i = 0; i < p->row_count; i++) rows *= p->row_tile[i];
+    int64_t most = e->target->l1_bytes / 3 / (bytes * rows) / EVEN * EVEN;
+    int64_t panel = bytes * extent * product_width(p, e->target);
+    if (panel < e->target->l2_bytes / LEAST_SHARE || most == 0 || extent <= most) return false;
+    chain.part = ceil_divide(ceil_divide(extent, ceil_divide(extent, most)), EVEN) * EVEN;
+    if (!schedule_slot(&e->schedule, &chain.sums, result, NULL, p->lane)) return false;
+    e->chain = chain;
+    e->schedule.block = units_of_image(&e->graph->kernels[e->schedule.kernel], 1);
+    return true;
+}
+
 void find_chain(Emitter *e)
 {
     Schedule *s = &e->schedule;
     e->chain = (Chain){0};
+    if (s->stage_count == 1 && find_long_sum(e, &s->stages[0])) return;
     for (int i = 0; i + 1 < s->stage_count; i++) {
         Chain chain = {.first = &s->stages[i], .second = &s->stages[i + 1]};
         if (!is_chain(e, chain.first, chain.second)) continue;

@@ -44,10 +44,11 @@ typedef enum { SUMS_WHOLE, SUMS_START, SUMS_ADD, SUMS_FINISH } SumsStep;
 
 /* Two products, of which the second contracts over the lanes of the first. They take turns, each
  * time for a part of these lanes, so that what the first leaves and the second reads stays in the
- * cache; between the turns the sums of the second are kept in scratch memory. No sum is split. */
+ * cache; between the turns the sums of the second are kept in scratch memory. No sum is split.
+ * Or one product alone, the second, of a long sum. */
 typedef struct Chain {
     const Stage *first, *second; /* NULL: there is none */
-    const char *axis;            /* the lanes of the first, */
+    const char *axis;            /* the lanes of the first, over which the second sums, */
     int64_t part;                /* so many at a time */
     Affine start;                /* of the present part; */
     int64_t count;               /* 0: no part is present */
@@ -283,6 +284,14 @@ void store_end(Emitter *e, const Stage *stage, Lanes lanes);
 /* Looks for a chain in the schedule, and cuts its scratch memory down. */
 void find_chain(Emitter *e);
 
+static inline bool has_long_sum(const Emitter *e)
+{
+    return e->chain.second && !e->chain.first;
+}
+
+/* Does each unit have the lanes of one panel of weights, which those beside it share? */
+bool lanes_are_shared_out(const Emitter *e, const Stage *stage);
+
 /* ---- kernel.c ------------------------------------------------------------------------------- */
 
 /* The first index along each axis of the kernel for unit number `unit`. */
@@ -290,6 +299,9 @@ void unit_base(Emitter *e, LLVMValueRef unit, Affine *base);
 /* The number of a unit that comes soon after the present one; where units of panels are small, the first
  * whose rows are as many. */
 LLVMValueRef later_unit(Emitter *e);
+
+/* How many units share their index along the kernel's first axis. */
+LLVMValueRef units_beside(Emitter *e);
 
 enum { KERNEL_PARAMETERS = 5 }; /* of a RaftKernel; strides come behind them */
 

@@ -34,6 +34,17 @@ LLVMValueRef later_unit(Emitter *e)
     return LLVMBuildNSWAdd(e->builder, e->unit, int_constant(e, units > 1 ? units : 1), "");
 }
 
+LLVMValueRef units_beside(Emitter *e)
+{
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    LLVMValueRef count = int_constant(e, 1);
+    for (int i = 1; i < kernel->rank; i++) {
+        int64_t units = units_along(kernel, i);
+        count = LLVMBuildNSWMul(e->builder, count, units ? int_constant(e, units) : e->batch, "");
+    }
+    return count;
+}
+
 /* Emits body() for the present unit: once where its extents are always the same, else behind a test
  * for each kind of unit at an edge. */
 typedef void UnitBody(Emitter *e, const Stage *stage, const Dim *lanes);
@@ -166,12 +177,44 @@ static void emit_chain(Emitter *e, const Block *block)
     e->step_of_sums = SUMS_WHOLE;
 }
 
+static void long_sum_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    e->chain.start = nest->dim[0].start;
+    e->chain.count = nest->dim[0].count;
+    emit_units(e, ((PanelNest *)nest)->block, nest->stage, NULL, stage_body);
+    e->chain.count = 0;
+}
+
+/* All units take a part of their sums before the next part of the weights is fetched. */
+static void emit_long_sum(Emitter *e, const Block *block)
+{
+    const Chain *chain = &e->chain;
+    const Stage *stage = chain->second;
+    const Node *linear = graph_node(e->graph, stage->root);
+    const Type *x = graph_type(e->graph, linear->operands[0]);
+    int64_t extent = x->axis[type_find(x, chain->axis)].extent;
+    PanelNest parts = {.nest = {.e = e, .stage = stage, .leaf = long_sum_leaf, .count = 1},
+                       .block = block};
+    parts.nest.dim[0] = (Dim){chain->axis, affine_constant(0), extent, chain->part, {0}, 0};
+    e->sums = &chain->sums;
+    e->step_of_sums = SUMS_START;
+    emit_units(e, block, stage, NULL, stage_body);
+    e->step_of_sums = SUMS_ADD;
+    emit_nest(&parts.nest, 0);
+    e->step_of_sums = SUMS_FINISH;
+    emit_units(e, block, stage, NULL, stage_body);
+    e->step_of_sums = SUMS_WHOLE;
+}
+
 static void emit_block(Emitter *e, const Block *block)
 {
     for (int i = 0; i < e->schedule.stage_count; i++) {
         const Stage *stage = &e->schedule.stages[i];
         if (stage == e->chain.first)
             emit_chain(e, block);
+        else if (stage == e->chain.second && has_long_sum(e))
+            emit_long_sum(e, block);
         else if (stage == e->chain.second)
             continue;
         else if (has_panels(e, stage))
@@ -222,13 +265,13 @@ static LLVMValueRef load_argument(Emitter *e, int i)
     return LLVMBuildLoad2(e->builder, e->pointer, at, "");
 }
 
-/* How a step is cut. A piece may be a quarter of a block: so many units still share a panel of weights for long
- * enough to fetch the next one meanwhile. */
+/* How a step is cut. A piece may be half a block: so many units still share a panel of weights for long
+ * enough to fetch the next one meanwhile (bench/results/kernels-2026-11-27.md); all units of a long sum do. */
 static void cut_step(const Emitter *e, const Kernel *kernel, StepCode *code)
 {
     code->units = 1;
     code->batched = false;
-    code->piece = ceil_divide(e->schedule.block, 4);
+    code->piece = has_long_sum(e) ? e->schedule.block : ceil_divide(e->schedule.block, 2);
     code->adds = adds_up(e);
     for (int i = 0; i < kernel->rank; i++) {
         if (kernel->axis[i].symbol[0])

@@ -207,7 +207,23 @@ static Affine contraction_start(const Emitter *e)
     return e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
 }
 
-/* Weights often come from beyond the L2 cache, and the first unit of a block that a panel of them serves
+/* The number of the present unit among those that take the same panel of weights, at most `last`; NULL: none do. */
+static LLVMValueRef unit_of_panel(const Tile *tile, int64_t last)
+{
+    Emitter *e = tile->nest.e;
+    if (e->unit_of_block)
+        return intrinsic(e, "llvm.smin", (LLVMValueRef[]){e->unit_of_block, int_constant(e, last)},
+                         2);
+    if (!lanes_are_shared_out(e, tile->nest.stage)) return NULL;
+    /* Counted from the last one: what comes too early may have left the cache by then. */
+    LLVMValueRef units = units_beside(e), number = LLVMBuildURem(e->builder, e->unit, units, "");
+    LLVMValueRef after = LLVMBuildNSWSub(e->builder, units, number, "");
+    LLVMValueRef from_last[] = {LLVMBuildNSWSub(e->builder, int_constant(e, last + 1), after, ""),
+                                int_constant(e, 0)};
+    return intrinsic(e, "llvm.smax", from_last, 2);
+}
+
+/* Weights often come from beyond the L2 cache, and the first unit of those that a panel of them serves
  * would wait for all of it: so the units before fetch it, while the panel before is at work, one cache
  * line in each of the `turns` turns of their innermost loops. Returns where the lines that the present
  * unit fetches begin, the last units those of others again; NULL: no panel is at work, or all weights stay in
@@ -217,37 +233,40 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
     Emitter *e = tile->nest.e;
     const Product *p = &tile->nest.stage->product;
     const Node *read = graph_node(e->graph, linear->operands[1]);
-    if (!e->unit_of_block || !p->lane || p->lane_in_x || read->op != OP_READ ||
+    if (!p->lane || p->lane_in_x || read->op != OP_READ ||
         schedule_holds(&e->schedule, read->operands[0]))
         return NULL;
-    int mark = e->coordinate_count;
     const AxisNames *over = &linear->attributes.over;
+    int64_t bytes = 4 * type_elements(graph_type(e->graph, read->operands[0]), NULL);
     int64_t floats = product_width(p, e->target);
-    for (int i = 0; i < over->count; i++) {
-        coordinate_push(e, over->name[i], contraction_start(e));
-        floats *= contracted_extent(tile, linear, i);
-    }
+    for (int i = 0; i < over->count; i++) floats *= contracted_extent(tile, linear, i);
+    int64_t lines = floats / LINE;
+    if (bytes <= e->target->l2_bytes / 4 || lines <= turns) return NULL;
+    LLVMValueRef unit = unit_of_panel(tile, (lines - 1) / turns);
+    if (!unit) return NULL;
+    int mark = e->coordinate_count;
+    for (int i = 0; i < over->count; i++) coordinate_push(e, over->name[i], contraction_start(e));
     Affine lane = tile->lanes.start, at[MAX_AXES];
-    lane.constant += product_width(p, e->target);
+    if (e->unit_of_block) lane.constant += product_width(p, e->target);
     coordinate_push(e, p->lane, lane);
     for (int d = 0; d < read->attributes.map.rank; d++)
         at[d] = index_at(e, &read->attributes.map.dim[d], &read->type);
     Affine offset = storage_offset(e, read->operands[0], at);
     e->coordinate_count = mark;
-    int64_t bytes = 4 * type_elements(graph_type(e->graph, read->operands[0]), NULL);
-    if (bytes <= e->target->l2_bytes / 4 || floats / LINE <= turns) return NULL;
-    LLVMValueRef line[] = {
-        LLVMBuildNSWMul(e->builder, e->unit_of_block, int_constant(e, turns), ""),
-        int_constant(e, floats / LINE - turns)};
-    Affine unit = affine_value(intrinsic(e, "llvm.smin", line, 2), LINE);
-    LLVMValueRef from = affine_emit(e, (Affine[]){affine_add(e, offset, &unit, 1)});
+    /* Lanes shared out: next is the rest of a long sum, then other lanes, all of which follow. */
+    if (!e->unit_of_block) offset.constant += floats;
+    LLVMValueRef line[] = {LLVMBuildNSWMul(e->builder, unit, int_constant(e, turns), ""),
+                           int_constant(e, lines - turns)};
+    Affine first = affine_value(intrinsic(e, "llvm.smin", line, 2), LINE);
+    LLVMValueRef from = affine_emit(e, (Affine[]){affine_add(e, offset, &first, 1)});
     /* Not "in bounds": after the last panel there is none, and nothing is fetched. */
     return LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
 }
 
-static void fetch_line_of_panel(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
+static void fetch_line_of_panel(const Tile *tile, LLVMValueRef lines)
 {
-    LLVMValueRef index = affine_emit(e, (Affine[]){affine_value(turn, LINE)});
+    Emitter *e = tile->nest.e;
+    LLVMValueRef index = affine_emit(e, (Affine[]){affine_scale(tile->turn, LINE)});
     fetch_line(e, LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""), false);
 }
 
@@ -335,14 +354,15 @@ static void contract(Tile *tile, const Node *linear, int axis)
         contract_at(tile, linear, axis, start, turn, axis + 1);
     } else {
         bool innermost = is_innermost(tile, linear, axis);
-        LLVMValueRef ahead = innermost ? next_panel(tile, linear, turns) : NULL;
+        int64_t all = innermost ? turns_in_all(tile, linear) : 0;
+        LLVMValueRef ahead = innermost ? next_panel(tile, linear, all) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
         if (innermost) e->counted = &loop;
-        if (ahead) fetch_line_of_panel(e, ahead, loop.index);
         Affine outer = tile->turn;
         tile->turn =
             affine_add(e, affine_scale(outer, turns), (Affine[]){affine_value(loop.index, 1)}, 1);
-        if (innermost) fetch_rows(tile, turns_in_all(tile, linear));
+        if (ahead) fetch_line_of_panel(tile, ahead);
+        if (innermost) fetch_rows(tile, all);
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
         tile->turn = outer;
