@@ -225,10 +225,10 @@ static LLVMValueRef unit_of_panel(const Tile *tile, int64_t last)
 
 /* Weights often come from beyond the L2 cache, and the first unit of those that a panel of them serves
  * would wait for all of it: so the units before fetch it, while the panel before is at work, one cache
- * line in each of the `turns` turns of their innermost loops. Returns where the lines that the present
- * unit fetches begin, the last units those of others again; NULL: no panel is at work, or all weights stay in
- * the cache. */
-static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
+ * line in each turn of their innermost loops, which has `innermost`. Returns where the lines that the next such loop of the
+ * present unit fetches begin, the last units those of others again; NULL: no panel is at work, or all weights
+ * stay in the cache. */
+static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t innermost)
 {
     Emitter *e = tile->nest.e;
     const Product *p = &tile->nest.stage->product;
@@ -240,7 +240,7 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
     int64_t bytes = 4 * type_elements(graph_type(e->graph, read->operands[0]), NULL);
     int64_t floats = product_width(p, e->target);
     for (int i = 0; i < over->count; i++) floats *= contracted_extent(tile, linear, i);
-    int64_t lines = floats / LINE;
+    int64_t lines = floats / LINE, turns = turns_in_all(tile, linear);
     if (bytes <= e->target->l2_bytes / 4 || lines <= turns) return NULL;
     LLVMValueRef unit = unit_of_panel(tile, (lines - 1) / turns);
     if (!unit) return NULL;
@@ -258,15 +258,16 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t turns)
     LLVMValueRef line[] = {LLVMBuildNSWMul(e->builder, unit, int_constant(e, turns), ""),
                            int_constant(e, lines - turns)};
     Affine first = affine_value(intrinsic(e, "llvm.smin", line, 2), LINE);
+    Affine before = affine_scale(tile->turn, innermost * LINE); /* loops around the innermost */
+    first = affine_add(e, first, &before, 1);
     LLVMValueRef from = affine_emit(e, (Affine[]){affine_add(e, offset, &first, 1)});
     /* Not "in bounds": after the last panel there is none, and nothing is fetched. */
     return LLVMBuildGEP2(e->builder, e->f32, buffer_of(e, read->operands[0]), &from, 1, "");
 }
 
-static void fetch_line_of_panel(const Tile *tile, LLVMValueRef lines)
+static void fetch_line_of_panel(Emitter *e, LLVMValueRef lines, LLVMValueRef turn)
 {
-    Emitter *e = tile->nest.e;
-    LLVMValueRef index = affine_emit(e, (Affine[]){affine_scale(tile->turn, LINE)});
+    LLVMValueRef index = affine_emit(e, (Affine[]){affine_value(turn, LINE)});
     fetch_line(e, LLVMBuildGEP2(e->builder, e->f32, lines, &index, 1, ""), false);
 }
 
@@ -354,15 +355,14 @@ static void contract(Tile *tile, const Node *linear, int axis)
         contract_at(tile, linear, axis, start, turn, axis + 1);
     } else {
         bool innermost = is_innermost(tile, linear, axis);
-        int64_t all = innermost ? turns_in_all(tile, linear) : 0;
-        LLVMValueRef ahead = innermost ? next_panel(tile, linear, all) : NULL;
+        LLVMValueRef ahead = innermost ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
         if (innermost) e->counted = &loop;
         Affine outer = tile->turn;
         tile->turn =
             affine_add(e, affine_scale(outer, turns), (Affine[]){affine_value(loop.index, 1)}, 1);
-        if (ahead) fetch_line_of_panel(tile, ahead);
-        if (innermost) fetch_rows(tile, all);
+        if (ahead) fetch_line_of_panel(e, ahead, loop.index);
+        if (innermost) fetch_rows(tile, turns_in_all(tile, linear));
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
         tile->turn = outer;
