@@ -180,6 +180,7 @@ typedef struct Compilation {
     const Settings *settings; /* NULL where the file is a graph, */
     const Model *model;       /* likewise */
     Graph *built;             /* by the frontend, or as read */
+    const char *dump_name;    /* what files of --dump-dir begin with; NULL: a number */
     bool train;               /* with a backward pass, */
     bool given;               /* which takes gradients of the outputs, too */
     int64_t images;           /* in one run of it, for --memory-limit; 0: there is no limit */

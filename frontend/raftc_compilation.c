@@ -179,6 +179,7 @@ Exit compilation_optimise(Session *session, Compilation *c)
                                 .rewrite_limit = options->rewrite_limit,
                                 .dump = options->dump_ir,
                                 .dump_dir = options->dump_dir,
+                                .dump_name = c->dump_name,
                                 .dump_file = stdout,
                                 .dump_write = write_dump,
                                 .dump_user = session};

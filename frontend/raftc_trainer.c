@@ -420,7 +420,8 @@ static Exit open_optimiser(Trainer *t)
 {
     const Compilation *model = &t->model.compilation;
     t->rule = optimiser_of(model->settings);
-    t->optimiser.compilation = (Compilation){.path = "optimiser", .source = model->source};
+    t->optimiser.compilation =
+        (Compilation){.path = "optimiser", .source = model->source, .dump_name = "optimiser-"};
     t->optimiser.compilation.built =
         optimiser_graph(t->session->arena, "optimiser", &t->rule, t->floats);
     return machine_open(&t->optimiser, t->session);

@@ -68,6 +68,7 @@ typedef struct PipelineOptions {
     int64_t recompute;     /* values that the backward pass computes again, at most */
     const char *dump;      /* pass name, "all", or NULL */
     const char *dump_dir;  /* NULL: dumps go to `dump_file` */
+    const char *dump_name; /* what names of files there begin with; NULL: with the number */
     FILE *dump_file;
     /* Writes a dump, whole or not at all, and reports where it cannot; with `dump_user`. */
     bool (*dump_write)(void *dump_user, const char *path, const char *text, size_t length);

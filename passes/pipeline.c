@@ -88,7 +88,9 @@ static bool dump(Arena *arena, const Graph *graph, int number, const char *pass,
         fprintf(options->dump_file, "# after %s\n%s", pass, text.data);
         return true;
     }
-    const char *path = arena_printf(arena, "%s/%02d-%s.ir", options->dump_dir, number, pass);
+    const char *name = options->dump_name ? options->dump_name : "";
+    const char *path =
+        arena_printf(arena, "%s/%s%02d-%s.ir", options->dump_dir, name, number, pass);
     return options->dump_write(options->dump_user, path, text.data, text.length);
 }
 

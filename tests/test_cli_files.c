@@ -136,6 +136,20 @@ static void dumps_are_numbered(void **state)
     assert_null(strstr(after, "rearrange"));
 }
 
+/* The graph of the model, and that of the optimiser's step. */
+static void dumps_of_training_are_apart(void **state)
+{
+    Place *place = *state;
+    run_well(place,
+             "raftc train cli/tiny.yaml --target reference --weights @fill --data @fill --batch 1 "
+             "--steps 1 -q --dump-ir all --dump-dir trained");
+    const char *model = read_text(&place->arena, in_folder(place, "trained/03-share.ir")),
+               *step = read_text(&place->arena, in_folder(place, "trained/optimiser-03-share.ir"));
+    assert_non_null(strstr(model, "gelu_grad"));
+    assert_null(strstr(step, "gelu_grad"));
+    assert_non_null(strstr(step, "input @w"));
+}
+
 static void bench_gives_every_number(void **state)
 {
     static const char *const numbers[] = {"min_ms",  "median_ms",   "images_per_second",
@@ -447,6 +461,7 @@ int main(void)
         cmocka_unit_test(batches_and_threads_do_not_matter),
         cmocka_unit_test(threads_do_not_matter_in_training),
         cmocka_unit_test(dumps_are_numbered),
+        cmocka_unit_test(dumps_of_training_are_apart),
         cmocka_unit_test(bench_gives_every_number),
         cmocka_unit_test(profile_gives_every_kernel),
         cmocka_unit_test(profile_knows_the_optimiser),
