@@ -163,7 +163,16 @@ static void count_kept(const Graph *g, NodeId norm, NodeId first, int64_t *input
         if (type_find(x, product->type.axis[i].name) < 0) *hidden *= product->type.axis[i].extent;
 }
 
-/* Adds the chain as one kernel, or as two where that would keep too much, or weights are read less. */
+/* Do threads read less of the weights in two kernels? Not where the hidden values are stored anyway, for a backward pass. */
+static bool shares_out_both(PassContext *context, const Draft *draft, NodeId first, NodeId gelu,
+                            NodeId second)
+{
+    return draft->uses[first] == 1 && draft->uses[gelu] == 1 &&
+           shares_out_weights(draft->graph, first, context->target) &&
+           shares_out_weights(draft->graph, second, context->target);
+}
+
+/* Adds the chain as one kernel, or as two where that would keep too much or weights are read less. */
 static void add_chain(PassContext *context, Draft *draft, const NodeId *members, int count)
 {
     NodeId norm = graph_node(draft->graph, members[0])->op == OP_LAYERNORM ? members[0] : NO_NODE;
@@ -172,11 +181,8 @@ static void add_chain(PassContext *context, Draft *draft, const NodeId *members,
     count_kept(draft->graph, norm, first[0], &input, &hidden, &uses);
     int64_t least = uses > 1 ? LEAST_USES : USES_APART, points = (least + uses - 1) / uses;
     if (norm == NO_NODE) input = 0;
-    bool elsewhere = draft->uses[first[0]] > 1 || draft->uses[first[1]] > 1;
-    bool apart = (input + hidden) * points * 4 > limit;
-    if (limit == 0)
-        apart = !elsewhere && shares_out_weights(draft->graph, first[0], context->target) &&
-                shares_out_weights(draft->graph, first[2], context->target);
+    bool apart = limit > 0 ? (input + hidden) * points * 4 > limit
+                           : shares_out_both(context, draft, first[0], first[1], first[2]);
     if (!apart) {
         if (pass_may_rewrite(context)) draft_add(draft, members, count);
         return;

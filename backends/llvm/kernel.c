@@ -147,63 +147,54 @@ static void emit_panels(Emitter *e, const Block *block, const Stage *stage, Affi
     emit_nest(&panel.nest, 0);
 }
 
+static void start_part_of_chain(Nest *nest)
+{
+    Chain *chain = &nest->e->chain;
+    chain->start = nest->dim[0].start;
+    chain->count = nest->dim[0].count;
+}
+
 static void chain_leaf(Nest *nest)
 {
     Emitter *e = nest->e;
     const Block *block = ((PanelNest *)nest)->block;
-    Chain *chain = &e->chain;
-    chain->start = nest->dim[0].start;
-    chain->count = nest->dim[0].count;
+    const Chain *chain = &e->chain;
+    start_part_of_chain(nest);
+    e->step_of_sums = SUMS_WHOLE;
     emit_panels(e, block, chain->first, chain->start, chain->count);
     e->step_of_sums = SUMS_ADD;
     emit_panels(e, block, chain->second, affine_constant(0), lane_extent(e, chain->second));
-    e->step_of_sums = SUMS_WHOLE;
-    chain->count = 0;
+    e->chain.count = 0;
+}
+
+/* All units take a part of their sums before the next part of the weights is fetched. */
+static void long_sum_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    start_part_of_chain(nest);
+    e->step_of_sums = SUMS_ADD;
+    emit_units(e, ((PanelNest *)nest)->block, nest->stage, NULL, stage_body);
+    e->chain.count = 0;
 }
 
 static void emit_chain(Emitter *e, const Block *block)
 {
     const Chain *chain = &e->chain;
-    PanelNest parts = {.nest = {.e = e, .leaf = chain_leaf, .count = 1}, .block = block};
-    parts.nest.dim[0] =
-        (Dim){chain->axis, affine_constant(0), lane_extent(e, chain->first), chain->part, {0}, 0};
-    e->sums = &chain->sums;
-    e->step_of_sums = SUMS_START;
-    emit_units(e, block, chain->second, NULL, stage_body);
-    e->step_of_sums = SUMS_WHOLE;
-    emit_nest(&parts.nest, 0);
-    e->step_of_sums = SUMS_FINISH;
-    emit_units(e, block, chain->second, NULL, stage_body);
-    e->step_of_sums = SUMS_WHOLE;
-}
-
-static void long_sum_leaf(Nest *nest)
-{
-    Emitter *e = nest->e;
-    e->chain.start = nest->dim[0].start;
-    e->chain.count = nest->dim[0].count;
-    emit_units(e, ((PanelNest *)nest)->block, nest->stage, NULL, stage_body);
-    e->chain.count = 0;
-}
-
-/* All units take a part of their sums before the next part of the weights is fetched. */
-static void emit_long_sum(Emitter *e, const Block *block)
-{
-    const Chain *chain = &e->chain;
-    const Stage *stage = chain->second;
-    const Node *linear = graph_node(e->graph, stage->root);
+    const Node *linear = graph_node(e->graph, chain->second->root);
     const Type *x = graph_type(e->graph, linear->operands[0]);
     int64_t extent = x->axis[type_find(x, chain->axis)].extent;
-    PanelNest parts = {.nest = {.e = e, .stage = stage, .leaf = long_sum_leaf, .count = 1},
+    PanelNest parts = {.nest = {.e = e,
+                                .stage = chain->second,
+                                .leaf = chain->first ? chain_leaf : long_sum_leaf,
+                                .count = 1},
                        .block = block};
     parts.nest.dim[0] = (Dim){chain->axis, affine_constant(0), extent, chain->part, {0}, 0};
     e->sums = &chain->sums;
     e->step_of_sums = SUMS_START;
-    emit_units(e, block, stage, NULL, stage_body);
-    e->step_of_sums = SUMS_ADD;
+    emit_units(e, block, chain->second, NULL, stage_body);
     emit_nest(&parts.nest, 0);
     e->step_of_sums = SUMS_FINISH;
-    emit_units(e, block, stage, NULL, stage_body);
+    emit_units(e, block, chain->second, NULL, stage_body);
     e->step_of_sums = SUMS_WHOLE;
 }
 
@@ -211,11 +202,9 @@ static void emit_block(Emitter *e, const Block *block)
 {
     for (int i = 0; i < e->schedule.stage_count; i++) {
         const Stage *stage = &e->schedule.stages[i];
-        if (stage == e->chain.first)
+        if (stage == e->chain.second)
             emit_chain(e, block);
-        else if (stage == e->chain.second && has_long_sum(e))
-            emit_long_sum(e, block);
-        else if (stage == e->chain.second)
+        else if (stage == e->chain.first)
             continue;
         else if (has_panels(e, stage))
             emit_panels(e, block, stage, affine_constant(0), lane_extent(e, stage));

@@ -358,10 +358,10 @@ static void contract(Tile *tile, const Node *linear, int axis)
         LLVMValueRef ahead = innermost ? next_panel(tile, linear, turns) : NULL;
         Loop loop = loop_begin(e, extent == 0 ? e->batch : int_constant(e, turns));
         if (innermost) e->counted = &loop;
+        if (ahead) fetch_line_of_panel(e, ahead, loop.index);
         Affine outer = tile->turn;
         tile->turn =
             affine_add(e, affine_scale(outer, turns), (Affine[]){affine_value(loop.index, 1)}, 1);
-        if (ahead) fetch_line_of_panel(e, ahead, loop.index);
         if (innermost) fetch_rows(tile, turns_in_all(tile, linear));
         Affine index = affine_value(loop.index, turn);
         contract_at(tile, linear, axis, affine_add(e, index, &start, 1), turn, axis + 1);
