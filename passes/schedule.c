@@ -398,6 +398,15 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     return true;
 }
 
+int64_t kernel_units(const Kernel *kernel)
+{
+    int64_t units = 1;
+    for (int i = 0; i < kernel->rank; i++)
+        if (!kernel->axis[i].symbol[0])
+            units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
+    return units;
+}
+
 int64_t schedule_block(const Schedule *s, int64_t units, int64_t most)
 {
     const int64_t most_floats = 4 << 20; /* scratch is memory, whatever is chosen */

@@ -93,6 +93,8 @@ static inline bool schedule_holds(const Schedule *s, NodeId id)
  * Symbolic axes have one index in a unit. False where an axis has a symbol and is not split. */
 bool schedule_slot(Schedule *schedule, Slot *slot, const Type *type, const AxisNames *without,
                    const char *lane);
+/* Units of an image. */
+int64_t kernel_units(const Kernel *kernel);
 /* Units of a block: what is chosen for the kernel, else `units`, at most `most` and at least one. */
 int64_t schedule_block(const Schedule *s, int64_t units, int64_t most);
 /* Index into the kernel's axes, or -1. */

@@ -132,7 +132,6 @@ void write_loss_statistics(Writer *w, const Node *node, const Place *place);
 
 /* ---- fine.c ---- */
 
-int64_t count_units(const Kernel *kernel); /* of an image */
 /* Thread blocks that one image takes in the present shape. */
 int64_t count_blocks(const Writer *w);
 /* Goes over to the shape for few images: graph, schedule, scratch, staging. False, with any of them changed: there is none. */

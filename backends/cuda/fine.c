@@ -14,15 +14,6 @@
  * for each group of statistics that a warp takes. */
 enum { PROCESSORS = 132, ENOUGH_UNITS = 2 * PROCESSORS, BLOCK_CYCLES = 3000, GROUP_CYCLES = 300 };
 
-int64_t count_units(const Kernel *kernel)
-{
-    int64_t units = 1;
-    for (int i = 0; i < kernel->rank; i++)
-        if (!kernel->axis[i].symbol[0])
-            units *= (kernel->axis[i].extent + kernel->tile[i] - 1) / kernel->tile[i];
-    return units;
-}
-
 /* Halves the kernel's tile along an axis, to whole multiples of `least`. False: it is no more than that. */
 static bool halve(Kernel *kernel, int k, int64_t least)
 {
@@ -100,7 +91,7 @@ static int fine_vectors(const Schedule *s, const Product *p)
 int64_t count_blocks(const Writer *w)
 {
     int64_t outer = outermost_tiles(w), block = w->schedule.block;
-    int64_t each = count_units(&w->graph->kernels[w->schedule.kernel]) / outer;
+    int64_t each = kernel_units(&w->graph->kernels[w->schedule.kernel]) / outer;
     return (each + block - 1) / block * outer;
 }
 
@@ -178,7 +169,7 @@ bool choose_fine(Writer *w)
         block = 1;
         Graph *finer = copy_kernels(w, graph);
         Kernel *kernel = &finer->kernels[usual.kernel];
-        if (count_units(kernel) >= ENOUGH_UNITS) break;
+        if (kernel_units(kernel) >= ENOUGH_UNITS) break;
         w->graph = graph;
         if (whole) share_lanes(w, kernel);
         whole = false;

@@ -117,7 +117,7 @@ static bool write_fine(Writer *w, CudaKernel *made)
         w->out = &loop;
         loop.indent = out->indent;
         w->fine = true;
-        write_loop(w, made->units, count_units(kernel));
+        write_loop(w, made->units, kernel_units(kernel));
         w->fine = false;
         w->out = out;
         made->fine_shared_bytes = write_memory(w, 0);
@@ -257,7 +257,7 @@ static bool emit_step(Writer *w, const Step *step, CudaKernel *made, int number)
                                 kernel_name(w->graph, step->kernel, w->arena));
     made->threads = w->threads;
     made->block = w->schedule.block;
-    made->units = count_units(kernel);
+    made->units = kernel_units(kernel);
     made->outer = outermost_tiles(w);
     for (int i = 0; i < kernel->rank; i++) made->batched |= kernel->axis[i].symbol[0] != '\0';
     write_kernel(w, made);

@@ -114,15 +114,7 @@ bool lanes_are_shared_out(const Emitter *e, const Stage *stage)
     return lanes == product_width(p, e->target) && lanes < kernel->axis[0].extent;
 }
 
-static int64_t units_of_image(const Kernel *kernel, int from)
-{
-    int64_t units = 1;
-    for (int i = from; i < kernel->rank; i++)
-        if (!kernel->axis[i].symbol[0])
-            units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
-    return units;
-}
-
+/* Its rows stay in a third of the L1 cache; a panel that is small beside the L2 cache stays there whole. */
 static bool find_long_sum(Emitter *e, const Stage *stage)
 {
     enum { EVEN = 64, LEAST_SHARE = 8 };
@@ -143,7 +135,9 @@ static bool find_long_sum(Emitter *e, const Stage *stage)
     chain.part = ceil_divide(ceil_divide(extent, ceil_divide(extent, most)), EVEN) * EVEN;
     if (!schedule_slot(&e->schedule, &chain.sums, result, NULL, p->lane)) return false;
     e->chain = chain;
-    e->schedule.block = units_of_image(&e->graph->kernels[e->schedule.kernel], 1);
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    int64_t units = kernel_units(kernel) / ceil_divide(kernel->axis[0].extent, kernel->tile[0]);
+    e->schedule.block = schedule_block(&e->schedule, units, units);
     return true;
 }
 

@@ -258,16 +258,11 @@ static LLVMValueRef load_argument(Emitter *e, int i)
  * enough to fetch the next one meanwhile (bench/results/kernels-2026-11-27.md); all units of a long sum do. */
 static void cut_step(const Emitter *e, const Kernel *kernel, StepCode *code)
 {
-    code->units = 1;
+    code->units = kernel_units(kernel);
     code->batched = false;
     code->piece = has_long_sum(e) ? e->schedule.block : ceil_divide(e->schedule.block, 2);
     code->adds = adds_up(e);
-    for (int i = 0; i < kernel->rank; i++) {
-        if (kernel->axis[i].symbol[0])
-            code->batched = true;
-        else
-            code->units *= ceil_divide(kernel->axis[i].extent, kernel->tile[i]);
-    }
+    for (int i = 0; i < kernel->rank; i++) code->batched |= kernel->axis[i].symbol[0] != 0;
 }
 
 bool emit_kernel(Emitter *e, const Step *step, const char *symbol, const TwinStrides *strides,

@@ -207,20 +207,19 @@ static Affine contraction_start(const Emitter *e)
     return e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
 }
 
-/* The number of the present unit among those that take the same panel of weights, at most `last`; NULL: none do. */
-static LLVMValueRef unit_of_panel(const Tile *tile, int64_t last)
+/* The number of the present unit among those that take the same panel of weights, of which `fetching` fetch the next one;
+ * NULL: it has a panel of its own. */
+static LLVMValueRef unit_of_panel(const Tile *tile, int64_t fetching)
 {
     Emitter *e = tile->nest.e;
-    if (e->unit_of_block)
-        return intrinsic(e, "llvm.smin", (LLVMValueRef[]){e->unit_of_block, int_constant(e, last)},
-                         2);
+    if (e->unit_of_block) return e->unit_of_block;
     if (!lanes_are_shared_out(e, tile->nest.stage)) return NULL;
-    /* Counted from the last one: what comes too early may have left the cache by then. */
+    /* Counted so that the last ones fetch: what comes too early may have left the cache by then. */
     LLVMValueRef units = units_beside(e), number = LLVMBuildURem(e->builder, e->unit, units, "");
-    LLVMValueRef after = LLVMBuildNSWSub(e->builder, units, number, "");
-    LLVMValueRef from_last[] = {LLVMBuildNSWSub(e->builder, int_constant(e, last + 1), after, ""),
-                                int_constant(e, 0)};
-    return intrinsic(e, "llvm.smax", from_last, 2);
+    LLVMValueRef left = LLVMBuildNSWSub(e->builder, units, number, "");
+    LLVMValueRef late[] = {LLVMBuildNSWSub(e->builder, int_constant(e, fetching), left, ""),
+                           int_constant(e, 0)};
+    return intrinsic(e, "llvm.smax", late, 2);
 }
 
 /* Weights often come from beyond the L2 cache, and the first unit of those that a panel of them serves
@@ -242,7 +241,7 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t innermost
     for (int i = 0; i < over->count; i++) floats *= contracted_extent(tile, linear, i);
     int64_t lines = floats / LINE, turns = turns_in_all(tile, linear);
     if (bytes <= e->target->l2_bytes / 4 || lines <= turns) return NULL;
-    LLVMValueRef unit = unit_of_panel(tile, (lines - 1) / turns);
+    LLVMValueRef unit = unit_of_panel(tile, ceil_divide(lines, turns));
     if (!unit) return NULL;
     int mark = e->coordinate_count;
     for (int i = 0; i < over->count; i++) coordinate_push(e, over->name[i], contraction_start(e));
