@@ -156,8 +156,7 @@ static Exit compile_step(Job *job, LibraryTraining *training)
     const char *name = arena_printf(session->arena, "%s_step", model->built->name);
     training->rule = optimiser_of(model->settings);
     training->rule.average = 0; /* whoever trains has the weights, and can average them */
-    *c = (Compilation){.path = "optimiser", .source = model->source, .dump_name = "optimiser-"};
-    c->built = optimiser_graph(session->arena, name, &training->rule, ROW);
+    *c = optimiser_step(session->arena, model, name, &training->rule, ROW);
     Exit exit = compilation_optimise(session, c);
     if (exit == EXIT_DONE) exit = compilation_plan(session, c);
     if (exit == EXIT_DONE) exit = compilation_generate(session, c);

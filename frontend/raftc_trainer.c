@@ -407,13 +407,17 @@ RaftOptimiser optimiser_of(const Settings *s)
                            .exempts = !s->decay_biases_and_norms};
 }
 
-Graph *optimiser_graph(Arena *arena, const char *name, const RaftOptimiser *rule, int64_t floats)
+Compilation optimiser_step(Arena *arena, const Compilation *model, const char *name,
+                           const RaftOptimiser *rule, int64_t floats)
 {
     const OptimiserParts parts = {.sgd = rule->kind == RAFT_SGD,
                                   .clips = rule->most_norm > 0,
                                   .exempts = rule->exempts,
                                   .averages = rule->average > 0};
-    return build_optimiser(arena, name, &parts, floats);
+    return (Compilation){.path = "optimiser",
+                         .source = model->source,
+                         .dump_name = "optimiser-",
+                         .built = build_optimiser(arena, name, &parts, floats)};
 }
 
 static Exit open_optimiser(Trainer *t)
@@ -421,9 +425,7 @@ static Exit open_optimiser(Trainer *t)
     const Compilation *model = &t->model.compilation;
     t->rule = optimiser_of(model->settings);
     t->optimiser.compilation =
-        (Compilation){.path = "optimiser", .source = model->source, .dump_name = "optimiser-"};
-    t->optimiser.compilation.built =
-        optimiser_graph(t->session->arena, "optimiser", &t->rule, t->floats);
+        optimiser_step(t->session->arena, model, "optimiser", &t->rule, t->floats);
     return machine_open(&t->optimiser, t->session);
 }
 

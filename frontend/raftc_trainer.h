@@ -84,9 +84,10 @@ typedef struct Trainer {
  * each runs accumulation_steps parts, and the graph has masks (trainer_drop). Weights and states are 0. Close it in any case. */
 Exit trainer_open(Trainer *t, Session *session, int64_t batch, const RaftComm *comm);
 void trainer_close(Trainer *t);
-/* The optimiser of the settings, and its graph, for rows of so many floats. */
+/* The optimiser of the settings, and its step for the model, as built, for rows of so many floats. */
 RaftOptimiser optimiser_of(const Settings *settings);
-Graph *optimiser_graph(Arena *arena, const char *name, const RaftOptimiser *rule, int64_t floats);
+Compilation optimiser_step(Arena *arena, const Compilation *model, const char *name,
+                           const RaftOptimiser *rule, int64_t floats);
 /* Brings what a GPU has of the states, or of the gradients of the present step, to the host's memory: before anything
  * else but a step is asked of them. */
 Exit trainer_bring_states(Trainer *t);
