@@ -35,6 +35,8 @@ Exit trainer_use_gpu(Trainer *t)
         for (int k = 0; k < 2 && status == RAFT_OK; k++)
             status = raft_cuda_reserve(shell, block_bytes(t), &t->state[i].gpu[k]);
     if (status == RAFT_OK) status = raft_cuda_reserve(shell, block_bytes(t), &t->gpu_gradients);
+    if (status == RAFT_OK) /* the optimiser goes through what lies between gradients, too */
+        status = raft_cuda_upload(shell, t->gpu_gradients, t->gradients, block_bytes(t));
     if (status == RAFT_OK)
         status = raft_cuda_pin(t->model.shell, t->image,
                                (size_t)(t->room * t->pixels) * sizeof *t->image);

@@ -316,12 +316,14 @@ static int64_t elements_at_point(const Graph *graph, const Kernel *kernel, NodeI
     return elements;
 }
 
-/* The largest unit of at most `most` indices that leaves the fewest past the end. */
+/* The largest unit of at most `most` indices that leaves next to none past the end, or else the fewest. */
 static int64_t even_share(int64_t extent, int64_t most)
 {
+    enum { NEXT_TO_NONE = 64 };
     int64_t best = 1, least = INT64_MAX;
     for (int64_t share = most < extent ? most : extent; share > 0; share--) {
         int64_t past = ceil_divide(extent, share) * share - extent;
+        if (past <= extent / NEXT_TO_NONE) return share;
         if (past >= least) continue;
         least = past;
         best = share;

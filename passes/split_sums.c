@@ -7,6 +7,10 @@
  *   before  %3 = linear %1, %2 over (b, h, w) : f32[c 64, k 256]
  *   after   %3 = linear %1, %2 over (h, w) : f32[b, c 64, k 256]; %4 = sum %3 over (b) : f32[c 64, k 256]
  *
+ * Those of many weights would be much to keep for every image: they are taken row by row, for all images at once.
+ *
+ *   after   %3 = linear %1, %2 over (b, w) : f32[h 14, c 512, k 2048]; %4 = sum %3 over (h) : f32[c 512, k 2048]
+ *
  * Products of elements that have all axes alike are multiplied on the way to the sum, in one kernel with it:
  *
  *   before  %3 = linear %1, %2 over (b, h, w) : f32[c 64]
@@ -20,14 +24,34 @@
 #include "passes/kernels.h"
 #include "passes/products.h"
 
-/* Results of a sum that is taken whole; those of a product that an image has enough work with; terms of a step. */
-enum { MANY_RESULTS = 1 << 18, ENOUGH_RESULTS = 8192, STEP_TERMS = 256 };
+#include <string.h>
+
+/* Results that are too many for each image; those that are work for all blocks; floats of all rows' results, at most; results
+ * of a product that an image has enough work with; terms of a step. */
+enum {
+    MANY_RESULTS = 1 << 18,
+    ALL_RESULTS = 1 << 21,
+    MOST_OF_ROWS = 1 << 24,
+    ENOUGH_RESULTS = 8192,
+    STEP_TERMS = 256
+};
 
 /* The axes of `over` from `first` on, outer ones first. */
 static const char *names_from(Arena *arena, const AxisNames *over, int first)
 {
     Text text = text_new(arena);
     for (int i = first; i < over->count; i++) text_printf(&text, "%s ", over->name[i]);
+    return text.data;
+}
+
+/* The axes but that of rows, the second, which is all that is left in `over`. */
+static const char *take_rows_apart(Arena *arena, AxisNames *over)
+{
+    Text text = text_new(arena);
+    for (int i = 0; i < over->count; i++)
+        if (i != 1) text_printf(&text, "%s ", over->name[i]);
+    memcpy(over->name[0], over->name[1], sizeof over->name[0]);
+    over->count = 1;
     return text.data;
 }
 
@@ -44,6 +68,20 @@ static int first_of_step(const Type *x, const AxisNames *over, bool whole)
     return first;
 }
 
+/* Is it a product of more weights than are kept for every image, but few enough to be for every row of pixels? */
+static bool is_by_rows(const Graph *graph, NodeId id)
+{
+    const Node *node = graph_node(graph, id);
+    const AxisNames *over = &node->attributes.over;
+    const Type *x = graph_type(graph, node->operands[0]);
+    if (node->op != OP_LINEAR || over->count < 3 ||
+        type_equal(x, graph_type(graph, node->operands[1])))
+        return false;
+    int64_t results = type_elements(&node->type, NULL),
+            rows = x->axis[type_find(x, over->name[1])].extent;
+    return results > MANY_RESULTS && results <= ALL_RESULTS && rows <= MOST_OF_ROWS / results;
+}
+
 /* Is it a sum over the batch, and then other axes, of few results? */
 static bool is_candidate(const Graph *graph, NodeId id)
 {
@@ -55,7 +93,7 @@ static bool is_candidate(const Graph *graph, NodeId id)
     const Type *x = graph_type(graph, node->operands[0]);
     for (int i = 1; i < over->count; i++)
         if (x->axis[type_find(x, over->name[i])].symbol[0]) return false;
-    return type_elements(&node->type, NULL) <= MANY_RESULTS;
+    return type_elements(&node->type, NULL) <= MANY_RESULTS || is_by_rows(graph, id);
 }
 
 typedef struct SplitSums {
@@ -76,6 +114,10 @@ static NodeId split(SplitSums *s, NodeId id)
         w = NO_NODE;
     }
     bool whole = w != NO_NODE && type_elements(&node->type, NULL) > ENOUGH_RESULTS;
+    if (w != NO_NODE && is_by_rows(s->r.from, id)) {
+        x = build_linear(to, x, w, NO_NODE, take_rows_apart(to->arena, &over), node->loc);
+        w = NO_NODE;
+    }
     while (over.count > 0) {
         int first = over.count > 1 ? first_of_step(graph_type(to, x), &over, whole) : 0;
         const char *names = names_from(to->arena, &over, first);
