@@ -1,6 +1,17 @@
 /* check_arithmetic.c: the shape rules of the ops that compute. */
 #include "ir/private.h"
 
+/* The result has the axes of `expected`, in any order. */
+static bool expect_axes(Diag *diag, const Node *node, const Type *expected)
+{
+    bool same = node->type.rank == expected->rank;
+    for (int i = 0; i < expected->rank && same; i++) {
+        int at = type_find(&node->type, expected->axis[i].name);
+        same = at >= 0 && axis_same_extent(&node->type.axis[at], &expected->axis[i]);
+    }
+    return same || expect_result(diag, node, expected);
+}
+
 bool check_LINEAR(const Graph *graph, NodeId id, Diag *diag)
 {
     const Node *node = graph_node(graph, id);
@@ -14,7 +25,7 @@ bool check_LINEAR(const Graph *graph, NodeId id, Diag *diag)
         if (type_find(x, w->axis[i].name) >= 0) continue;
         if (!append_made_axis(diag, node, &expected, &w->axis[i])) return false;
     }
-    return expect_result(diag, node, &expected) &&
+    return expect_axes(diag, node, &expected) &&
            (node->operand_count == 2 || is_part_of(graph, node, 2, &expected, diag));
 }
 

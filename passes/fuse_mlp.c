@@ -19,6 +19,9 @@
  *
  *           %8 = linear %7, .. over (c); %9 = gelu_grad %3, %8; %10 = linear %9, .. over (k)
  *
+ * So do those of the LayerNorm before the MLP: to what it took, with the residual sum, and sums of a row for its scale and
+ * shift (sum_rows), if a unit that has all channels stays in the cache.
+ *
  * Not for targets that stage operands, where each product would bring its own to fast memory again.
  *
  * Where the target bounds what may be kept between the products, a chain that would keep more
@@ -34,7 +37,7 @@
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
 enum { LEAST_USES = 48, USES_APART = 112 };
-enum { MOST_MEMBERS = 6 }; /* with a LayerNorm and a factor */
+enum { MOST_MEMBERS = 9 }; /* gradients with those of a LayerNorm */
 
 static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
                    const char *why)
@@ -49,12 +52,13 @@ static bool is_link(const Draft *draft, NodeId id, Op op)
     return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
 }
 
-/* Does what the chain, all of which follows from `first`, takes from outside depend on its own values? Then these have to be
+/* Does what the chain takes from outside depend on its own values, all of which follow from `first`? Then these have to be
  * there before it. */
 static bool makes_circle(PassContext *context, const Graph *graph, NodeId first,
                          const NodeId *others, int count)
 {
-    NodeId last = others[count - 1];
+    NodeId last = first;
+    for (int i = 0; i < count; i++) last = others[i] > last ? others[i] : last;
     bool *after = arena_array(context->arena, last + 1 - first, sizeof *after);
     bool *inside = arena_array(context->arena, last + 1 - first, sizeof *inside);
     after[0] = inside[0] = true;
@@ -122,10 +126,70 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add,
     return true;
 }
 
+/* The first free `op` that takes `value` as operand `at`, or as any where that is -1. NO_NODE: there is none. */
+static NodeId find_user(const Draft *draft, NodeId value, Op op, int at)
+{
+    for (NodeId id = value + 1; id < draft->graph->node_count; id++) {
+        const Node *node = graph_node(draft->graph, id);
+        if (node->op != op || !draft_free(draft, id)) continue;
+        for (uint32_t i = 0; i < node->operand_count; i++)
+            if (node->operands[i] == value && (at < 0 || i == (uint32_t)at)) return id;
+    }
+    return NO_NODE;
+}
+
+/* Adds what LayerNorm's gradient makes of that of the normalised values, `value`: the sums of a row for its scale and its shift,
+ * if there are any (sum_rows), its result, and the residual sum with that. */
+static int add_norm_gradients(const Draft *draft, NodeId value, NodeId *members)
+{
+    const Graph *g = draft->graph;
+    NodeId gradient = find_user(draft, value, OP_LAYERNORM_GRAD, 2);
+    NodeId product = find_user(draft, value, OP_MUL, 1), shift = find_user(draft, value, OP_SUM, 0);
+    int count = 0;
+    if (gradient == NO_NODE) return 0;
+    if (product != NO_NODE && draft->uses[product] == 1) {
+        NodeId normal = graph_node(g, product)->operands[0],
+               scale = find_user(draft, product, OP_SUM, 0);
+        if (scale != NO_NODE && !sums_over_batch(g, scale) &&
+            is_link(draft, normal, OP_NORMALISE)) {
+            members[count++] = normal;
+            members[count++] = product;
+            members[count++] = scale;
+        }
+    }
+    if (shift != NO_NODE && !sums_over_batch(g, shift)) members[count++] = shift;
+    members[count++] = gradient;
+    NodeId sum = draft->uses[gradient] == 1 ? find_user(draft, gradient, OP_ADD, -1) : NO_NODE;
+    if (sum != NO_NODE) members[count++] = sum;
+    return count;
+}
+
+/* Elements of the value that a unit has: all along each axis that a member mixes. */
+static int64_t unit_elements(const Graph *g, NodeId value, const NodeId *members, int count)
+{
+    const Type *type = graph_type(g, value);
+    int64_t elements = 1;
+    for (int i = 0; i < type->rank; i++) {
+        bool mixed = false;
+        for (int k = 0; k < count; k++)
+            mixed |= node_mixes(g, graph_node(g, members[k]), type->axis[i].name);
+        if (mixed && !type->axis[i].symbol[0]) elements *= type->axis[i].extent;
+    }
+    return elements;
+}
+
+/* Does what a unit of all these gradients makes between the products, and of the last, stay in half of the L2 cache? */
+static bool unit_fits(const PassContext *context, const Graph *g, const NodeId *members, int count)
+{
+    int64_t floats =
+        unit_elements(g, members[1], members, count) + unit_elements(g, members[2], members, count);
+    return floats * (int64_t)sizeof(float) <= context->target->l2_bytes / 2;
+}
+
 /* Finds the gradients of hidden and normalised values, of which that of the MLP's result makes one after the other; the last
- * is `second`. */
+ * is `second`. And those of the LayerNorm before the MLP, if a unit that has all channels stays in the cache. */
 static bool find_gradients(PassContext *context, const Draft *draft, NodeId second,
-                           NodeId members[3])
+                           NodeId members[MOST_MEMBERS], int *count)
 {
     const Graph *g = draft->graph;
     const Node *linear = graph_node(g, second);
@@ -139,7 +203,16 @@ static bool find_gradients(PassContext *context, const Draft *draft, NodeId seco
     members[0] = first;
     members[1] = hidden;
     members[2] = second;
-    return !makes_circle(context, g, first, members + 1, 2);
+    if (makes_circle(context, g, first, members + 1, 2)) return false;
+    *count = 3;
+    int more = add_norm_gradients(draft, second, members + 3);
+    if (more > 0 && !unit_fits(context, g, members, 3 + more))
+        missed(context, g, members[3], second, "with all channels a unit would leave the cache");
+    else if (more > 0 && makes_circle(context, g, first, members + 1, 2 + more))
+        missed(context, g, members[3], second, "the residual sum takes what is made of it");
+    else
+        *count += more;
+    return true;
 }
 
 /* What one point of the kernel, an index along each axis that nothing mixes, keeps for the first
@@ -199,8 +272,8 @@ Graph *pass_fuse_mlp(PassContext *context, const Graph *graph)
         int count;
         if (find_chain(context, &draft, id, members, &count))
             add_chain(context, &draft, members, count);
-        else if (find_gradients(context, &draft, id, members) && pass_may_rewrite(context))
-            draft_add(&draft, members, 3);
+        else if (find_gradients(context, &draft, id, members, &count) && pass_may_rewrite(context))
+            draft_add(&draft, members, count);
     }
     return draft_finish(context, &draft);
 }

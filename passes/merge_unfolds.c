@@ -187,7 +187,9 @@ static NodeId merge(Rewriter *r, const Embedding *e, NodeId id, const char *chan
         build_rearrange(to, rewriter_value(r, e->unfold[e->largest]), text, &type, linear->loc);
     contraction_order(from, largest, channel, text, sizeof text);
     NodeId bias = linear->operand_count == 3 ? rewriter_value(r, linear->operands[2]) : NO_NODE;
-    return build_linear(to, x, sum, bias, text, linear->loc);
+    NodeId merged = build_linear(to, x, sum, bias, text, linear->loc);
+    graph_node(to, merged)->type = linear->type; /* its order of axes */
+    return merged;
 }
 
 Graph *pass_merge_unfolds(PassContext *context, const Graph *graph)

@@ -342,6 +342,26 @@ static bool place_parts(Schedule *s, NodeId linear)
             schedule_slot(s, &schedule_place(s, linear)->sums, &node->type, NULL, p.lane));
 }
 
+/* Are its mean and factor those of another in the kernel, before it? */
+static bool share_statistics(const Schedule *s, NodeId id)
+{
+    const Node *node = node_at(s, id);
+    if (node->op != OP_LAYERNORM && node->op != OP_NORMALISE) return false;
+    for (NodeId n = s->first; n < id && schedule_lane(s, id); n++) {
+        const Node *other = node_at(s, n);
+        if (!is_normal(other->op) || !schedule_lane(s, n) ||
+            other->operands[0] != node->operands[0] ||
+            other->attributes.eps != node->attributes.eps ||
+            !names_equal(&other->attributes.over, &node->attributes.over) ||
+            strcmp(schedule_lane(s, n), schedule_lane(s, id)) != 0)
+            continue;
+        schedule_place(s, id)->mean = schedule_place(s, n)->mean;
+        schedule_place(s, id)->rstd = schedule_place(s, n)->rstd;
+        return true;
+    }
+    return false;
+}
+
 /* The stage and the slots of what a normalisation or a loss takes of whole groups. */
 static bool place_statistics(Schedule *s, NodeId id)
 {
@@ -350,6 +370,7 @@ static bool place_statistics(Schedule *s, NodeId id)
     Place *place = schedule_place(s, id);
     Slot *slots[4] = {NULL};
     int count = 0;
+    if (share_statistics(s, id)) return true;
     if (is_normal(node->op)) slots[count++] = &place->mean, slots[count++] = &place->rstd;
     if (is_loss(node->op) || node->op == OP_LAYERNORM_GRAD)
         slots[count++] = &place->first, slots[count++] = &place->second;
@@ -407,6 +428,15 @@ int64_t kernel_units(const Kernel *kernel)
     return units;
 }
 
+int64_t schedule_rows(const Schedule *s, const Stage *stage)
+{
+    const Type *result = graph_type(s->graph, stage->root);
+    int64_t rows = 1;
+    for (int i = 0; i < stage->product.row_count; i++)
+        rows *= unit_extent(s, &result->axis[type_find(result, stage->product.row[i])]);
+    return rows;
+}
+
 int64_t schedule_block(const Schedule *s, int64_t units, int64_t most)
 {
     const int64_t most_floats = 4 << 20; /* scratch is memory, whatever is chosen */
@@ -427,11 +457,7 @@ static void choose_block(Schedule *s)
         const Product *p = &s->stages[i].product;
         if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w || p->in_parts || p->of_images)
             continue;
-        int64_t rows = 1;
-        for (int k = 0; k < p->row_count; k++)
-            if (schedule_axis(s, p->row[k]) >= 0)
-                rows *= s->graph->kernels[s->kernel].tile[schedule_axis(s, p->row[k])];
-        int64_t units = BLOCK_ROWS / rows;
+        int64_t units = BLOCK_ROWS / schedule_rows(s, &s->stages[i]);
         if (units > s->block) s->block = units;
     }
     int64_t most = s->target->l2_bytes / 2 / (4 * (s->unit_floats + 1));

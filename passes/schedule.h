@@ -95,6 +95,8 @@ bool schedule_slot(Schedule *schedule, Slot *slot, const Type *type, const AxisN
                    const char *lane);
 /* Units of an image. */
 int64_t kernel_units(const Kernel *kernel);
+/* Rows of a unit of the product of a stage. */
+int64_t schedule_rows(const Schedule *s, const Stage *stage);
 /* Units of a block: what is chosen for the kernel, else `units`, at most `most` and at least one. */
 int64_t schedule_block(const Schedule *s, int64_t units, int64_t most);
 /* Index into the kernel's axes, or -1. */

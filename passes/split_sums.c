@@ -130,8 +130,9 @@ static NodeId split(SplitSums *s, NodeId id)
         w = elements = NO_NODE;
         over.count = first;
     }
-    RAFTC_ASSERT(type_equal(graph_type(to, x), &node->type));
-    return x;
+    if (type_equal(graph_type(to, x), &node->type)) return x;
+    Map order = map_identity(graph_type(to, x), &node->type); /* that a product gives its axes */
+    return build_read(to, x, &order, &node->type, node->loc);
 }
 
 Graph *pass_split_sums(PassContext *context, const Graph *graph)

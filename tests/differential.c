@@ -264,9 +264,10 @@ static bool report(const Options *options, const Summary *summary)
         bool off = is_disabled(options, pass->name);
         /* In models the other passes leave next to nothing to these two; in graphs they do. */
         bool seldom = !strcmp(pass->name, "fuse_elements") || !strcmp(pass->name, "order_axes");
-        /* There is nothing like these forwards, nor of one on CPUs, of the other on GPUs. */
+        /* There is nothing like these in forwards, nor of one on CPUs, of the others on GPUs. */
         bool of_threads = !strcmp(pass->name, "split_sums");
-        bool of_gradients = of_threads || !strcmp(pass->name, "fuse_gelu");
+        bool of_gradients =
+            of_threads || !strcmp(pass->name, "sum_rows") || !strcmp(pass->name, "fuse_gelu");
         int64_t tried = of_gradients ? (options->cuda == of_threads ? options->training : 0)
                         : seldom     ? options->graphs
                                      : options->models;

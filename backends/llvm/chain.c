@@ -76,7 +76,8 @@ static int64_t cut_slot(Emitter *e, Slot *slot, int64_t part)
     int64_t saved = before - (slot->elements + unit - 1) / unit * unit;
     for (NodeId id = e->schedule.first; id < e->schedule.end; id++) {
         Place *place = schedule_place(&e->schedule, id);
-        Slot *slots[] = {&place->value, &place->mean, &place->rstd, &place->window, &place->sums};
+        Slot *slots[] = {&place->value,  &place->mean, &place->rstd,  &place->first,
+                         &place->second, &place->sums, &place->lines, &place->window};
         for (size_t i = 0; i < ARRAY_SIZE(slots); i++) move_slot(slots[i], slot->offset, saved);
     }
     e->schedule.unit_floats -= saved;
@@ -90,12 +91,8 @@ static int64_t cut_slot(Emitter *e, Slot *slot, int64_t part)
 static int64_t choose_block(const Emitter *e, const Stage *stage)
 {
     enum { BLOCK_ROWS = 224 };
-    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
-    int64_t rows = 1, most = 2 * e->target->l2_bytes / (4 * e->schedule.unit_floats);
-    for (int i = 0; i < stage->product.row_count; i++) {
-        int axis = schedule_axis(&e->schedule, stage->product.row[i]);
-        if (axis >= 0) rows *= kernel->tile[axis];
-    }
+    int64_t rows = schedule_rows(&e->schedule, stage),
+            most = 2 * e->target->l2_bytes / (4 * e->schedule.unit_floats);
     int64_t units = rows < BLOCK_ROWS ? BLOCK_ROWS / rows : 1;
     return schedule_block(&e->schedule, units, most);
 }

@@ -1,4 +1,4 @@
-/* fetch.c: what a tile fetches for later units while its sums are taken.
+/* fetch.c: what a tile fetches for later units, or a later stage, while its sums are taken.
  *
  * Memory takes longer to answer than a tile takes. So each tile fetches what the same tile of a later unit
  * needs, row by row in the turns of its innermost loop: a core waits for but a few lines at a time, and
@@ -18,10 +18,21 @@ static void move_to(Emitter *e, const Affine *later)
     }
 }
 
-static void add_fetch(Tile *tile, const Map *map, const Type *space, NodeId stored, bool to_write)
+static void add_fetch(Tile *tile, TileFetch fetch)
 {
-    if (tile->fetch_count < MAX_FETCHES)
-        tile->fetch[tile->fetch_count++] = (TileFetch){map, space, stored, to_write};
+    if (tile->fetch_count < MAX_FETCHES) tile->fetch[tile->fetch_count++] = fetch;
+}
+
+/* Of a value that was stored long ago, if it lies along the tile's lanes. */
+static void add_read(Tile *tile, NodeId id, bool here)
+{
+    Emitter *e = tile->nest.e;
+    const Node *read = graph_node(e->graph, id);
+    if (read->op != OP_READ || schedule_holds(&e->schedule, read->operands[0])) return;
+    const char *lane = memory_lane(e->graph, id);
+    if (lane && strcmp(lane, tile->lanes.axis) == 0)
+        add_fetch(tile,
+                  (TileFetch){&read->attributes.map, &read->type, read->operands[0], .here = here});
 }
 
 /* The slopes of a GELU are of values that were stored long ago. */
@@ -32,11 +43,18 @@ static void find_slopes(Tile *tile)
     for (NodeId id = stage->root + 1; id <= stage->end; id++) {
         const Node *node = graph_node(e->graph, id);
         if (node->op != OP_GELU_GRAD) continue;
-        const Node *read = graph_node(e->graph, node->operands[0]);
-        if (read->op != OP_READ || schedule_holds(&e->schedule, read->operands[0])) continue;
-        const char *lane = memory_lane(e->graph, node->operands[0]);
-        if (lane && strcmp(lane, tile->lanes.axis) == 0)
-            add_fetch(tile, &read->attributes.map, &read->type, read->operands[0], false);
+        add_read(tile, node->operands[0], false);
+    }
+}
+
+/* What LayerNorm's gradient needs of the same rows as soon as it has the products. */
+static void find_normal(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    for (NodeId id = tile->nest.stage->end + 1; id < e->schedule.end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        if (node->op == OP_LAYERNORM_GRAD && node->operands[2] == tile->nest.stage->end)
+            add_read(tile, node->operands[0], true);
     }
 }
 
@@ -61,7 +79,8 @@ static void find_places(Tile *tile)
         NodeId value = node->operands[0];
         if (node->op == OP_WRITE && value >= stage->root && value <= stage->end &&
             is_used_inside(e, value))
-            add_fetch(tile, &node->attributes.map, graph_type(e->graph, value), id, true);
+            add_fetch(tile, (TileFetch){&node->attributes.map, graph_type(e->graph, value), id,
+                                        .to_write = true});
     }
 }
 
@@ -71,6 +90,7 @@ void find_fetches(Tile *tile)
     if (!tile->lanes.axis) return;
     find_slopes(tile);
     find_places(tile);
+    find_normal(tile);
     if (tile->fetch_count > 0) unit_base(e, later_unit(e), tile->later);
 }
 
@@ -99,7 +119,7 @@ static void fetch_row(Tile *tile, const Affine *row)
             Affine at[MAX_AXES];
             at_numbered_row(tile, row);
             at_vector(tile, v);
-            move_to(e, tile->later);
+            if (!fetch->here) move_to(e, tile->later);
             for (int d = 0; d < fetch->map->rank; d++)
                 at[d] = index_at(e, &fetch->map->dim[d], fetch->space);
             Affine offset = storage_offset(e, fetch->stored, at);

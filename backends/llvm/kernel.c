@@ -29,8 +29,9 @@ void unit_base(Emitter *e, LLVMValueRef unit, Affine *base)
 LLVMValueRef later_unit(Emitter *e)
 {
     const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    int last = kernel->rank - 1; /* where units are parts of a row, as far along the next row */
     int64_t units =
-        e->unit_of_block && kernel->rank > 0 ? units_along(kernel, kernel->rank - 1) : 1;
+        e->unit_of_block && last >= 0 && kernel->tile[last] > 1 ? units_along(kernel, last) : 1;
     return LLVMBuildNSWAdd(e->builder, e->unit, int_constant(e, units > 1 ? units : 1), "");
 }
 
@@ -177,6 +178,7 @@ static void long_sum_leaf(Nest *nest)
     e->chain.count = 0;
 }
 
+/* Takes in all parts; the sums are finished with the stages after it. */
 static void emit_chain(Emitter *e, const Block *block)
 {
     const Chain *chain = &e->chain;
@@ -193,23 +195,44 @@ static void emit_chain(Emitter *e, const Block *block)
     e->step_of_sums = SUMS_START;
     emit_units(e, block, chain->second, NULL, stage_body);
     emit_nest(&parts.nest, 0);
-    e->step_of_sums = SUMS_FINISH;
-    emit_units(e, block, chain->second, NULL, stage_body);
+    e->step_of_sums = SUMS_WHOLE;
+}
+
+/* After the stages that one unit runs at once: those from `stage` on that share no panels of weights with other units. */
+static const Stage *end_of_run(const Emitter *e, const Stage *stage)
+{
+    const Stage *end = e->schedule.stages + e->schedule.stage_count;
+    do stage++;
+    while (stage < end && stage != e->chain.first && stage != e->chain.second &&
+           !has_panels(e, stage));
+    return stage;
+}
+
+/* One after the other for the same unit, so that each finds in the cache what the one before it took and made. */
+static void run_body(Emitter *e, const Stage *stage, const Dim *lanes)
+{
+    (void)lanes;
+    for (const Stage *end = end_of_run(e, stage); stage < end; stage++) {
+        e->step_of_sums = stage == e->chain.second ? SUMS_FINISH : SUMS_WHOLE;
+        emit_stage(e, stage);
+    }
     e->step_of_sums = SUMS_WHOLE;
 }
 
 static void emit_block(Emitter *e, const Block *block)
 {
-    for (int i = 0; i < e->schedule.stage_count; i++) {
-        const Stage *stage = &e->schedule.stages[i];
-        if (stage == e->chain.second)
-            emit_chain(e, block);
-        else if (stage == e->chain.first)
-            continue;
-        else if (has_panels(e, stage))
+    const Stage *stage = e->schedule.stages, *end = stage + e->schedule.stage_count;
+    while (stage < end) {
+        if (stage == e->chain.first) {
+            stage++;
+        } else if (stage != e->chain.second && has_panels(e, stage)) {
             emit_panels(e, block, stage, affine_constant(0), lane_extent(e, stage));
-        else
-            emit_units(e, block, stage, NULL, stage_body);
+            stage++;
+        } else {
+            if (stage == e->chain.second) emit_chain(e, block);
+            emit_units(e, block, stage, NULL, run_body);
+            stage = end_of_run(e, stage);
+        }
     }
 }
 

@@ -14,12 +14,12 @@ struct Reduction {
     Nest nest;
     NodeId
         node; /* what the terms are of: a value that is summed, or the op whose statistics these are */
-    Term (*term)(const Reduction *r, Lanes lanes);
-    LLVMValueRef with[2]; /* of each lane: statistics that the terms need */
-    bool greatest;        /* of the terms, not their sum */
-    LLVMValueRef total;   /* stack slot of what there is so far */
-    const char *lane;     /* axis of the vectors, */
-    int width;            /* so wide */
+    Term (*term[2])(const Reduction *r, Lanes lanes); /* of two sums side by side, or of one */
+    LLVMValueRef with;     /* of each lane: a statistic that the terms need, or NULL */
+    bool greatest;         /* of the terms, not their sum */
+    LLVMValueRef total[2]; /* stack slots of what there is so far */
+    const char *lane;      /* axis of the vectors, */
+    int width;             /* so wide */
     bool lane_is_summed;
 };
 
@@ -35,23 +35,14 @@ static LLVMValueRef neutral(const Reduction *r, int width)
                        : LLVMConstNull(float_type(e, width));
 }
 
-static void reduce_leaf(Nest *nest)
+/* Adds to the k-th sum; of a vector that is not whole, what `mask` says. */
+static void add_term(const Reduction *r, int k, Lanes lanes, LLVMValueRef mask)
 {
-    Reduction *r = (Reduction *)nest;
-    Emitter *e = nest->e;
-    int width = r->width;
-    Lanes lanes = {r->lane, width, width};
-    for (int i = 0; i < nest->count; i++)
-        if (r->lane && strcmp(nest->dim[i].axis, r->lane) == 0)
-            lanes.active = (int)nest->dim[i].count;
-    Term term = r->term(r, lanes);
-    LLVMTypeRef type = float_type(e, width);
-    LLVMValueRef total = LLVMBuildLoad2(e->builder, type, r->total, "");
-    if (lanes.active < width) { /* the rest of the vector counts for nothing */
-        LLVMValueRef keep[MAX_TILE];
-        LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context);
-        for (int i = 0; i < width; i++) keep[i] = LLVMConstInt(i1, i < lanes.active, false);
-        LLVMValueRef mask = LLVMConstVector(keep, (unsigned)width), none = neutral(r, width);
+    Emitter *e = r->nest.e;
+    Term term = r->term[k](r, lanes);
+    LLVMValueRef total = LLVMBuildLoad2(e->builder, float_type(e, r->width), r->total[k], "");
+    if (mask) {
+        LLVMValueRef none = neutral(r, r->width);
         term.value = LLVMBuildSelect(e->builder, mask, term.value, none, "");
         if (term.factor) term.factor = LLVMBuildSelect(e->builder, mask, term.factor, none, "");
     }
@@ -61,7 +52,26 @@ static void reduce_leaf(Nest *nest)
         total = multiply_add(e, term.value, term.factor, total);
     else
         total = LLVMBuildFAdd(e->builder, total, term.value, "");
-    LLVMBuildStore(e->builder, total, r->total);
+    LLVMBuildStore(e->builder, total, r->total[k]);
+}
+
+static void reduce_leaf(Nest *nest)
+{
+    Reduction *r = (Reduction *)nest;
+    Emitter *e = nest->e;
+    int width = r->width;
+    Lanes lanes = {r->lane, width, width};
+    for (int i = 0; i < nest->count; i++)
+        if (r->lane && strcmp(nest->dim[i].axis, r->lane) == 0)
+            lanes.active = (int)nest->dim[i].count;
+    LLVMValueRef mask = NULL;
+    if (lanes.active < width) { /* the rest of the vector counts for nothing */
+        LLVMValueRef keep[MAX_TILE];
+        LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context);
+        for (int i = 0; i < width; i++) keep[i] = LLVMConstInt(i1, i < lanes.active, false);
+        mask = LLVMConstVector(keep, (unsigned)width);
+    }
+    for (int k = 0; k < 2 && r->term[k]; k++) add_term(r, k, lanes, mask);
 }
 
 /* Halves are combined until one number is left: one fixed tree. */
@@ -84,19 +94,21 @@ static LLVMValueRef reduce_lanes(const Reduction *r, LLVMValueRef value, int wid
     return width > 1 ? LLVMBuildExtractElement(e->builder, value, int_constant(e, 0), "") : value;
 }
 
-/* Over the axes `over` of `type` at the present coordinates: a number, or a vector where the lanes
+/* Over the axes `over` of `type` at the present coordinates: of each sum a number, or a vector where the lanes
  * are not summed. */
-static LLVMValueRef reduce(Reduction r, const Type *type, const AxisNames *over, Lanes lanes)
+static void reduce(Reduction r, const Type *type, const AxisNames *over, Lanes lanes,
+                   LLVMValueRef *sum)
 {
     Emitter *e = r.nest.e;
     r.nest.leaf = reduce_leaf;
     r.lane = lanes.axis;
     r.lane_is_summed = lanes.axis && names_contain(over, lanes.axis);
     int width = r.width = lanes.width;
-    for (int i = 0; i < 2; i++)
-        if (r.with[i] && r.lane_is_summed) r.with[i] = splat(e, r.with[i], width);
-    r.total = stack_slot(e, float_type(e, width));
-    LLVMBuildStore(e->builder, neutral(&r, width), r.total);
+    if (r.with && r.lane_is_summed) r.with = splat(e, r.with, width);
+    for (int k = 0; k < 2 && r.term[k]; k++) {
+        r.total[k] = stack_slot(e, float_type(e, width));
+        LLVMBuildStore(e->builder, neutral(&r, width), r.total[k]);
+    }
     for (int i = 0; i < over->count; i++) {
         const Axis *axis = &type->axis[type_find(type, over->name[i])];
         bool is_lane = lanes.axis && strcmp(lanes.axis, axis->name) == 0;
@@ -108,8 +120,10 @@ static LLVMValueRef reduce(Reduction r, const Type *type, const AxisNames *over,
             (Dim){lanes.axis, *coordinate_of(e, lanes.axis), lanes.active, lanes.active, {0}, 0};
     }
     emit_nest(&r.nest, 0);
-    LLVMValueRef total = LLVMBuildLoad2(e->builder, float_type(e, width), r.total, "");
-    return r.lane_is_summed ? reduce_lanes(&r, total, width) : total;
+    for (int k = 0; k < 2 && r.term[k]; k++) {
+        sum[k] = LLVMBuildLoad2(e->builder, float_type(e, width), r.total[k], "");
+        if (r.lane_is_summed) sum[k] = reduce_lanes(&r, sum[k], width);
+    }
 }
 
 static int64_t count_over(const Type *type, const AxisNames *over)
@@ -136,24 +150,28 @@ typedef struct Grouping {
     Lanes in, out;    /* of the elements of a group, and of the groups */
 } Grouping;
 
-static LLVMValueRef group_sum(const Grouping *g, Term (*term)(const Reduction *, Lanes),
-                              LLVMValueRef first, LLVMValueRef second, bool greatest)
+typedef Term TermFunction(const Reduction *, Lanes);
+
+static LLVMValueRef group_sum(const Grouping *g, TermFunction *term, LLVMValueRef with,
+                              bool greatest)
 {
-    Reduction r = {.nest = {.e = g->e},
-                   .node = g->id,
-                   .term = term,
-                   .with = {first, second},
-                   .greatest = greatest};
-    return reduce(r, g->type, &g->node->attributes.over, g->in);
+    LLVMValueRef sum;
+    Reduction r = {
+        .nest = {.e = g->e}, .node = g->id, .term = {term}, .with = with, .greatest = greatest};
+    reduce(r, g->type, &g->node->attributes.over, g->in, &sum);
+    return sum;
 }
 
-static LLVMValueRef group_mean(const Grouping *g, Term (*term)(const Reduction *, Lanes),
-                               LLVMValueRef first, LLVMValueRef second)
+/* The means of two, or of one where `second` is NULL. */
+static void group_means(const Grouping *g, TermFunction *first, TermFunction *second,
+                        LLVMValueRef with, LLVMValueRef mean[2])
 {
     int64_t count = count_over(g->type, &g->node->attributes.over);
-    LLVMValueRef sum = group_sum(g, term, first, second, false);
     LLVMValueRef inverse = float_constant(g->e, (float)(1.0 / (double)count), g->out.width);
-    return LLVMBuildFMul(g->e->builder, sum, inverse, "");
+    Reduction r = {.nest = {.e = g->e}, .node = g->id, .term = {first, second}, .with = with};
+    reduce(r, g->type, &g->node->attributes.over, g->in, mean);
+    for (int k = 0; k < 2 && r.term[k]; k++)
+        mean[k] = LLVMBuildFMul(g->e->builder, mean[k], inverse, "");
 }
 
 static void store_statistic(const Grouping *g, const Slot *slot, LLVMValueRef value)
@@ -171,7 +189,7 @@ static Term x_term(const Reduction *r, Lanes lanes)
 static Term square_term(const Reduction *r, Lanes lanes)
 {
     LLVMValueRef x = operand_value(r, 0, lanes);
-    LLVMValueRef difference = LLVMBuildFSub(r->nest.e->builder, x, r->with[0], "");
+    LLVMValueRef difference = LLVMBuildFSub(r->nest.e->builder, x, r->with, "");
     return (Term){difference, difference};
 }
 
@@ -181,32 +199,34 @@ static Term g_term(const Reduction *r, Lanes lanes)
     return (Term){operand_value(r, 2, lanes), operand_value(r, 1, lanes)};
 }
 
-/* g * n; with: the mean and the factor */
+/* g * (x - mean); with: the mean */
 static Term product_term(const Reduction *r, Lanes lanes)
 {
     LLVMBuilderRef b = r->nest.e->builder;
     Term g = g_term(r, lanes);
-    LLVMValueRef n = LLVMBuildFSub(b, operand_value(r, 0, lanes), r->with[0], "");
-    n = LLVMBuildFMul(b, n, r->with[1], "");
-    return (Term){LLVMBuildFMul(b, g.value, g.factor, ""), n};
+    LLVMValueRef difference = LLVMBuildFSub(b, operand_value(r, 0, lanes), r->with, "");
+    return (Term){LLVMBuildFMul(b, g.value, g.factor, ""), difference};
 }
 
-/* Two passes: the mean, then the squared distances from it; of a gradient a third. */
+/* Two passes: the mean, then the squared distances from it. Of a gradient each has a sum more beside that: g, and g * n, which
+ * has the factor of n left. */
 static void emit_moments(const Grouping *g)
 {
     Emitter *e = g->e;
     const Place *place = schedule_place(&e->schedule, g->id);
-    LLVMValueRef mean = group_mean(g, x_term, NULL, NULL);
-    LLVMValueRef variance = group_mean(g, square_term, mean, NULL);
+    bool gradient = g->node->op == OP_LAYERNORM_GRAD;
+    LLVMValueRef mean[2], square[2];
+    group_means(g, x_term, gradient ? g_term : NULL, NULL, mean);
+    group_means(g, square_term, gradient ? product_term : NULL, mean[0], square);
     LLVMValueRef eps = float_constant(e, (float)g->node->attributes.eps, g->out.width);
-    variance = LLVMBuildFAdd(e->builder, variance, eps, "");
+    LLVMValueRef variance = LLVMBuildFAdd(e->builder, square[0], eps, "");
     LLVMValueRef root = intrinsic(e, "llvm.sqrt", &variance, 1);
     LLVMValueRef rstd = LLVMBuildFDiv(e->builder, float_constant(e, 1, g->out.width), root, "");
-    store_statistic(g, &place->mean, mean);
+    store_statistic(g, &place->mean, mean[0]);
     store_statistic(g, &place->rstd, rstd);
-    if (g->node->op != OP_LAYERNORM_GRAD) return;
-    store_statistic(g, &place->first, group_mean(g, g_term, NULL, NULL));
-    store_statistic(g, &place->second, group_mean(g, product_term, mean, rstd));
+    if (!gradient) return;
+    store_statistic(g, &place->first, mean[1]);
+    store_statistic(g, &place->second, LLVMBuildFMul(e->builder, square[1], rstd, ""));
 }
 
 /* ---- statistics of a loss --------------------------------------------------------------------- */
@@ -215,7 +235,7 @@ static void emit_moments(const Grouping *g)
 static Term exp_term(const Reduction *r, Lanes lanes)
 {
     Emitter *e = r->nest.e;
-    LLVMValueRef x = LLVMBuildFSub(e->builder, operand_value(r, 0, lanes), r->with[0], "");
+    LLVMValueRef x = LLVMBuildFSub(e->builder, operand_value(r, 0, lanes), r->with, "");
     return (Term){emit_exp(e, x, lanes.width), NULL};
 }
 
@@ -228,20 +248,19 @@ static Term target_term(const Reduction *r, Lanes lanes)
 static Term loss_term(const Reduction *r, Lanes lanes)
 {
     LLVMValueRef x = operand_value(r, 0, lanes);
-    return (Term){LLVMBuildFSub(r->nest.e->builder, r->with[0], x, ""), operand_value(r, 1, lanes)};
+    return (Term){LLVMBuildFSub(r->nest.e->builder, r->with, x, ""), operand_value(r, 1, lanes)};
 }
 
 static void emit_logarithm(const Grouping *g)
 {
     Emitter *e = g->e;
     const Place *place = schedule_place(&e->schedule, g->id);
-    LLVMValueRef most = group_sum(g, x_term, NULL, NULL, true);
-    LLVMValueRef sum = group_sum(g, exp_term, most, NULL, false);
+    LLVMValueRef most = group_sum(g, x_term, NULL, true);
+    LLVMValueRef sum = group_sum(g, exp_term, most, false);
     LLVMValueRef log = LLVMBuildFAdd(e->builder, most, emit_log(e, sum, g->out.width), "");
     store_statistic(g, &place->first, log);
     bool loss = g->node->op == OP_CROSS_ENTROPY;
-    store_statistic(g, &place->second,
-                    group_sum(g, loss ? loss_term : target_term, log, NULL, false));
+    store_statistic(g, &place->second, group_sum(g, loss ? loss_term : target_term, log, false));
 }
 
 /* ---- stages ----------------------------------------------------------------------------------- */
@@ -285,11 +304,12 @@ static void reduction_leaf(Nest *nest)
         int vector = lanes.width;
         lanes.width = (lanes.active + vector - 1) / vector * vector;
     }
-    Reduction r = {.nest = {.e = e}, .node = node->operands[0], .term = value_term};
+    Reduction r = {.nest = {.e = e}, .node = node->operands[0], .term = {value_term}};
     const char *lane = schedule_lane(&e->schedule, root);
     bool summed = lane && names_contain(&node->attributes.over, lane);
-    LLVMValueRef sum = reduce(r, x, &node->attributes.over,
-                              summed ? tile_lanes(e, lane, e->target->vector_floats) : lanes);
+    LLVMValueRef sum;
+    reduce(r, x, &node->attributes.over,
+           summed ? tile_lanes(e, lane, e->target->vector_floats) : lanes, &sum);
     if (node->op == OP_MEAN) {
         float inverse = (float)(1.0 / (double)count_over(x, &node->attributes.over));
         sum = LLVMBuildFMul(e->builder, sum, float_constant(e, inverse, lanes.width), "");

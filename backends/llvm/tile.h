@@ -4,12 +4,13 @@
 
 #include "backends/llvm/emit.h"
 
-/* What the same tile of a later unit takes or stores of value `stored`, whose elements the map finds. */
+/* What the same tile of a later unit takes or stores of value `stored`, whose elements the map finds; or a later stage of the
+ * present unit. */
 typedef struct TileFetch {
     const Map *map;
     const Type *space;
     NodeId stored;
-    bool to_write;
+    bool to_write, here;
 } TileFetch;
 
 enum { MAX_FETCHES = 4 };
