@@ -1,9 +1,9 @@
 /* fuse_mlp.c
  *
- * Makes one kernel of a residual MLP: product, GELU, product, the factor of drop path where it is
- * trained with that, residual sum, and the LayerNorm before them if it feeds nothing else. The raft
- * axis blocks, vertical and horizontal, the Mixer token block and the channel block all have this
- * form; they differ in the axes contracted and in the access maps.
+ * Makes one kernel of a residual MLP: LayerNorm, product, GELU, product, the factor of drop path where it
+ * is trained with that, and the residual sum. The raft axis blocks, vertical and horizontal, the Mixer
+ * token block and the channel block all have this form; they differ in the axes contracted and in the
+ * access maps.
  *
  *   before  %2 = layernorm %1, ..; %3 = linear %2, .. over (raft, h); %4 = gelu %3
  *           %5 = linear %4, .. over (k); %6 = add %1, %5
@@ -13,9 +13,9 @@
  *             %7 = write %6 [b, h, w, raft, group]
  *           }
  *
- * Where the backward pass wants the hidden values, too, the kernel writes them as well: the MLP is then one kernel as it is in
- * a run of the forward alone, but for a LayerNorm that others use. Its gradients have the same form, and become one
- * kernel, too, which writes that of the hidden values for the gradients of weights:
+ * Where the backward pass wants the normalised and the hidden values, too, the kernel writes them as well: the MLP is then one
+ * kernel as it is in a run of the forward alone. Its gradients have the same form, and become one kernel, too, which writes
+ * that of the hidden values for the gradients of weights:
  *
  *           %8 = linear %7, .. over (c); %9 = gelu_grad %3, %8; %10 = linear %9, .. over (k)
  *
@@ -37,7 +37,8 @@
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
 enum { LEAST_USES = 48, USES_APART = 112 };
-enum { MOST_MEMBERS = 9 }; /* gradients with those of a LayerNorm */
+/* With a LayerNorm and a factor; gradients with those of a LayerNorm. */
+enum { MLP_MEMBERS = 6, MOST_MEMBERS = 9 };
 
 static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
                    const char *why)
@@ -52,17 +53,18 @@ static bool is_link(const Draft *draft, NodeId id, Op op)
     return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
 }
 
-/* Does what the chain takes from outside depend on its own values, all of which follow from `first`? Then these have to be
- * there before it. */
-static bool makes_circle(PassContext *context, const Graph *graph, NodeId first,
-                         const NodeId *others, int count)
+/* Does what the members take from outside depend on values of their own, all of which follow from the first? Then these have
+ * to be there before it. A member may be NO_NODE. */
+static bool makes_circle(PassContext *context, const Graph *graph, const NodeId *members, int count)
 {
-    NodeId last = first;
-    for (int i = 0; i < count; i++) last = others[i] > last ? others[i] : last;
+    NodeId first = members[0], last = first;
+    for (int i = 1; i < count; i++)
+        if (members[i] != NO_NODE && members[i] > last) last = members[i];
     bool *after = arena_array(context->arena, last + 1 - first, sizeof *after);
     bool *inside = arena_array(context->arena, last + 1 - first, sizeof *inside);
-    after[0] = inside[0] = true;
-    for (int i = 0; i < count; i++) inside[others[i] - first] = true;
+    after[0] = true;
+    for (int i = 0; i < count; i++)
+        if (members[i] != NO_NODE) inside[members[i] - first] = true;
     for (NodeId id = first + 1; id <= last; id++) {
         const Node *node = graph_node(graph, id);
         for (uint32_t i = 0; i < node->operand_count; i++) {
@@ -107,22 +109,19 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add,
     if (!is_link(draft, second, OP_LINEAR))
         return missed(context, g, add, second, "the second product is used elsewhere too");
     if (!draft_free(draft, gelu) || !draft_free(draft, first)) return false;
-    bool elsewhere = draft->uses[gelu] > 1 || draft->uses[first] > 1;
-    const NodeId others[] = {gelu, second, scaled == NO_NODE ? second : scaled, add};
-    if (elsewhere &&
-        (context->target->stages_operands || makes_circle(context, g, first, others, 4)))
+    const NodeId chain[] = {graph_node(g, first)->operands[0], first, gelu, second, scaled, add};
+    bool staged = context->target->stages_operands;
+    if ((draft->uses[gelu] > 1 || draft->uses[first] > 1) &&
+        (staged || makes_circle(context, g, chain + 1, MLP_MEMBERS - 1)))
         return missed(context, g, add, gelu, "the hidden values are used elsewhere too");
-    NodeId norm = graph_node(g, first)->operands[0];
+    bool normal = graph_node(g, chain[0])->op == OP_LAYERNORM && draft_free(draft, chain[0]);
+    if (normal && draft->uses[chain[0]] > 1 &&
+        (staged || makes_circle(context, g, chain, MLP_MEMBERS)))
+        normal =
+            missed(context, g, chain[0], chain[0], "the normalised values are used elsewhere too");
     *count = 0;
-    if (is_link(draft, norm, OP_LAYERNORM))
-        members[(*count)++] = norm;
-    else if (graph_node(g, norm)->op == OP_LAYERNORM)
-        missed(context, g, norm, norm, "the normalised values are used elsewhere too");
-    members[(*count)++] = first;
-    members[(*count)++] = gelu;
-    members[(*count)++] = second;
-    if (scaled != NO_NODE) members[(*count)++] = scaled;
-    members[(*count)++] = add;
+    for (int i = normal ? 0 : 1; i < MLP_MEMBERS; i++)
+        if (chain[i] != NO_NODE) members[(*count)++] = chain[i];
     return true;
 }
 
@@ -203,12 +202,12 @@ static bool find_gradients(PassContext *context, const Draft *draft, NodeId seco
     members[0] = first;
     members[1] = hidden;
     members[2] = second;
-    if (makes_circle(context, g, first, members + 1, 2)) return false;
+    if (makes_circle(context, g, members, 3)) return false;
     *count = 3;
     int more = add_norm_gradients(draft, second, members + 3);
     if (more > 0 && !unit_fits(context, g, members, 3 + more))
         missed(context, g, members[3], second, "with all channels a unit would leave the cache");
-    else if (more > 0 && makes_circle(context, g, first, members + 1, 2 + more))
+    else if (more > 0 && makes_circle(context, g, members, 3 + more))
         missed(context, g, members[3], second, "the residual sum takes what is made of it");
     else
         *count += more;
