@@ -123,7 +123,8 @@ static int launch_step(RaftShell *shell, const RaftStep *step, const RaftCudaKer
     long long each = units / kernel->outer;
     long long blocks = (each + kernel->block - 1) / kernel->block * kernel->outer;
     int count = step->argument_count;
-    bool fine = kernel->fine && blocks < cuda->gpu.processors;
+    /* Usual blocks for half of the processors are as fast as fine ones for all (bench/results/2026-11-27-NVIDIA-H100). */
+    bool fine = kernel->fine && 2 * blocks < cuda->gpu.processors;
     if (fine) blocks = kernel->fine * (units / step->units);
     if (kernel->spill_bytes && blocks > loaded->resident) blocks = loaded->resident;
     for (int i = 0; i < count; i++) {
