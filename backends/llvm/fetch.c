@@ -47,17 +47,6 @@ static void find_slopes(Tile *tile)
     }
 }
 
-/* What LayerNorm's gradient needs of the same rows as soon as it has the products. */
-static void find_normal(Tile *tile)
-{
-    Emitter *e = tile->nest.e;
-    for (NodeId id = tile->nest.stage->end + 1; id < e->schedule.end; id++) {
-        const Node *node = graph_node(e->graph, id);
-        if (node->op == OP_LAYERNORM_GRAD && node->operands[2] == tile->nest.stage->end)
-            add_read(tile, node->operands[0], true);
-    }
-}
-
 static bool is_used_inside(const Emitter *e, NodeId value)
 {
     for (NodeId id = value + 1; id < e->schedule.end; id++) {
@@ -82,6 +71,33 @@ static void find_places(Tile *tile)
             add_fetch(tile, (TileFetch){&node->attributes.map, graph_type(e->graph, value), id,
                                         .to_write = true});
     }
+}
+
+/* The first `op` in the kernel that takes `value`, or NO_NODE. */
+static NodeId find_user(const Emitter *e, NodeId value, Op op)
+{
+    for (NodeId id = value + 1; id < e->schedule.end; id++) {
+        const Node *node = graph_node(e->graph, id);
+        for (uint32_t i = 0; node->op == op && i < node->operand_count; i++)
+            if (node->operands[i] == value) return id;
+    }
+    return NO_NODE;
+}
+
+/* What LayerNorm's gradient takes of the same rows as soon as it has the products, and where that, or the residual sum with it,
+ * is stored. */
+static void find_normal(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    NodeId result = find_user(e, tile->nest.stage->end, OP_LAYERNORM_GRAD);
+    if (result == NO_NODE) return;
+    add_read(tile, graph_node(e->graph, result)->operands[0], true);
+    NodeId sum = find_user(e, result, OP_ADD);
+    if (sum != NO_NODE) result = sum;
+    NodeId write = find_user(e, result, OP_WRITE);
+    if (write == NO_NODE) return;
+    const Map *map = &graph_node(e->graph, write)->attributes.map;
+    add_fetch(tile, (TileFetch){map, graph_type(e->graph, result), write, true, .here = true});
 }
 
 void find_fetches(Tile *tile)
