@@ -19,8 +19,8 @@
  *
  *           %8 = linear %7, .. over (c); %9 = gelu_grad %3, %8; %10 = linear %9, .. over (k)
  *
- * So do those of the LayerNorm before the MLP: to what it took, with the residual sum, and sums of a row for its scale and
- * shift (sum_rows), if a unit that has all channels stays in the cache.
+ * That takes in the gradients of the LayerNorm before the MLP, too, if a unit that has all channels stays in the cache: to what
+ * was normalised, with the residual sum, and the sums of a row for scale and shift (sum_rows).
  *
  * Not for targets that stage operands, where each product would bring its own to fast memory again.
  *
@@ -53,7 +53,7 @@ static bool is_link(const Draft *draft, NodeId id, Op op)
     return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
 }
 
-/* Does what the members take from outside depend on values of their own, all of which follow from the first? Then these have
+/* Does what the members take from outside depend on values of their own, those that follow from the first? Then these have
  * to be there before it. A member may be NO_NODE. */
 static bool makes_circle(PassContext *context, const Graph *graph, const NodeId *members, int count)
 {
@@ -64,7 +64,7 @@ static bool makes_circle(PassContext *context, const Graph *graph, const NodeId 
     bool *inside = arena_array(context->arena, last + 1 - first, sizeof *inside);
     after[0] = true;
     for (int i = 0; i < count; i++)
-        if (members[i] != NO_NODE) inside[members[i] - first] = true;
+        if (members[i] != NO_NODE && members[i] >= first) inside[members[i] - first] = true;
     for (NodeId id = first + 1; id <= last; id++) {
         const Node *node = graph_node(graph, id);
         for (uint32_t i = 0; i < node->operand_count; i++) {
