@@ -15,7 +15,7 @@ struct Reduction {
     NodeId
         node; /* what the terms are of: a value that is summed, or the op whose statistics these are */
     Term (*term[2])(const Reduction *r, Lanes lanes); /* of two sums side by side, or of one */
-    LLVMValueRef with;     /* of each lane: a statistic that the terms need, or NULL */
+    LLVMValueRef with[2];  /* of each lane: statistics that the terms need */
     bool greatest;         /* of the terms, not their sum */
     LLVMValueRef total[2]; /* stack slots of what there is so far */
     const char *lane;      /* axis of the vectors, */
@@ -104,7 +104,8 @@ static void reduce(Reduction r, const Type *type, const AxisNames *over, Lanes l
     r.lane = lanes.axis;
     r.lane_is_summed = lanes.axis && names_contain(over, lanes.axis);
     int width = r.width = lanes.width;
-    if (r.with && r.lane_is_summed) r.with = splat(e, r.with, width);
+    for (int i = 0; i < 2; i++)
+        if (r.with[i] && r.lane_is_summed) r.with[i] = splat(e, r.with[i], width);
     for (int k = 0; k < 2 && r.term[k]; k++) {
         r.total[k] = stack_slot(e, float_type(e, width));
         LLVMBuildStore(e->builder, neutral(&r, width), r.total[k]);
@@ -157,21 +158,22 @@ static LLVMValueRef group_sum(const Grouping *g, TermFunction *term, LLVMValueRe
 {
     LLVMValueRef sum;
     Reduction r = {
-        .nest = {.e = g->e}, .node = g->id, .term = {term}, .with = with, .greatest = greatest};
+        .nest = {.e = g->e}, .node = g->id, .term = {term}, .with = {with}, .greatest = greatest};
     reduce(r, g->type, &g->node->attributes.over, g->in, &sum);
     return sum;
 }
 
-/* The means of two, or of one where `second` is NULL. */
+/* The means of two terms, or of one where the second is NULL, which need the mean and the factor of the group, or NULL. */
 static void group_means(const Grouping *g, TermFunction *first, TermFunction *second,
-                        LLVMValueRef with, LLVMValueRef mean[2])
+                        LLVMValueRef mean, LLVMValueRef factor, LLVMValueRef *result)
 {
     int64_t count = count_over(g->type, &g->node->attributes.over);
     LLVMValueRef inverse = float_constant(g->e, (float)(1.0 / (double)count), g->out.width);
-    Reduction r = {.nest = {.e = g->e}, .node = g->id, .term = {first, second}, .with = with};
-    reduce(r, g->type, &g->node->attributes.over, g->in, mean);
+    Reduction r = {
+        .nest = {.e = g->e}, .node = g->id, .term = {first, second}, .with = {mean, factor}};
+    reduce(r, g->type, &g->node->attributes.over, g->in, result);
     for (int k = 0; k < 2 && r.term[k]; k++)
-        mean[k] = LLVMBuildFMul(g->e->builder, mean[k], inverse, "");
+        result[k] = LLVMBuildFMul(g->e->builder, result[k], inverse, "");
 }
 
 static void store_statistic(const Grouping *g, const Slot *slot, LLVMValueRef value)
@@ -189,7 +191,7 @@ static Term x_term(const Reduction *r, Lanes lanes)
 static Term square_term(const Reduction *r, Lanes lanes)
 {
     LLVMValueRef x = operand_value(r, 0, lanes);
-    LLVMValueRef difference = LLVMBuildFSub(r->nest.e->builder, x, r->with, "");
+    LLVMValueRef difference = LLVMBuildFSub(r->nest.e->builder, x, r->with[0], "");
     return (Term){difference, difference};
 }
 
@@ -199,34 +201,36 @@ static Term g_term(const Reduction *r, Lanes lanes)
     return (Term){operand_value(r, 2, lanes), operand_value(r, 1, lanes)};
 }
 
-/* g * (x - mean); with: the mean */
+/* g * n; with: the mean and the factor */
 static Term product_term(const Reduction *r, Lanes lanes)
 {
     LLVMBuilderRef b = r->nest.e->builder;
     Term g = g_term(r, lanes);
-    LLVMValueRef difference = LLVMBuildFSub(b, operand_value(r, 0, lanes), r->with, "");
-    return (Term){LLVMBuildFMul(b, g.value, g.factor, ""), difference};
+    LLVMValueRef n = LLVMBuildFSub(b, operand_value(r, 0, lanes), r->with[0], "");
+    n = LLVMBuildFMul(b, n, r->with[1], "");
+    return (Term){LLVMBuildFMul(b, g.value, g.factor, ""), n};
 }
 
-/* Two passes: the mean, then the squared distances from it. Of a gradient each has a sum more beside that: g, and g * n, which
- * has the factor of n left. */
+/* Two passes: the mean, then the squared distances from it. Of a gradient g goes with the first, and g * n has a third: without
+ * its factor n could be too large to be multiplied. */
 static void emit_moments(const Grouping *g)
 {
     Emitter *e = g->e;
     const Place *place = schedule_place(&e->schedule, g->id);
     bool gradient = g->node->op == OP_LAYERNORM_GRAD;
-    LLVMValueRef mean[2], square[2];
-    group_means(g, x_term, gradient ? g_term : NULL, NULL, mean);
-    group_means(g, square_term, gradient ? product_term : NULL, mean[0], square);
+    LLVMValueRef mean[2], variance, product;
+    group_means(g, x_term, gradient ? g_term : NULL, NULL, NULL, mean);
+    group_means(g, square_term, NULL, mean[0], NULL, &variance);
     LLVMValueRef eps = float_constant(e, (float)g->node->attributes.eps, g->out.width);
-    LLVMValueRef variance = LLVMBuildFAdd(e->builder, square[0], eps, "");
+    variance = LLVMBuildFAdd(e->builder, variance, eps, "");
     LLVMValueRef root = intrinsic(e, "llvm.sqrt", &variance, 1);
     LLVMValueRef rstd = LLVMBuildFDiv(e->builder, float_constant(e, 1, g->out.width), root, "");
     store_statistic(g, &place->mean, mean[0]);
     store_statistic(g, &place->rstd, rstd);
     if (!gradient) return;
+    group_means(g, product_term, NULL, mean[0], rstd, &product);
     store_statistic(g, &place->first, mean[1]);
-    store_statistic(g, &place->second, LLVMBuildFMul(e->builder, square[1], rstd, ""));
+    store_statistic(g, &place->second, product);
 }
 
 /* ---- statistics of a loss --------------------------------------------------------------------- */
@@ -235,7 +239,7 @@ static void emit_moments(const Grouping *g)
 static Term exp_term(const Reduction *r, Lanes lanes)
 {
     Emitter *e = r->nest.e;
-    LLVMValueRef x = LLVMBuildFSub(e->builder, operand_value(r, 0, lanes), r->with, "");
+    LLVMValueRef x = LLVMBuildFSub(e->builder, operand_value(r, 0, lanes), r->with[0], "");
     return (Term){emit_exp(e, x, lanes.width), NULL};
 }
 
@@ -248,7 +252,7 @@ static Term target_term(const Reduction *r, Lanes lanes)
 static Term loss_term(const Reduction *r, Lanes lanes)
 {
     LLVMValueRef x = operand_value(r, 0, lanes);
-    return (Term){LLVMBuildFSub(r->nest.e->builder, r->with, x, ""), operand_value(r, 1, lanes)};
+    return (Term){LLVMBuildFSub(r->nest.e->builder, r->with[0], x, ""), operand_value(r, 1, lanes)};
 }
 
 static void emit_logarithm(const Grouping *g)
