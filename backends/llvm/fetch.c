@@ -100,6 +100,33 @@ static void find_normal(Tile *tile)
     add_fetch(tile, (TileFetch){map, graph_type(e->graph, result), write, true, .here = true});
 }
 
+static bool is_last_product(const Tile *tile)
+{
+    const Schedule *s = &tile->nest.e->schedule;
+    for (const Stage *stage = tile->nest.stage + 1; stage < s->stages + s->stage_count; stage++)
+        if (stage->kind == STAGE_PRODUCT) return false;
+    return true;
+}
+
+/* Where a forward stores normalised values, too: what the next unit takes and stores of them first, and where the result of
+ * the present one is stored. */
+static void find_stored_normal(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    for (NodeId id = e->schedule.first; id < tile->nest.stage->root; id++) {
+        const Node *node = graph_node(e->graph, id);
+        NodeId write = node->op == OP_LAYERNORM ? find_user(e, id, OP_WRITE) : NO_NODE;
+        if (write == NO_NODE || !is_last_product(tile)) continue;
+        add_read(tile, node->operands[0], false);
+        add_fetch(tile, (TileFetch){&graph_node(e->graph, write)->attributes.map, &node->type,
+                                    write, .to_write = true});
+        NodeId end = tile->nest.stage->end, result = find_user(e, end, OP_WRITE);
+        if (result != NO_NODE)
+            add_fetch(tile, (TileFetch){&graph_node(e->graph, result)->attributes.map,
+                                        graph_type(e->graph, end), result, true, .here = true});
+    }
+}
+
 void find_fetches(Tile *tile)
 {
     Emitter *e = tile->nest.e;
@@ -107,6 +134,7 @@ void find_fetches(Tile *tile)
     find_slopes(tile);
     find_places(tile);
     find_normal(tile);
+    find_stored_normal(tile);
     if (tile->fetch_count > 0) unit_base(e, later_unit(e), tile->later);
 }
 
