@@ -35,6 +35,16 @@ static void add_read(Tile *tile, NodeId id, bool here)
                   (TileFetch){&read->attributes.map, &read->type, read->operands[0], .here = here});
 }
 
+/* Of a place that is written to, unless `id` is NO_NODE. */
+static void add_write(Tile *tile, NodeId id, bool here)
+{
+    const Graph *graph = tile->nest.e->graph;
+    if (id == NO_NODE) return;
+    const Node *write = graph_node(graph, id);
+    add_fetch(tile, (TileFetch){&write->attributes.map, graph_type(graph, write->operands[0]), id,
+                                .to_write = true, .here = here});
+}
+
 /* The slopes of a GELU are of values that were stored long ago. */
 static void find_slopes(Tile *tile)
 {
@@ -68,8 +78,7 @@ static void find_places(Tile *tile)
         NodeId value = node->operands[0];
         if (node->op == OP_WRITE && value >= stage->root && value <= stage->end &&
             is_used_inside(e, value))
-            add_fetch(tile, (TileFetch){&node->attributes.map, graph_type(e->graph, value), id,
-                                        .to_write = true});
+            add_write(tile, id, false);
     }
 }
 
@@ -94,10 +103,7 @@ static void find_normal(Tile *tile)
     add_read(tile, graph_node(e->graph, result)->operands[0], true);
     NodeId sum = find_user(e, result, OP_ADD);
     if (sum != NO_NODE) result = sum;
-    NodeId write = find_user(e, result, OP_WRITE);
-    if (write == NO_NODE) return;
-    const Map *map = &graph_node(e->graph, write)->attributes.map;
-    add_fetch(tile, (TileFetch){map, graph_type(e->graph, result), write, true, .here = true});
+    add_write(tile, find_user(e, result, OP_WRITE), true);
 }
 
 static bool is_last_product(const Tile *tile)
@@ -108,22 +114,18 @@ static bool is_last_product(const Tile *tile)
     return true;
 }
 
-/* Where a forward stores normalised values, too: what the next unit takes and stores of them first, and where the result of
- * the present one is stored. */
-static void find_stored_normal(Tile *tile)
+/* What the next unit of a forward normalises, and where it stores that if a backward pass wants it; and where the result of the
+ * present one is stored. Tiles of 16 registers are too small: finding the places would take up their loops. */
+static void find_next_normal(Tile *tile)
 {
     Emitter *e = tile->nest.e;
+    if (e->target->vector_registers <= 16) return;
     for (NodeId id = e->schedule.first; id < tile->nest.stage->root; id++) {
         const Node *node = graph_node(e->graph, id);
-        NodeId write = node->op == OP_LAYERNORM ? find_user(e, id, OP_WRITE) : NO_NODE;
-        if (write == NO_NODE || !is_last_product(tile)) continue;
+        if (node->op != OP_LAYERNORM || !is_last_product(tile)) continue;
         add_read(tile, node->operands[0], false);
-        add_fetch(tile, (TileFetch){&graph_node(e->graph, write)->attributes.map, &node->type,
-                                    write, .to_write = true});
-        NodeId end = tile->nest.stage->end, result = find_user(e, end, OP_WRITE);
-        if (result != NO_NODE)
-            add_fetch(tile, (TileFetch){&graph_node(e->graph, result)->attributes.map,
-                                        graph_type(e->graph, end), result, true, .here = true});
+        add_write(tile, find_user(e, id, OP_WRITE), false);
+        add_write(tile, find_user(e, tile->nest.stage->end, OP_WRITE), true);
     }
 }
 
@@ -134,7 +136,7 @@ void find_fetches(Tile *tile)
     find_slopes(tile);
     find_places(tile);
     find_normal(tile);
-    find_stored_normal(tile);
+    find_next_normal(tile);
     if (tile->fetch_count > 0) unit_base(e, later_unit(e), tile->later);
 }
 
