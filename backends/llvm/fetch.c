@@ -18,8 +18,15 @@ static void move_to(Emitter *e, const Affine *later)
     }
 }
 
+/* Nothing where a tile has no coordinate along an axis of what is fetched. */
 static void add_fetch(Tile *tile, TileFetch fetch)
 {
+    const Emitter *e = tile->nest.e;
+    const Type *result = graph_type(e->graph, tile->nest.stage->root);
+    for (int i = 0; i < fetch.space->rank; i++) {
+        const char *axis = fetch.space->axis[i].name;
+        if (schedule_axis(&e->schedule, axis) < 0 && type_find(result, axis) < 0) return;
+    }
     if (tile->fetch_count < MAX_FETCHES) tile->fetch[tile->fetch_count++] = fetch;
 }
 
