@@ -48,12 +48,13 @@ static NodeId find_order(const SumRows *s, NodeId id)
     const Graph *graph = s->r.from;
     if (!is_of_hidden(graph, id) || s->uses[id] != 1) return NO_NODE;
     NodeId read = id + 1;
-    while (read < graph->node_count && graph->nodes[read].operands[0] != id) read++;
-    if (read == graph->node_count) return NO_NODE; /* an output */
+    while (read < graph->node_count &&
+           (graph->nodes[read].op != OP_READ || graph->nodes[read].operands[0] != id))
+        read++;
+    if (read == graph->node_count) return NO_NODE;
     const Node *node = graph_node(graph, read);
     const Type *type = graph_type(graph, id);
-    if (node->op != OP_READ || node->kernel != NO_KERNEL || node->type.rank != type->rank)
-        return NO_NODE;
+    if (node->kernel != NO_KERNEL || node->type.rank != type->rank) return NO_NODE;
     for (int i = 0; i < type->rank; i++)
         if (type_find(&node->type, type->axis[i].name) < 0) return NO_NODE;
     const Map map = map_identity(type, &node->type);
