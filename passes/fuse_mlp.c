@@ -34,6 +34,8 @@
 #include "passes/kernels.h"
 #include "passes/products.h"
 
+#include <string.h>
+
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
 enum { LEAST_USES = 48, USES_APART = 112 };
@@ -163,26 +165,18 @@ static int add_norm_gradients(const Draft *draft, NodeId value, NodeId *members)
     return count;
 }
 
-/* Elements of the value that a unit has: all along each axis that a member mixes. */
-static int64_t unit_elements(const Graph *g, NodeId value, const NodeId *members, int count)
-{
-    const Type *type = graph_type(g, value);
-    int64_t elements = 1;
-    for (int i = 0; i < type->rank; i++) {
-        bool mixed = false;
-        for (int k = 0; k < count; k++)
-            mixed |= node_mixes(g, graph_node(g, members[k]), type->axis[i].name);
-        if (mixed && !type->axis[i].symbol[0]) elements *= type->axis[i].extent;
-    }
-    return elements;
-}
-
-/* Does what a unit of all these gradients makes between the products, and of the last, stay in half of the L2 cache? */
+/* Has a unit of a kernel of these gradients, which takes one index along each axis that none of them mixes, room in the cache? */
 static bool unit_fits(const PassContext *context, const Graph *g, const NodeId *members, int count)
 {
-    int64_t floats =
-        unit_elements(g, members[1], members, count) + unit_elements(g, members[2], members, count);
-    return floats * (int64_t)sizeof(float) <= context->target->l2_bytes / 2;
+    const Type *hidden = graph_type(g, members[1]);
+    AxisNames split = {0};
+    for (int i = 0; i < hidden->rank; i++) {
+        bool mixed = false;
+        for (int k = 0; k < count; k++)
+            mixed |= node_mixes(g, graph_node(g, members[k]), hidden->axis[i].name);
+        if (!mixed) strcpy(split.name[split.count++], hidden->axis[i].name);
+    }
+    return product_stays_in_cache(g, members[2], &split, context->target);
 }
 
 /* Finds the gradients of hidden and normalised values, of which that of the MLP's result makes one after the other; the last

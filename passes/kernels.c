@@ -244,6 +244,16 @@ Graph *draft_finish(PassContext *context, const Draft *draft)
     return rewriter_finish(&f.rewriter);
 }
 
+bool product_stays_in_cache(const Graph *graph, NodeId linear, const AxisNames *split,
+                            const Target *target)
+{
+    const Node *node = graph_node(graph, linear);
+    Type taken = type_without(graph_type(graph, node->operands[0]), split),
+         given = type_without(&node->type, split);
+    int64_t floats = type_elements(&taken, NULL) + type_elements(&given, NULL);
+    return floats * (int64_t)sizeof(float) <= target->l2_bytes / 2;
+}
+
 bool shares_out_weights(const Graph *graph, NodeId linear, const Target *target)
 {
     enum { FEW_POSITIONS = 64 };

@@ -33,6 +33,11 @@ bool node_mixes(const Graph *graph, const Node *node, const char *axis);
 NodeId lower_movement(Graph *to, const Node *node, NodeId x);
 bool is_movement(Op op);
 
+/* Do what a product takes and what it gives stay together in half of the L2 cache, where a unit has one index along each of
+ * the axes `split` and all along the others? */
+bool product_stays_in_cache(const Graph *graph, NodeId linear, const AxisNames *split,
+                            const Target *target);
+
 /* Does it, a linear with a weight, read more weights than stay in the L2 cache for but a few positions of an image? Units of
  * all lanes would each read all of them: lanes are shared out, and a thread reads its part only. */
 bool shares_out_weights(const Graph *graph, NodeId linear, const Target *target);

@@ -81,17 +81,6 @@ static Steps find_steps(Arena *arena, const Graph *graph, NodeId product, const 
     return s;
 }
 
-/* Does what a unit makes between the products, and of the gradient, stay in half of the L2 cache? */
-static bool unit_fits(const Graph *graph, NodeId product, const Steps *steps, const Target *target)
-{
-    const Node *node = graph_node(graph, product);
-    AxisNames others = names_make(steps->others.data);
-    Type hidden = type_without(graph_type(graph, node->operands[0]), &others),
-         result = type_without(&node->type, &others);
-    int64_t floats = type_elements(&hidden, NULL) + type_elements(&result, NULL);
-    return floats * (int64_t)sizeof(float) <= target->l2_bytes / 2;
-}
-
 /* The sum `id` in two steps, or NO_NODE: it is no gradient of the scale or shift of a LayerNorm before an MLP. */
 static NodeId split(SumRows *s, NodeId id)
 {
@@ -107,7 +96,9 @@ static NodeId split(SumRows *s, NodeId id)
         product = graph_node(graph, product)->operands[0];
     if (!is_of_hidden(graph, product) || !is_of_norm(graph, gradient)) return NO_NODE;
     const Steps steps = find_steps(s->context->arena, graph, product, &node->attributes.over);
-    if (!unit_fits(graph, product, &steps, s->context->target) || !pass_may_rewrite(s->context))
+    const AxisNames others = names_make(steps.others.data);
+    if (!product_stays_in_cache(graph, product, &others, s->context->target) ||
+        !pass_may_rewrite(s->context))
         return NO_NODE;
     NodeId x = rewriter_value(&s->r, gradient);
     if (scale)
