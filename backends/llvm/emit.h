@@ -296,8 +296,8 @@ bool lanes_are_shared_out(const Emitter *e, const Stage *stage);
 
 /* The first index along each axis of the kernel for unit number `unit`. */
 void unit_base(Emitter *e, LLVMValueRef unit, Affine *base);
-/* The number of a unit that comes soon after the present one; where units of panels are small, the first
- * whose rows are as many. */
+/* The number of a unit that comes soon after the present one: the next, but where units of panels are parts of a row, that at
+ * the same place of the next row. */
 LLVMValueRef later_unit(Emitter *e);
 
 /* How many units share their index along the kernel's first axis. */

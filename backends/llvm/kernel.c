@@ -29,7 +29,7 @@ void unit_base(Emitter *e, LLVMValueRef unit, Affine *base)
 LLVMValueRef later_unit(Emitter *e)
 {
     const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
-    int last = kernel->rank - 1; /* where units are parts of a row, as far along the next row */
+    int last = kernel->rank - 1;
     int64_t units =
         e->unit_of_block && last >= 0 && kernel->tile[last] > 1 ? units_along(kernel, last) : 1;
     return LLVMBuildNSWAdd(e->builder, e->unit, int_constant(e, units > 1 ? units : 1), "");
