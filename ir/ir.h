@@ -156,6 +156,10 @@ typedef struct Kernel {
     int64_t tile[MAX_AXES];
     int64_t block; /* units that run side by side; 0: by rule, here and below */
     int64_t part;  /* lanes that each of two products takes in its turn */
+    /* An axis that is none of these, along which each unit goes, so many indices at a time: every value is computed point by
+     * point along it, too, but products that sum over it, and have a step's part added in every step. "": there is none. */
+    char walk[NAME_SIZE];
+    int64_t step;
 } Kernel;
 
 typedef struct Output {

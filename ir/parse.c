@@ -417,6 +417,12 @@ static bool parse_kernel_axis(Parser *p, void *list)
            (!lex_accept_word(&p->lexer, "by") || lex_integer(&p->lexer, &kernel->tile[at]));
 }
 
+static bool parse_walk(Parser *p, Kernel *kernel)
+{
+    return parse_axis_name(p, kernel->walk) && lex_expect_word(&p->lexer, "by") &&
+           lex_integer(&p->lexer, &kernel->step);
+}
+
 static bool parse_kernel(Parser *p)
 {
     Graph *graph = p->graph;
@@ -424,6 +430,7 @@ static bool parse_kernel(Parser *p)
     NodeId first = graph->node_count;
     if (!lex_expect_word(&p->lexer, "for") ||
         !parse_list(p, "'('", "')'", parse_kernel_axis, &kernel) ||
+        (lex_accept_word(&p->lexer, "walk") && !parse_walk(p, &kernel)) ||
         (lex_accept_word(&p->lexer, "block") && !lex_integer(&p->lexer, &kernel.block)) ||
         (lex_accept_word(&p->lexer, "part") && !lex_integer(&p->lexer, &kernel.part)) ||
         !lex_expect(&p->lexer, '{', "'{'"))

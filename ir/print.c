@@ -237,6 +237,7 @@ static void open_kernel(const Graph *graph, NodeId first, Text *out)
         if (kernel->tile[i] != 1) text_printf(out, " by %" PRId64, kernel->tile[i]);
     }
     text_put(out, ")");
+    if (kernel->walk[0]) text_printf(out, " walk %s by %" PRId64, kernel->walk, kernel->step);
     if (kernel->block) text_printf(out, " block %" PRId64, kernel->block);
     if (kernel->part) text_printf(out, " part %" PRId64, kernel->part);
     text_printf(out, " {  # %s\n", kernel_name_from(graph, first, out->arena));

@@ -309,6 +309,57 @@ static bool verify_along(const Graph *graph, const Node *node, const Axis *axis,
            node_error(diag, node, "mixes values along '%s', an axis of its kernel", axis->name);
 }
 
+/* Is the value used by one write alone, row-major, in its kernel, which ends before `end`? */
+static bool is_only_written(const Graph *graph, NodeId id, NodeId end)
+{
+    int writes = 0;
+    for (NodeId user = id + 1; user < end; user++) {
+        const Node *node = graph_node(graph, user);
+        for (uint32_t i = 0; i < node->operand_count; i++) {
+            if (node->operands[i] != id) continue;
+            if (node->op != OP_WRITE || node->layout.rank > 0) return false;
+            writes++;
+        }
+    }
+    return writes == 1;
+}
+
+/* Along the axis that each unit walks every value is computed point by point, or summed to a result. */
+static bool verify_step(const Graph *graph, NodeId id, NodeId end, const Kernel *kernel, Diag *diag)
+{
+    const Node *node = graph_node(graph, id);
+    int at = type_find(&node->type, kernel->walk);
+    if (node->op == OP_WRITE) return true;
+    if (at >= 0 && (node->type.axis[at].symbol[0] || node->type.axis[at].extent % kernel->step != 0))
+        return node_error(diag, node, "steps of %" PRId64 " along '%s' do not come out even",
+                          kernel->step, kernel->walk);
+    bool mixes = op_info[node->op].mixes != MIX_NONE && node->op != OP_READ &&
+                 names_contain(&node->attributes.over, kernel->walk);
+    return !mixes || (node->op == OP_LINEAR && is_only_written(graph, id, end)) ||
+           node_error(diag, node, "mixes values along '%s', which its kernel walks", kernel->walk);
+}
+
+static void verify_walk(const Graph *graph, NodeId first, NodeId end, Diag *diag)
+{
+    const Kernel *kernel = &graph->kernels[graph->nodes[first].kernel];
+    bool any = false;
+    if (!is_axis_name(kernel->walk, strnlen(kernel->walk, NAME_SIZE)) ||
+        !in_range(kernel->step, 1) || kernel_find(kernel, kernel->walk) >= 0) {
+        diag_error(diag, graph->nodes[first].loc, "the kernel cannot walk '%.*s' by %" PRId64,
+                   NAME_SIZE - 1, kernel->walk, kernel->step);
+        return;
+    }
+    for (NodeId id = first; id < end; id++) {
+        if (!verify_step(graph, id, end, kernel, diag)) return;
+        const Node *node = graph_node(graph, id);
+        any |= node->op == OP_WRITE &&
+               type_find(graph_type(graph, node->operands[0]), kernel->walk) >= 0;
+    }
+    if (!any)
+        diag_error(diag, graph->nodes[first].loc, "no value that the kernel writes has axis '%s'",
+                   kernel->walk);
+}
+
 static void verify_kernel(const Graph *graph, NodeId first, NodeId end, Diag *diag)
 {
     const Node *node = &graph->nodes[first];
@@ -335,6 +386,7 @@ static void verify_kernel(const Graph *graph, NodeId first, NodeId end, Diag *di
             if (!verify_along(graph, node, &kernel->axis[i], diag)) break;
     }
     if (!writes) diag_error(diag, graph->nodes[first].loc, "the kernel writes nothing");
+    if (kernel->walk[0] || kernel->step) verify_walk(graph, first, end, diag);
 }
 
 /* The nodes of each kernel are consecutive, and there are some. */

@@ -363,6 +363,26 @@ static void tile_elements(Kernel *kernel, const char *lane, int64_t elements)
     }
 }
 
+/* The step of a walk: so many indices that a product which adds up steps takes some terms in each, for it loads and stores its
+ * sums for them. */
+static void choose_step(const Graph *graph, Kernel *kernel, NodeId first, NodeId end)
+{
+    enum { TERMS = 56 };
+    for (NodeId id = first; id < end; id++) {
+        if (!sums_walk(graph, id)) continue;
+        const Node *linear = graph_node(graph, id);
+        const Type *x = graph_type(graph, linear->operands[0]);
+        const AxisNames *over = &linear->attributes.over;
+        int64_t terms = 1, extent = x->axis[type_find(x, kernel->walk)].extent;
+        for (int i = 0; i < over->count; i++)
+            if (strcmp(over->name[i], kernel->walk) != 0)
+                terms *= x->axis[type_find(x, over->name[i])].extent;
+        while (kernel->step < extent && (extent % kernel->step != 0 || kernel->step * terms < TERMS))
+            kernel->step++;
+        return;
+    }
+}
+
 /* In place of the choice by rule, which `to` has. */
 static void ask_source(const PassContext *context, const Graph *graph, Graph *to, int k)
 {
@@ -398,6 +418,7 @@ Graph *pass_choose_tiles(PassContext *context, const Graph *graph)
         else
             tile_elements(&r.to->kernels[k], lane[end - 1 - first], elements);
         ask_source(context, graph, r.to, (int)k);
+        if (graph->kernels[k].walk[0]) choose_step(graph, &r.to->kernels[k], first, end);
     }
     return rewriter_finish(&r);
 }

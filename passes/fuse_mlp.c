@@ -39,43 +39,13 @@
 /* Uses of an element of the weights by one block of threads, at least. Where a point of the kernel has but one, two kernels
  * would have so many, and a block of one has to be as good. */
 enum { LEAST_USES = 48, USES_APART = 112 };
-/* With a LayerNorm and a factor; gradients with those of a LayerNorm. */
-enum { MLP_MEMBERS = 6, MOST_MEMBERS = 9 };
+/* With a LayerNorm and a factor. */
+enum { MLP_MEMBERS = 6 };
 
 static bool missed(PassContext *context, const Graph *graph, NodeId node, NodeId stored,
                    const char *why)
 {
     pass_missed(context, graph, node, stored, "fuse_mlp", why);
-    return false;
-}
-
-/* Is `id` a node of kind `op` that may join, used once? */
-static bool is_link(const Draft *draft, NodeId id, Op op)
-{
-    return graph_node(draft->graph, id)->op == op && draft_free(draft, id) && draft->uses[id] == 1;
-}
-
-/* Does what the members take from outside depend on values of their own, those that follow from the first? Then these have
- * to be there before it. A member may be NO_NODE. */
-static bool makes_circle(PassContext *context, const Graph *graph, const NodeId *members, int count)
-{
-    NodeId first = members[0], last = first;
-    for (int i = 1; i < count; i++)
-        if (members[i] != NO_NODE && members[i] > last) last = members[i];
-    bool *after = arena_array(context->arena, last + 1 - first, sizeof *after);
-    bool *inside = arena_array(context->arena, last + 1 - first, sizeof *inside);
-    after[0] = true;
-    for (int i = 0; i < count; i++)
-        if (members[i] != NO_NODE && members[i] >= first) inside[members[i] - first] = true;
-    for (NodeId id = first + 1; id <= last; id++) {
-        const Node *node = graph_node(graph, id);
-        for (uint32_t i = 0; i < node->operand_count; i++) {
-            NodeId operand = node->operands[i];
-            if (operand < first || !after[operand - first]) continue;
-            if (inside[id - first] && !inside[operand - first]) return true;
-            after[id - first] = true;
-        }
-    }
     return false;
 }
 
@@ -87,7 +57,7 @@ static NodeId find_product(const Draft *draft, NodeId value, NodeId *scaled)
     const Node *node = graph_node(g, value);
     *scaled = NO_NODE;
     if (node->op == OP_LINEAR) return value;
-    if (!is_link(draft, value, OP_MUL)) return NO_NODE;
+    if (!draft_is_link(draft, value, OP_MUL)) return NO_NODE;
     *scaled = value;
     for (int i = 0; i < 2; i++)
         if (graph_node(g, node->operands[i])->op == OP_LINEAR) return node->operands[i];
@@ -96,7 +66,7 @@ static NodeId find_product(const Draft *draft, NodeId value, NodeId *scaled)
 
 /* Finds the chain that ends in the sum `add`; members in order. */
 static bool find_chain(PassContext *context, const Draft *draft, NodeId add,
-                       NodeId members[MOST_MEMBERS], int *count)
+                       NodeId members[MOST_GRADIENTS], int *count)
 {
     const Graph *g = draft->graph;
     const Node *sum = graph_node(g, add);
@@ -108,17 +78,17 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add,
     if (graph_node(g, gelu)->op != OP_GELU) return false;
     NodeId first = graph_node(g, gelu)->operands[0];
     if (graph_node(g, first)->op != OP_LINEAR) return false;
-    if (!is_link(draft, second, OP_LINEAR))
+    if (!draft_is_link(draft, second, OP_LINEAR))
         return missed(context, g, add, second, "the second product is used elsewhere too");
     if (!draft_free(draft, gelu) || !draft_free(draft, first)) return false;
     const NodeId chain[] = {graph_node(g, first)->operands[0], first, gelu, second, scaled, add};
     bool staged = context->target->stages_operands;
     if ((draft->uses[gelu] > 1 || draft->uses[first] > 1) &&
-        (staged || makes_circle(context, g, chain + 1, MLP_MEMBERS - 1)))
+        (staged || makes_circle(context->arena, g, chain + 1, MLP_MEMBERS - 1)))
         return missed(context, g, add, gelu, "the hidden values are used elsewhere too");
     bool normal = graph_node(g, chain[0])->op == OP_LAYERNORM && draft_free(draft, chain[0]);
     if (normal && draft->uses[chain[0]] > 1 &&
-        (staged || makes_circle(context, g, chain, MLP_MEMBERS)))
+        (staged || makes_circle(context->arena, g, chain, MLP_MEMBERS)))
         normal =
             missed(context, g, chain[0], chain[0], "the normalised values are used elsewhere too");
     *count = 0;
@@ -127,62 +97,10 @@ static bool find_chain(PassContext *context, const Draft *draft, NodeId add,
     return true;
 }
 
-/* The first free `op` that takes `value` as operand `at`, or as any where that is -1. NO_NODE: there is none. */
-static NodeId find_user(const Draft *draft, NodeId value, Op op, int at)
-{
-    for (NodeId id = value + 1; id < draft->graph->node_count; id++) {
-        const Node *node = graph_node(draft->graph, id);
-        if (node->op != op || !draft_free(draft, id)) continue;
-        for (uint32_t i = 0; i < node->operand_count; i++)
-            if (node->operands[i] == value && (at < 0 || i == (uint32_t)at)) return id;
-    }
-    return NO_NODE;
-}
-
-/* Adds what LayerNorm's gradient makes of that of the normalised values, `value`: the sums of a row for its scale and its shift,
- * if there are any (sum_rows), its result, and the residual sum with that. */
-static int add_norm_gradients(const Draft *draft, NodeId value, NodeId *members)
-{
-    const Graph *g = draft->graph;
-    NodeId gradient = find_user(draft, value, OP_LAYERNORM_GRAD, 2);
-    NodeId product = find_user(draft, value, OP_MUL, 1), shift = find_user(draft, value, OP_SUM, 0);
-    int count = 0;
-    if (gradient == NO_NODE) return 0;
-    if (product != NO_NODE && draft->uses[product] == 1) {
-        NodeId normal = graph_node(g, product)->operands[0],
-               scale = find_user(draft, product, OP_SUM, 0);
-        if (scale != NO_NODE && !sums_over_batch(g, scale) &&
-            is_link(draft, normal, OP_NORMALISE)) {
-            members[count++] = normal;
-            members[count++] = product;
-            members[count++] = scale;
-        }
-    }
-    if (shift != NO_NODE && !sums_over_batch(g, shift)) members[count++] = shift;
-    members[count++] = gradient;
-    NodeId sum = draft->uses[gradient] == 1 ? find_user(draft, gradient, OP_ADD, -1) : NO_NODE;
-    if (sum != NO_NODE) members[count++] = sum;
-    return count;
-}
-
-/* Has a unit of a kernel of these gradients, which takes one index along each axis that none of them mixes, room in the cache? */
-static bool unit_fits(const PassContext *context, const Graph *g, const NodeId *members, int count)
-{
-    const Type *hidden = graph_type(g, members[1]);
-    AxisNames split = {0};
-    for (int i = 0; i < hidden->rank; i++) {
-        bool mixed = false;
-        for (int k = 0; k < count; k++)
-            mixed |= node_mixes(g, graph_node(g, members[k]), hidden->axis[i].name);
-        if (!mixed) strcpy(split.name[split.count++], hidden->axis[i].name);
-    }
-    return product_stays_in_cache(g, members[2], &split, context->target);
-}
-
 /* Finds the gradients of hidden and normalised values, of which that of the MLP's result makes one after the other; the last
  * is `second`. And those of the LayerNorm before the MLP, if a unit that has all channels stays in the cache. */
 static bool find_gradients(PassContext *context, const Draft *draft, NodeId second,
-                           NodeId members[MOST_MEMBERS], int *count)
+                           NodeId members[MOST_GRADIENTS], int *count)
 {
     const Graph *g = draft->graph;
     const Node *linear = graph_node(g, second);
@@ -192,16 +110,16 @@ static bool find_gradients(PassContext *context, const Draft *draft, NodeId seco
     NodeId hidden = linear->operands[0];
     if (graph_node(g, hidden)->op != OP_GELU_GRAD || !draft_free(draft, hidden)) return false;
     NodeId first = graph_node(g, hidden)->operands[1];
-    if (!is_link(draft, first, OP_LINEAR) || sums_over_batch(g, first)) return false;
+    if (!draft_is_link(draft, first, OP_LINEAR) || sums_over_batch(g, first)) return false;
     members[0] = first;
     members[1] = hidden;
     members[2] = second;
-    if (makes_circle(context, g, members, 3)) return false;
+    if (makes_circle(context->arena, g, members, 3)) return false;
     *count = 3;
     int more = add_norm_gradients(draft, second, members + 3);
-    if (more > 0 && !unit_fits(context, g, members, 3 + more))
+    if (more > 0 && !gradients_stay_in_cache(context->target, g, members, 3 + more))
         missed(context, g, members[3], second, "with all channels a unit would leave the cache");
-    else if (more > 0 && makes_circle(context, g, members, 3 + more))
+    else if (more > 0 && makes_circle(context->arena, g, members, 3 + more))
         missed(context, g, members[3], second, "the residual sum takes what is made of it");
     else
         *count += more;
@@ -261,7 +179,7 @@ Graph *pass_fuse_mlp(PassContext *context, const Graph *graph)
 {
     Draft draft = draft_new(context->arena, graph);
     for (NodeId id = 0; id < graph->node_count; id++) {
-        NodeId members[MOST_MEMBERS];
+        NodeId members[MOST_GRADIENTS];
         int count;
         if (find_chain(context, &draft, id, members, &count))
             add_chain(context, &draft, members, count);

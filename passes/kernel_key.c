@@ -261,6 +261,9 @@ static const char *make_key(Arena *arena, const Graph *graph, int k, bool choice
         if (choices) text_printf(&key.text, " %lld", (long long)kernel->tile[i]);
         text_put(&key.text, ";");
     }
+    if (kernel->walk[0])
+        text_printf(&key.text, "%d by %lld;", number_of(&key, kernel->walk),
+                    (long long)kernel->step);
     if (choices)
         text_printf(&key.text, "%lld %lld;", (long long)kernel->block, (long long)kernel->part);
     for (NodeId id = key.first; id < key.end; id++) print_node(&key, id);

@@ -87,6 +87,13 @@ bool sums_over_batch(const Graph *graph, NodeId id)
     return false;
 }
 
+bool sums_walk(const Graph *graph, NodeId id)
+{
+    const Node *node = graph_node(graph, id);
+    const char *walk = node->kernel == NO_KERNEL ? "" : graph->kernels[node->kernel].walk;
+    return node->op == OP_LINEAR && walk[0] && names_contain(&node->attributes.over, walk);
+}
+
 /* A sum over the batch is long. The inner axes are taken whole as far as a part has room. Returns the
  * indices in a part. */
 static int64_t size_parts(const Graph *graph, NodeId linear, int64_t part[MAX_AXES])
@@ -196,6 +203,14 @@ static bool sums_in_memory(const Graph *graph, NodeId sum, const Target *target)
            lane && names_contain(&node->attributes.over, lane);
 }
 
+/* What a kernel that walks computes again, of what it takes, has the vectors of its other users. */
+static const char *lane_of_operand(const Graph *graph, NodeId id, NodeId first, const char **lane)
+{
+    const Node *node = graph_node(graph, id);
+    if (node->op != OP_GELU && node->op != OP_LAYERNORM) return NULL;
+    return graph->kernels[node->kernel].walk[0] ? lane[node->operands[0] - first] : NULL;
+}
+
 const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, Arena *arena)
 {
     NodeId first, end;
@@ -205,12 +220,15 @@ const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, 
         const Node *node = graph_node(graph, id);
         if (node->op == OP_WRITE) lane[id - first] = written_lane(graph, node);
         if (node->op == OP_READ) continue;
-        const char *own = lane[id - first] ? lane[id - first] : last_axis(&node->type);
+        const char *own = lane[id - first] ? lane[id - first] : NULL;
+        if (!own) own = lane_of_operand(graph, id, first, lane);
+        if (!own) own = last_axis(&node->type);
         if (node->op == OP_LINEAR &&
             (is_parted(graph, id, target) || brings_both(graph, id, target)))
             own = parted_lane(graph, id, own);
         if (sums_in_memory(graph, id, target)) own = memory_lane(graph, node->operands[0]);
         lane[id - first] = own;
+        if (sums_walk(graph, id)) continue; /* its operands are brought to its vectors */
         for (uint32_t i = 0; own && i < node->operand_count; i++) {
             NodeId operand = node->operands[i];
             const Type *type = graph_type(graph, operand);

@@ -42,6 +42,8 @@ NodeId product_of_gelu(const Graph *graph, NodeId id);
 
 /* Is an axis among those that the node sums over that of the batch? */
 bool sums_over_batch(const Graph *graph, NodeId id);
+/* Does the product add up what the steps of its kernel give, which walks an axis that it sums over? */
+bool sums_walk(const Graph *graph, NodeId id);
 
 /* The tile of a linear whose result has the lane axis `lane`: the node's own, or by rule. */
 Product product_tile(const Graph *graph, NodeId linear, const char *lane, const Target *target);

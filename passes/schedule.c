@@ -77,7 +77,9 @@ static NodeId *find_epilogues(Schedule *s, Arena *arena)
 static int64_t unit_extent(const Schedule *s, const Axis *axis)
 {
     int at = schedule_axis(s, axis->name);
-    if (at >= 0) return s->graph->kernels[s->kernel].tile[at];
+    const Kernel *kernel = &s->graph->kernels[s->kernel];
+    if (at >= 0) return kernel->tile[at];
+    if (strcmp(axis->name, kernel->walk) == 0) return kernel->step;
     return axis->symbol[0] ? -1 : axis->extent;
 }
 
@@ -150,16 +152,39 @@ static void make_window(Schedule *s, NodeId id)
     s->unit_floats += round_up(window->elements, 16);
 }
 
+/* Does node `user` take vectors of the value along its own lanes, though others run along another axis? */
+static bool takes_turned(const Schedule *s, NodeId id, NodeId user)
+{
+    bool turns = sums_walk(s->graph, user) ||
+                 (node_at(s, user)->op == OP_SUM && schedule_walks(s));
+    if (!turns) return false;
+    const char *lane = schedule_lane(s, user), *own = schedule_lane(s, id);
+    return lane && own && strcmp(lane, own) != 0 && type_find(&node_at(s, id)->type, lane) >= 0;
+}
+
+/* Is it read for a product that adds up steps, and for another? */
+static bool is_read_again(const Schedule *s, NodeId id)
+{
+    int products = 0, sums = 0;
+    for (NodeId n = id + 1; n < s->end; n++) {
+        if (node_at(s, n)->op != OP_LINEAR || node_at(s, n)->operands[0] != id) continue;
+        products++;
+        sums += sums_walk(s->graph, n);
+    }
+    return sums > 0 && products > sums;
+}
+
 /* Is the value read many times over, or by several? Then it is kept. */
 static bool is_kept(const Schedule *s, NodeId id)
 {
     const Node *node = node_at(s, id);
-    if (node->op == OP_READ || node->op == OP_WRITE) return false;
+    if (node->op == OP_WRITE) return false;
+    if (node->op == OP_READ) return is_read_again(s, id);
     int uses = 0;
     for (NodeId n = id + 1; n < s->end; n++) {
         const Node *user = node_at(s, n);
         for (uint32_t i = 0; i < user->operand_count; i++) {
-            if (user->operands[i] != id || user->op == OP_WRITE) continue;
+            if (user->operands[i] != id || user->op == OP_WRITE || takes_turned(s, id, n)) continue;
             uses++;
             bool reduced = user->op == OP_MEAN || user->op == OP_SUM;
             if (takes_again(user->op) || is_root(node->op) || (reduced && !is_normal(node->op)))
@@ -389,6 +414,21 @@ static bool is_brought(const Schedule *s, NodeId id)
     return !s->target->stages_operands && product_of_gelu(s->graph, id) != NO_NODE;
 }
 
+/* Room for the operands that a node takes turned, and the stages that fill it. */
+static bool place_turned(Schedule *s, NodeId user)
+{
+    const Node *node = node_at(s, user);
+    for (uint32_t i = 0; i < node->operand_count; i++) {
+        NodeId id = node->operands[i];
+        Place *place = schedule_place(s, id);
+        if (!takes_turned(s, id, user) || place->turned.elements) continue;
+        const Type *type = graph_type(s->graph, id);
+        if (!schedule_slot(s, &place->turned, type, NULL, schedule_lane(s, user))) return false;
+        add_stage(s, STAGE_TURN, id, id);
+    }
+    return true;
+}
+
 /* The stages of one node, and its slots. */
 static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
 {
@@ -405,11 +445,13 @@ static bool place_node(Schedule *s, NodeId id, const NodeId *root_of)
     }
     if (!place_statistics(s, id)) return false;
     if (node->op == OP_LINEAR && !place_parts(s, id)) return false;
+    if (!place_turned(s, id)) return false;
     NodeId root = root_of[id - s->first];
     if (place->fused && root == NO_NODE) return true; /* inside an epilogue */
     bool kept = is_kept(s, id);
     if (root != NO_NODE) lane = schedule_lane(s, root); /* the tiles that fill it have those */
     if (kept && !schedule_slot(s, &place->value, &node->type, NULL, lane)) return false;
+    if (kept && schedule_walks(s)) spread_rows(s, &place->value, place->value.rank - 1);
     Stage probe = {.end = id};
     add_writes(s, &probe);
     if (root != NO_NODE)
@@ -453,6 +495,7 @@ int64_t schedule_block(const Schedule *s, int64_t units, int64_t most)
 static void choose_block(Schedule *s)
 {
     s->block = 1;
+    if (schedule_walks(s)) return;
     for (int i = 0; i < s->stage_count; i++) {
         const Product *p = &s->stages[i].product;
         if (s->stages[i].kind != STAGE_PRODUCT || p->rows_in_w || p->in_parts || p->of_images)
@@ -472,7 +515,7 @@ bool schedule_kernel(Schedule *s, Arena *arena, const Graph *graph, int kernel,
     size_t nodes = s->end - s->first;
     s->lane = kernel_lanes(graph, kernel, target, arena);
     s->place = arena_array(arena, nodes, sizeof *s->place);
-    s->stages = arena_array(arena, 3 * nodes, sizeof *s->stages);
+    s->stages = arena_array(arena, 4 * nodes, sizeof *s->stages);
     NodeId *stage_end = find_epilogues(s, arena);
     NodeId *root_of = arena_array(arena, nodes, sizeof *root_of);
     for (size_t i = 0; i < nodes; i++) root_of[i] = NO_NODE;

@@ -6,6 +6,9 @@
  *   Stage     one loop nest of a kernel: computes a node for a whole unit and stores it
  *   Schedule  the places and stages of one kernel
  *
+ * In a kernel that walks an axis a unit runs all stages for one step after the other; slots hold one step. A product that
+ * sums over the axis adds to its result in every step, where that is written in the end.
+ *
  * A product, mean or sum takes the point-wise ops that follow it into its epilogue, as long as each is
  * its predecessor's only user; on CPUs those of a product may be stored on the way, too. What feeds a
  * product, or is used more than once, is kept in a slot, laid out along the lanes of the stage that fills
@@ -38,6 +41,7 @@ typedef struct Place {
         second; /* of a layernorm_grad: the means of g and of g * n; of a cross_entropy and its gradient:
                            the logarithm, and the loss or the sum of the target */
     Slot sums;  /* of a product whose sum is taken in parts */
+    Slot turned; /* of its own value again, with its vectors along another axis, as a product takes it */
     Slot lines; /* of an operand of such a product: where lies in memory what the next part takes */
     Slot window; /* of a read that may leave its tensor: what a unit reads, with zeros around;
                         its axes are those of the tensor */
@@ -47,6 +51,7 @@ typedef struct Place {
 typedef enum {
     STAGE_WINDOW,
     STAGE_STATISTICS,
+    STAGE_TURN,
     STAGE_MAP,
     STAGE_REDUCTION,
     STAGE_PRODUCT
@@ -88,6 +93,11 @@ static inline const char *schedule_lane(const Schedule *s, NodeId id)
 static inline bool schedule_holds(const Schedule *s, NodeId id)
 {
     return id >= s->first && id < s->end;
+}
+/* Does the kernel walk an axis? */
+static inline bool schedule_walks(const Schedule *s)
+{
+    return s->graph->kernels[s->kernel].walk[0] != 0;
 }
 /* Makes room in a unit for a tensor: row-major over `type` less `without`, the lane axis last.
  * Symbolic axes have one index in a unit. False where an axis has a symbol and is not split. */

@@ -142,6 +142,7 @@ void find_chain(Emitter *e)
 {
     Schedule *s = &e->schedule;
     e->chain = (Chain){0};
+    if (schedule_walks(s)) return;
     if (s->stage_count == 1 && find_long_sum(e, &s->stages[0])) return;
     for (int i = 0; i + 1 < s->stage_count; i++) {
         Chain chain = {.first = &s->stages[i], .second = &s->stages[i + 1]};

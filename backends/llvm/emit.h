@@ -39,8 +39,8 @@ typedef struct Coordinate {
     Affine at;
 } Coordinate;
 
-/* What is done with the sums of a product: all of it, or one of the steps of a chain. */
-typedef enum { SUMS_WHOLE, SUMS_START, SUMS_ADD, SUMS_FINISH } SumsStep;
+/* What is done with the sums of a product: all of it, one of the steps of a chain, or one of a kernel that walks. */
+typedef enum { SUMS_WHOLE, SUMS_START, SUMS_ADD, SUMS_FINISH, SUMS_WALK } SumsStep;
 
 /* Two products, of which the second contracts over the lanes of the first. They take turns, each
  * time for a part of these lanes, so that what the first leaves and the second reads stays in the
@@ -99,6 +99,7 @@ typedef struct Emitter {
     LLVMValueRef unit;          /* the present one */
     LLVMValueRef unit_of_block; /* among those that the present panel serves; NULL: no panel */
     Affine base[MAX_AXES];      /* first index along each axis of the kernel */
+    Affine walked;              /* and along that which it walks */
     int64_t extent[MAX_AXES];   /* indices along it, in this variant */
 
     /* the value being emitted */
@@ -276,6 +277,7 @@ typedef struct PartFetch {
 void fetch_begin(PartFetch *fetch, const Nest *tiles, const Dim *lanes);
 void fetch_turn(Emitter *e, const PartFetch *fetch, LLVMValueRef turn, int64_t turns);
 void emit_parts(Emitter *e, const Stage *stage); /* parts.c: one whose sum is taken in parts */
+void emit_turn(Emitter *e, const Stage *stage);  /* parts.c: a value again, with other lanes */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);
 

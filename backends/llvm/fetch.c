@@ -16,6 +16,10 @@ static void move_to(Emitter *e, const Affine *later)
         Affine at = affine_add(e, *coordinate_of(e, kernel->axis[i].name), &e->base[i], -1);
         coordinate_push(e, kernel->axis[i].name, affine_add(e, at, &later[i], 1));
     }
+    if (!kernel->walk[0]) return;
+    Affine at = *coordinate_of(e, kernel->walk);
+    at.constant += kernel->step;
+    coordinate_push(e, kernel->walk, at);
 }
 
 /* Nothing where a tile has no coordinate along an axis of what is fetched. */
@@ -25,7 +29,8 @@ static void add_fetch(Tile *tile, TileFetch fetch)
     const Type *result = graph_type(e->graph, tile->nest.stage->root);
     for (int i = 0; i < fetch.space->rank; i++) {
         const char *axis = fetch.space->axis[i].name;
-        if (schedule_axis(&e->schedule, axis) < 0 && type_find(result, axis) < 0) return;
+        bool walked = strcmp(axis, e->graph->kernels[e->schedule.kernel].walk) == 0;
+        if (schedule_axis(&e->schedule, axis) < 0 && type_find(result, axis) < 0 && !walked) return;
     }
     if (tile->fetch_count < MAX_FETCHES) tile->fetch[tile->fetch_count++] = fetch;
 }
@@ -136,15 +141,24 @@ static void find_next_normal(Tile *tile)
     }
 }
 
-void find_fetches(Tile *tile)
+/* Where the later unit begins; a kernel that walks goes on in the same. */
+static void find_later(Tile *tile)
 {
     Emitter *e = tile->nest.e;
+    if (schedule_walks(&e->schedule))
+        memcpy(tile->later, e->base, sizeof tile->later);
+    else
+        unit_base(e, later_unit(e), tile->later);
+}
+
+void find_fetches(Tile *tile)
+{
     if (!tile->lanes.axis) return;
     find_slopes(tile);
     find_places(tile);
     find_normal(tile);
     find_next_normal(tile);
-    if (tile->fetch_count > 0) unit_base(e, later_unit(e), tile->later);
+    if (tile->fetch_count > 0) find_later(tile);
 }
 
 /* Coordinates of the row with this number, which the program computes. */

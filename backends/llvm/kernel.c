@@ -219,9 +219,38 @@ static void run_body(Emitter *e, const Stage *stage, const Dim *lanes)
     e->step_of_sums = SUMS_WHOLE;
 }
 
+/* Indices along the axis that the kernel walks. */
+static int64_t walk_extent(const Emitter *e)
+{
+    const char *walk = e->graph->kernels[e->schedule.kernel].walk;
+    for (NodeId id = e->schedule.first; id < e->schedule.end; id++) {
+        const Type *type = graph_type(e->graph, id);
+        int at = type_find(type, walk);
+        if (at >= 0 && graph_node(e->graph, id)->op != OP_WRITE) return type->axis[at].extent;
+    }
+    RAFTC_BUG("kernel %d has no axis '%s' to walk", e->schedule.kernel, walk);
+}
+
+/* All stages for one step after the other along the axis that the kernel walks. */
+static void walk_body(Emitter *e, const Stage *stage, const Dim *lanes)
+{
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    int mark = e->coordinate_count;
+    Loop loop = loop_begin(e, int_constant(e, walk_extent(e) / kernel->step));
+    e->walked = affine_value(loop.index, kernel->step);
+    coordinate_push(e, kernel->walk, e->walked);
+    run_body(e, stage, lanes);
+    e->coordinate_count = mark;
+    loop_end(e, &loop);
+}
+
 static void emit_block(Emitter *e, const Block *block)
 {
     const Stage *stage = e->schedule.stages, *end = stage + e->schedule.stage_count;
+    if (schedule_walks(&e->schedule)) {
+        emit_units(e, block, stage, NULL, walk_body);
+        return;
+    }
     while (stage < end) {
         if (stage == e->chain.first) {
             stage++;

@@ -150,7 +150,9 @@ static void add_products(Tile *tile, const Node *linear)
 static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
 {
     const Emitter *e = tile->nest.e;
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
     if (e->step_of_sums == SUMS_ADD) return e->chain.count;
+    if (strcmp(linear->attributes.over.name[axis], kernel->walk) == 0) return kernel->step;
     const Type *x = graph_type(e->graph, linear->operands[0]);
     return x->axis[type_find(x, linear->attributes.over.name[axis])].extent;
 }
@@ -201,9 +203,10 @@ static int64_t turns_in_all(const Tile *tile, const Node *linear)
     return turns;
 }
 
-/* Where the sum, or the present part of it in a chain, starts along a contracted axis. */
-static Affine contraction_start(const Emitter *e)
+/* Where the sum, or the present part of it in a chain or step of a walk, starts along contracted axis `name`. */
+static Affine contraction_start(const Emitter *e, const char *name)
 {
+    if (strcmp(name, e->graph->kernels[e->schedule.kernel].walk) == 0) return e->walked;
     return e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
 }
 
@@ -244,7 +247,7 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t innermost
     LLVMValueRef unit = unit_of_panel(tile, ceil_divide(lines, turns));
     if (!unit) return NULL;
     int mark = e->coordinate_count;
-    for (int i = 0; i < over->count; i++) coordinate_push(e, over->name[i], contraction_start(e));
+    for (int i = 0; i < over->count; i++) coordinate_push(e, over->name[i], contraction_start(e, over->name[i]));
     Affine lane = tile->lanes.start, at[MAX_AXES];
     if (e->unit_of_block) lane.constant += product_width(p, e->target);
     coordinate_push(e, p->lane, lane);
@@ -322,12 +325,12 @@ static void contract_part(Tile *tile, const Node *linear)
     e->coordinate_count = mark;
 }
 
-/* The first part has no sums to go on with, but those of images before, if they are where sums are kept. */
+/* The first part, or step of a walk, has no sums to go on with, but those of images before, if they are where sums are kept. */
 static void start_part(Tile *tile, const Node *linear)
 {
     Emitter *e = tile->nest.e;
-    Affine start = affine_constant(0);
-    for (int i = 0; i < linear->attributes.over.count; i++)
+    Affine start = e->parted ? affine_constant(0) : e->walked;
+    for (int i = 0; e->parted && i < linear->attributes.over.count; i++)
         start = affine_add(e, start, &e->part_start[i], 1);
     LLVMValueRef is_first =
         LLVMBuildICmp(e->builder, LLVMIntEQ, affine_emit(e, &start), int_constant(e, 0), "");
@@ -349,7 +352,7 @@ static void contract(Tile *tile, const Node *linear, int axis)
     }
     int64_t extent = contracted_extent(tile, linear, axis);
     int64_t turn = indices_of_turn(tile, linear, axis), turns = extent / turn;
-    Affine start = contraction_start(e);
+    Affine start = contraction_start(e, linear->attributes.over.name[axis]);
     if (turns == 1) {
         contract_at(tile, linear, axis, start, turn, axis + 1);
     } else {
@@ -494,7 +497,7 @@ static void tile_leaf(Nest *nest)
     tile->fetch_count = 0;
     if (step == SUMS_WHOLE) find_fetches(tile);
     if (turns_in_all(tile, linear) <= 1) fetch_rows_at_once(tile);
-    if (e->parted)
+    if (e->parted || step == SUMS_WALK)
         start_part(tile, linear);
     else if (step == SUMS_WHOLE || step == SUMS_START)
         start_sums(tile, linear);
@@ -502,7 +505,7 @@ static void tile_leaf(Nest *nest)
         move_sums(tile, false);
     if (e->parted)
         contract_part(tile, linear);
-    else if (step == SUMS_WHOLE || step == SUMS_ADD)
+    else if (step != SUMS_START && step != SUMS_FINISH)
         contract(tile, linear, 0);
     if (step == SUMS_WHOLE || step == SUMS_FINISH)
         finish_sums(tile);
@@ -535,8 +538,16 @@ void emit_tiles(Emitter *e, const Stage *stage, const Dim *lanes)
 
 void emit_product(Emitter *e, const Stage *stage, const Dim *lanes)
 {
-    if (stage->product.in_parts)
+    if (stage->product.in_parts) {
         emit_parts(e, stage);
-    else
-        emit_tiles(e, stage, lanes);
+        return;
+    }
+    SumsStep step = e->step_of_sums;
+    if (sums_walk(e->graph, stage->root)) {
+        e->step_of_sums = SUMS_WALK;
+        e->sums = NULL;
+        e->sums_write = stage->writes[0];
+    }
+    emit_tiles(e, stage, lanes);
+    e->step_of_sums = step;
 }

@@ -12,6 +12,11 @@ Dim unit_dim(Emitter *e, const Axis *axis, int64_t tile)
         dim.base = e->base[k];
         dim.extent = e->extent[k];
     }
+    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    if (strcmp(kernel->walk, axis->name) == 0) {
+        dim.base = e->walked;
+        dim.extent = kernel->step;
+    }
     return dim;
 }
 
@@ -183,6 +188,9 @@ void emit_stage(Emitter *e, const Stage *stage)
         break;
     case STAGE_STATISTICS:
         emit_statistics(e, stage);
+        break;
+    case STAGE_TURN:
+        emit_turn(e, stage);
         break;
     case STAGE_MAP:
         emit_map(e, stage);

@@ -276,7 +276,9 @@ static Affine local_index(Emitter *e, const char *axis)
         e->parted ? &graph_node(e->graph, e->parted->root)->attributes.over : NULL;
     for (int i = 0; over && i < over->count; i++)
         if (strcmp(over->name[i], axis) == 0) return affine_add(e, at, &e->part_start[i], -1);
-    return k < 0 ? at : affine_add(e, at, &e->base[k], -1);
+    if (k >= 0) return affine_add(e, at, &e->base[k], -1);
+    bool walked = strcmp(axis, e->graph->kernels[e->schedule.kernel].walk) == 0;
+    return walked ? affine_add(e, at, &e->walked, -1) : at;
 }
 
 Affine slot_offset(Emitter *e, const Slot *slot)
@@ -529,6 +531,9 @@ LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
 {
     RAFTC_ASSERT(schedule_holds(&e->schedule, id));
     if (e->computed[id - e->schedule.first]) return e->computed[id - e->schedule.first];
+    const Slot *turned = &schedule_place(&e->schedule, id)->turned;
+    if (turned->elements && lanes.axis && strcmp(turned->dim[turned->rank - 1].axis, lanes.axis) == 0)
+        return load_slot(e, turned, lanes);
     if (schedule_place(&e->schedule, id)->value.elements)
         return load_slot(e, &schedule_place(&e->schedule, id)->value, lanes);
     Op op = graph_node(e->graph, id)->op;
