@@ -203,6 +203,14 @@ static bool sums_in_memory(const Graph *graph, NodeId sum, const Target *target)
            lane && names_contain(&node->attributes.over, lane);
 }
 
+/* In a kernel that walks: a product that adds up steps, or a sum, to whose vectors operands are turned if others take them along
+ * another axis. */
+static bool brings_operands(const Graph *graph, NodeId id)
+{
+    const Node *node = graph_node(graph, id);
+    return sums_walk(graph, id) || (node->op == OP_SUM && graph->kernels[node->kernel].walk[0]);
+}
+
 /* What a kernel that walks computes again, of what it takes, has the vectors of its other users. */
 static const char *lane_of_operand(const Graph *graph, NodeId id, NodeId first, const char **lane)
 {
@@ -228,7 +236,7 @@ const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, 
             own = parted_lane(graph, id, own);
         if (sums_in_memory(graph, id, target)) own = memory_lane(graph, node->operands[0]);
         lane[id - first] = own;
-        if (sums_walk(graph, id)) continue; /* its operands are brought to its vectors */
+        if (brings_operands(graph, id)) continue;
         for (uint32_t i = 0; own && i < node->operand_count; i++) {
             NodeId operand = node->operands[i];
             const Type *type = graph_type(graph, operand);
