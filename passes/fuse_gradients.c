@@ -411,6 +411,28 @@ static void add_write(Fuse *f, Gradients *c, NodeId id)
     f->r.renamed[id] = write;
 }
 
+/* Is the gradient of the second weights made after that of the hidden values, which takes the same from memory? So it can be,
+ * unless it is used before. */
+static bool is_late(const Fuse *f, const Gradients *c)
+{
+    const Graph *g = f->from.graph;
+    for (NodeId user = c->second_weights + 1; user < c->hidden; user++)
+        for (uint32_t i = 0; i < graph_node(g, user)->operand_count; i++)
+            if (graph_node(g, user)->operands[i] == c->second_weights) return false;
+    return c->second_weights < c->hidden;
+}
+
+static NodeId own_gelu(Fuse *f, Gradients *c)
+{
+    const Node *weights = graph_node(f->from.graph, c->second_weights);
+    return own_copy(f, c, weights->operands[1], &c->own_gelu);
+}
+
+static void add_second_weights(Fuse *f, Gradients *c)
+{
+    add_weights(f, c, c->second_weights, cut_value(f, c, c->dy), own_gelu(f, c));
+}
+
 static void add_node(Fuse *f, NodeId id)
 {
     const Graph *g = f->from.graph;
@@ -421,15 +443,16 @@ static void add_node(Fuse *f, NodeId id)
         rewriter_copy(&f->r, id);
         break;
     case MEMBER:
+        if (id == c->hidden) own_gelu(f, c); /* before it: the vectors of both are its own */
         add_member(f, c, id);
+        if (id == c->hidden && is_late(f, c)) add_second_weights(f, c);
         break;
     case FIRST_WEIGHTS:
         add_weights(f, c, id, f->inside[c->hidden],
                     own_copy(f, c, node->operands[1], &c->own_norm));
         break;
     case SECOND_WEIGHTS:
-        add_weights(f, c, id, cut_value(f, c, c->dy),
-                    own_copy(f, c, node->operands[1], &c->own_gelu));
+        if (!is_late(f, c)) add_second_weights(f, c);
         break;
     case BIAS:
         add_bias(f, c, id);

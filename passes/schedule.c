@@ -371,7 +371,7 @@ static bool place_parts(Schedule *s, NodeId linear)
 static bool share_statistics(const Schedule *s, NodeId id)
 {
     const Node *node = node_at(s, id);
-    if (node->op != OP_LAYERNORM && node->op != OP_NORMALISE) return false;
+    if (!is_normal(node->op)) return false;
     for (NodeId n = s->first; n < id && schedule_lane(s, id); n++) {
         const Node *other = node_at(s, n);
         if (!is_normal(other->op) || !schedule_lane(s, n) ||
@@ -382,6 +382,7 @@ static bool share_statistics(const Schedule *s, NodeId id)
             continue;
         schedule_place(s, id)->mean = schedule_place(s, n)->mean;
         schedule_place(s, id)->rstd = schedule_place(s, n)->rstd;
+        schedule_place(s, id)->shared = true;
         return true;
     }
     return false;
@@ -395,8 +396,8 @@ static bool place_statistics(Schedule *s, NodeId id)
     Place *place = schedule_place(s, id);
     Slot *slots[4] = {NULL};
     int count = 0;
-    if (share_statistics(s, id)) return true;
-    if (is_normal(node->op)) slots[count++] = &place->mean, slots[count++] = &place->rstd;
+    bool shared = share_statistics(s, id);
+    if (is_normal(node->op) && !shared) slots[count++] = &place->mean, slots[count++] = &place->rstd;
     if (is_loss(node->op) || node->op == OP_LAYERNORM_GRAD)
         slots[count++] = &place->first, slots[count++] = &place->second;
     for (int i = 0; i < count; i++)

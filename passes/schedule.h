@@ -36,7 +36,8 @@ typedef struct Slot {
 
 typedef struct Place {
     Slot value;      /* of the node's own value */
-    Slot mean, rstd; /* of a layernorm and its like: its statistics */
+    Slot mean, rstd; /* of a layernorm and its like: its statistics, */
+    bool shared;     /* which another, before it, has computed */
     Slot first,
         second; /* of a layernorm_grad: the means of g and of g * n; of a cross_entropy and its gradient:
                            the logarithm, and the loss or the sum of the target */

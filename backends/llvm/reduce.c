@@ -211,6 +211,18 @@ static Term product_term(const Reduction *r, Lanes lanes)
     return (Term){LLVMBuildFMul(b, g.value, g.factor, ""), n};
 }
 
+/* Where another has computed mean and factor: what a gradient needs beside them. */
+static void emit_gradient_moments(const Grouping *g)
+{
+    Emitter *e = g->e;
+    const Place *place = schedule_place(&e->schedule, g->id);
+    LLVMValueRef mean = load_slot(e, &place->mean, g->out),
+                 rstd = load_slot(e, &place->rstd, g->out), moments[2];
+    group_means(g, g_term, product_term, mean, rstd, moments);
+    store_statistic(g, &place->first, moments[0]);
+    store_statistic(g, &place->second, moments[1]);
+}
+
 /* Two passes: the mean, then the squared distances from it. Of a gradient g goes with the first, and g * n has a third: without
  * its factor n could be too large to be multiplied. */
 static void emit_moments(const Grouping *g)
@@ -219,6 +231,10 @@ static void emit_moments(const Grouping *g)
     const Place *place = schedule_place(&e->schedule, g->id);
     bool gradient = g->node->op == OP_LAYERNORM_GRAD;
     LLVMValueRef mean[2], variance, product;
+    if (place->shared) {
+        emit_gradient_moments(g);
+        return;
+    }
     group_means(g, x_term, gradient ? g_term : NULL, NULL, NULL, mean);
     group_means(g, square_term, NULL, mean[0], NULL, &variance);
     LLVMValueRef eps = float_constant(e, (float)g->node->attributes.eps, g->out.width);

@@ -116,6 +116,35 @@ static void map_leaf(Nest *nest)
     e->computed[end - e->schedule.first] = NULL;
 }
 
+/* Gelus of several vectors, whose polynomials are taken together. */
+static void gelu_leaf(Nest *nest)
+{
+    Emitter *e = nest->e;
+    NodeId end = nest->stage->end, x = graph_node(e->graph, end)->operands[0];
+    const char *lane = schedule_lane(&e->schedule, end);
+    int width = e->target->vector_floats, mark = e->coordinate_count;
+    int64_t count = leaf_lanes(nest, lane).active, vectors = (count + width - 1) / width;
+    Affine start = *coordinate_of(e, lane);
+    LLVMValueRef value[MAX_TILE];
+    for (int pass = 0; pass < 2; pass++) {
+        for (int v = 0; v < vectors; v++) {
+            int64_t left = count - (int64_t)v * width;
+            Lanes lanes = {lane, width, (int)(left < width ? left : width)};
+            Affine at = start;
+            at.constant += (int64_t)v * width;
+            coordinate_push(e, lane, at);
+            e->computed[end - e->schedule.first] = pass == 0 ? NULL : value[v];
+            if (pass == 0)
+                value[v] = emit_value(e, x, lanes);
+            else
+                store_end(e, nest->stage, lanes);
+            e->coordinate_count = mark;
+        }
+        if (pass == 0) emit_gelu_together(e, value, (int)vectors, width);
+    }
+    e->computed[end - e->schedule.first] = NULL;
+}
+
 static void emit_map(Emitter *e, const Stage *stage)
 {
     Nest nest = {.e = e, .stage = stage, .leaf = map_leaf};
@@ -125,6 +154,11 @@ static void emit_map(Emitter *e, const Stage *stage)
         lane = schedule_lane(&e->schedule, stage->writes[0]);
     e->schedule.lane[stage->end - e->schedule.first] = lane;
     add_dims(&nest, &node->type, NULL, lane);
+    for (int i = 0; lane && node->op == OP_GELU && i < nest.count; i++) {
+        if (strcmp(nest.dim[i].axis, lane) != 0) continue;
+        nest.dim[i].tile *= gelus_together(e);
+        nest.leaf = gelu_leaf;
+    }
     emit_nest(&nest, 0);
 }
 
