@@ -281,6 +281,11 @@ static NodeId cut_value(Fuse *f, const Gradients *c, NodeId id)
     if (f->reader[id] == chain) return f->read[id];
     Type cut = cut_type(c, type);
     Map plain = map_identity(type, type), map = cut_map(c, &plain, type, &cut);
+    const Node *read = graph_node(f->r.to, value);
+    if (read->op == OP_READ && read->kernel == NO_KERNEL) {
+        map = map_compose(&read->attributes.map, &map, cut.rank);
+        value = read->operands[0];
+    }
     f->reader[id] = chain;
     return f->read[id] =
                build_read(f->r.to, value, &map, &cut, graph_node(f->from.graph, id)->loc);
