@@ -141,6 +141,16 @@ static void find_next_normal(Tile *tile)
     }
 }
 
+/* What a kernel that walks copies at the beginning of the next step. */
+static void find_next_copies(Tile *tile)
+{
+    Emitter *e = tile->nest.e;
+    if (!schedule_walks(&e->schedule)) return;
+    for (NodeId id = e->schedule.first; id < e->schedule.end; id++)
+        if (graph_node(e->graph, id)->op == OP_READ && schedule_place(&e->schedule, id)->value.elements)
+            add_read(tile, id, false);
+}
+
 /* Where the later unit begins; a kernel that walks goes on in the same. */
 static void find_later(Tile *tile)
 {
@@ -158,6 +168,7 @@ void find_fetches(Tile *tile)
     find_places(tile);
     find_normal(tile);
     find_next_normal(tile);
+    find_next_copies(tile);
     if (tile->fetch_count > 0) find_later(tile);
 }
 
