@@ -330,7 +330,8 @@ static bool verify_step(const Graph *graph, NodeId id, NodeId end, const Kernel 
     const Node *node = graph_node(graph, id);
     int at = type_find(&node->type, kernel->walk);
     if (node->op == OP_WRITE) return true;
-    if (at >= 0 && (node->type.axis[at].symbol[0] || node->type.axis[at].extent % kernel->step != 0))
+    if (at >= 0 &&
+        (node->type.axis[at].symbol[0] || node->type.axis[at].extent % kernel->step != 0))
         return node_error(diag, node, "steps of %" PRId64 " along '%s' do not come out even",
                           kernel->step, kernel->walk);
     bool mixes = op_info[node->op].mixes != MIX_NONE && node->op != OP_READ &&

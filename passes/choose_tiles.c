@@ -377,7 +377,8 @@ static void choose_step(const Graph *graph, Kernel *kernel, NodeId first, NodeId
         for (int i = 0; i < over->count; i++)
             if (strcmp(over->name[i], kernel->walk) != 0)
                 terms *= x->axis[type_find(x, over->name[i])].extent;
-        while (kernel->step < extent && (extent % kernel->step != 0 || kernel->step * terms < TERMS))
+        while (kernel->step < extent &&
+               (extent % kernel->step != 0 || kernel->step * terms < TERMS))
             kernel->step++;
         return;
     }

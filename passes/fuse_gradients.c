@@ -53,8 +53,8 @@ typedef struct Fuse {
     Rewriter r;
     Gradients *list;
     uint32_t count, capacity;
-    Role *role; /* of each node of the old graph, */
-    int *chain; /* the number of its chain, */
+    Role *role;     /* of each node of the old graph, */
+    int *chain;     /* the number of its chain, */
     NodeId *inside; /* and its value in the new one, with the axis cut; */
     NodeId *read;   /* or, for chain `reader`, that of another node, read so */
     int *reader;    /* (0: none) */
@@ -160,8 +160,7 @@ static bool find_chain(const Fuse *f, NodeId id, Gradients *c)
     for (int i = 3; i < c->member_count; i++)
         if (graph_node(g, c->members[i])->op == OP_LAYERNORM_GRAD) c->norm_grad = c->members[i];
     if (c->member_count == 3) return false;
-    c->first_weights =
-        find_weights(f, id, OP_LAYERNORM, graph_node(g, c->norm_grad)->operands[0]);
+    c->first_weights = find_weights(f, id, OP_LAYERNORM, graph_node(g, c->norm_grad)->operands[0]);
     c->second_weights = find_weights(f, c->dy, OP_GELU, c->before);
     if (c->first_weights == NO_NODE || c->second_weights == NO_NODE) return false;
     for (NodeId n = id + 1; n < g->node_count && c->bias == NO_NODE; n++)
@@ -287,8 +286,7 @@ static NodeId cut_value(Fuse *f, const Gradients *c, NodeId id)
         value = read->operands[0];
     }
     f->reader[id] = chain;
-    return f->read[id] =
-               build_read(f->r.to, value, &map, &cut, graph_node(f->from.graph, id)->loc);
+    return f->read[id] = build_read(f->r.to, value, &map, &cut, graph_node(f->from.graph, id)->loc);
 }
 
 /* The node again, of values with the axis cut. */
@@ -341,10 +339,10 @@ static void add_weights(Fuse *f, Gradients *c, NodeId id, NodeId x, NodeId w)
 {
     const Node *node = graph_node(f->from.graph, id);
     Graph *to = f->r.to;
-    NodeId partial = add_made(f, c,
-                              build_linear(to, x, w, NO_NODE,
-                                           names_after(f, c, &node->attributes.over, false),
-                                           node->loc));
+    NodeId partial =
+        add_made(f, c,
+                 build_linear(to, x, w, NO_NODE, names_after(f, c, &node->attributes.over, false),
+                              node->loc));
     Type order = order_weights(f, c, node), type = {.dtype = order.dtype};
     const Type *given = graph_type(to, partial);
     Text names = text_new(f->context->arena);
@@ -373,9 +371,8 @@ static void add_bias(Fuse *f, Gradients *c, NodeId id)
     }
     NodeId x = f->inside[c->hidden];
     if (row.count > 0)
-        x = add_made(f, c,
-                     build_reduction(f->r.to, OP_SUM, x, names_after(f, c, &row, false),
-                                     node->loc));
+        x = add_made(
+            f, c, build_reduction(f->r.to, OP_SUM, x, names_after(f, c, &row, false), node->loc));
     sum_parts(f, id, x, names_after(f, c, &others, true));
 }
 
@@ -398,10 +395,9 @@ static void add_member(Fuse *f, Gradients *c, NodeId id)
     const Type *type = graph_type(f->from.graph, id);
     NodeId made = f->inside[id] = f->r.renamed[id] = copy_cut(f, c, id);
     if (c->parts == 1 || type_find(type, c->walk) < 0 || !is_used_outside(f, id)) return;
-    Map plain = map_identity(type, type),
-        map = cut_map(c, &plain, type, graph_type(f->r.to, made));
-    f->r.renamed[id] = add_made(
-        f, c, build_write(f->r.to, made, &map, type, graph_node(f->from.graph, id)->loc));
+    Map plain = map_identity(type, type), map = cut_map(c, &plain, type, graph_type(f->r.to, made));
+    f->r.renamed[id] =
+        add_made(f, c, build_write(f->r.to, made, &map, type, graph_node(f->from.graph, id)->loc));
 }
 
 static void add_write(Fuse *f, Gradients *c, NodeId id)

@@ -57,6 +57,7 @@ bool makes_circle(Arena *arena, const Graph *graph, const NodeId *members, int c
 int add_norm_gradients(const Draft *draft, NodeId value, NodeId *members);
 /* Has a unit of a kernel of these gradients, which takes one index along each axis that none of them mixes, room in the cache?
  * The first three members are the two products, and that of the GELU between them. */
-bool gradients_stay_in_cache(const Target *target, const Graph *graph, const NodeId *members, int count);
+bool gradients_stay_in_cache(const Target *target, const Graph *graph, const NodeId *members,
+                             int count);
 
 #endif

@@ -74,4 +74,3 @@ bool gradients_stay_in_cache(const Target *target, const Graph *g, const NodeId 
     }
     return product_stays_in_cache(g, members[2], &split, target);
 }
-

@@ -155,8 +155,7 @@ static void make_window(Schedule *s, NodeId id)
 /* Does node `user` take vectors of the value along its own lanes, though others run along another axis? */
 static bool takes_turned(const Schedule *s, NodeId id, NodeId user)
 {
-    bool turns = sums_walk(s->graph, user) ||
-                 (node_at(s, user)->op == OP_SUM && schedule_walks(s));
+    bool turns = sums_walk(s->graph, user) || (node_at(s, user)->op == OP_SUM && schedule_walks(s));
     if (!turns) return false;
     const char *lane = schedule_lane(s, user), *own = schedule_lane(s, id);
     return lane && own && strcmp(lane, own) != 0 && type_find(&node_at(s, id)->type, lane) >= 0;
@@ -397,7 +396,8 @@ static bool place_statistics(Schedule *s, NodeId id)
     Slot *slots[4] = {NULL};
     int count = 0;
     bool shared = share_statistics(s, id);
-    if (is_normal(node->op) && !shared) slots[count++] = &place->mean, slots[count++] = &place->rstd;
+    if (is_normal(node->op) && !shared)
+        slots[count++] = &place->mean, slots[count++] = &place->rstd;
     if (is_loss(node->op) || node->op == OP_LAYERNORM_GRAD)
         slots[count++] = &place->first, slots[count++] = &place->second;
     for (int i = 0; i < count; i++)

@@ -147,7 +147,8 @@ static void find_next_copies(Tile *tile)
     Emitter *e = tile->nest.e;
     if (!schedule_walks(&e->schedule)) return;
     for (NodeId id = e->schedule.first; id < e->schedule.end; id++)
-        if (graph_node(e->graph, id)->op == OP_READ && schedule_place(&e->schedule, id)->value.elements)
+        if (graph_node(e->graph, id)->op == OP_READ &&
+            schedule_place(&e->schedule, id)->value.elements)
             add_read(tile, id, false);
 }
 

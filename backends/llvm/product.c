@@ -247,7 +247,8 @@ static LLVMValueRef next_panel(Tile *tile, const Node *linear, int64_t innermost
     LLVMValueRef unit = unit_of_panel(tile, ceil_divide(lines, turns));
     if (!unit) return NULL;
     int mark = e->coordinate_count;
-    for (int i = 0; i < over->count; i++) coordinate_push(e, over->name[i], contraction_start(e, over->name[i]));
+    for (int i = 0; i < over->count; i++)
+        coordinate_push(e, over->name[i], contraction_start(e, over->name[i]));
     Affine lane = tile->lanes.start, at[MAX_AXES];
     if (e->unit_of_block) lane.constant += product_width(p, e->target);
     coordinate_push(e, p->lane, lane);

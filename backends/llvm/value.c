@@ -532,7 +532,8 @@ LLVMValueRef emit_value(Emitter *e, NodeId id, Lanes lanes)
     RAFTC_ASSERT(schedule_holds(&e->schedule, id));
     if (e->computed[id - e->schedule.first]) return e->computed[id - e->schedule.first];
     const Slot *turned = &schedule_place(&e->schedule, id)->turned;
-    if (turned->elements && lanes.axis && strcmp(turned->dim[turned->rank - 1].axis, lanes.axis) == 0)
+    if (turned->elements && lanes.axis &&
+        strcmp(turned->dim[turned->rank - 1].axis, lanes.axis) == 0)
         return load_slot(e, turned, lanes);
     if (schedule_place(&e->schedule, id)->value.elements)
         return load_slot(e, &schedule_place(&e->schedule, id)->value, lanes);
