@@ -94,11 +94,12 @@ static int64_t elements_of(const Fuse *f, NodeId id)
 /* Into how many parts the walk is cut: threads share them out. 0: the sums of one would be much beside what need not be moved. */
 static int64_t count_parts(const Fuse *f, const Gradients *c, int64_t extent)
 {
-    enum { MOST_PARTS = 4, LITTLE = 8 };
+    enum { MOST_PARTS = 4, LITTLE = 8, LEAST = 2 };
     int64_t weights = elements_of(f, c->first_weights) + elements_of(f, c->second_weights);
     int64_t spared = 3 * elements_of(f, c->hidden) + 2 * elements_of(f, c->dy);
     for (int64_t parts = MOST_PARTS; parts > 0; parts--)
-        if (extent % parts == 0 && parts * 2 * weights * LITTLE <= spared) return parts;
+        if (extent % parts == 0 && parts * 2 * weights * (parts > 1 ? LITTLE : LEAST) <= spared)
+            return parts;
     return 0;
 }
 
@@ -129,11 +130,12 @@ static bool choose_walk(const Fuse *f, Gradients *c)
     return false;
 }
 
-/* Do weights and their gradients stay in the L2 cache, with room for more? */
+/* Do weights and their gradients stay in the L2 cache, beside all that a unit keeps and takes? With more than a quarter nothing was
+ * gained (bench/results/kernels-2026-11-27.md). */
 static bool stays_in_cache(const Fuse *f, const Gradients *c)
 {
     int64_t weights = elements_of(f, c->first_weights) + elements_of(f, c->second_weights);
-    return 2 * weights * (int64_t)sizeof(float) <= f->context->target->l2_bytes / 4 * 3;
+    return 2 * weights * (int64_t)sizeof(float) <= f->context->target->l2_bytes / 4;
 }
 
 /* The chain whose hidden values have gradient `id`. */
