@@ -60,6 +60,12 @@ typedef struct Fuse {
     int *reader;    /* (0: none) */
 } Fuse;
 
+static bool missed(const Fuse *f, const Gradients *c, const char *why)
+{
+    pass_missed(f->context, f->from.graph, c->hidden, c->hidden, "fuse_gradients", why);
+    return false;
+}
+
 /* ---- finding ----------------------------------------------------------------------------------- */
 
 /* The product over the batch of `x` and the `op` of `operand`. */
@@ -105,14 +111,16 @@ static int64_t count_parts(const Fuse *f, const Gradients *c, int64_t extent)
 
 static bool name_parts(const Fuse *f, Gradients *c)
 {
-    const Type *type = graph_type(f->from.graph, c->hidden);
+    const Graph *g = f->from.graph;
     memcpy(c->in, c->walk, NAME_SIZE);
     if (c->parts == 1) return true;
     bool fits = snprintf(c->part, NAME_SIZE, "%s_part", c->walk) < NAME_SIZE &&
                 snprintf(c->in, NAME_SIZE, "%s_in", c->walk) < NAME_SIZE;
-    return fits && type->rank < MAX_AXES && elements_of(f, c->norm_grad) > 0 &&
-           graph_type(f->from.graph, c->norm_grad)->rank < MAX_AXES &&
-           type_find(type, c->part) < 0 && type_find(type, c->in) < 0;
+    for (int i = 0; i <= c->member_count; i++) {
+        const Type *type = graph_type(g, i < c->member_count ? c->members[i] : c->dy);
+        fits &= type->rank < MAX_AXES && type_find(type, c->part) < 0 && type_find(type, c->in) < 0;
+    }
+    return fits;
 }
 
 /* The outermost axis that no member mixes. */
@@ -125,9 +133,11 @@ static bool choose_walk(const Fuse *f, Gradients *c)
         memcpy(c->walk, axis->name, NAME_SIZE);
         c->parts = count_parts(f, c, axis->extent);
         c->extent = c->parts ? axis->extent / c->parts : 0;
-        return c->parts > 0 && name_parts(f, c);
+        if (c->parts == 0)
+            return missed(f, c, "sums of so few positions are as much to move as they spare");
+        return name_parts(f, c);
     }
-    return false;
+    return missed(f, c, "all axes are mixed");
 }
 
 /* Do weights and their gradients stay in the L2 cache, beside all that a unit keeps and takes? With more than a quarter nothing was
@@ -169,7 +179,9 @@ static bool find_chain(const Fuse *f, NodeId id, Gradients *c)
         if (graph_node(g, n)->op == OP_SUM && graph_node(g, n)->operands[0] == id &&
             sums_over_batch(g, n) && draft_free(&f->from, n))
             c->bias = n;
-    return stays_in_cache(f, c) && choose_walk(f, c);
+    if (!stays_in_cache(f, c))
+        return missed(f, c, "weights and their gradients would leave the cache");
+    return choose_walk(f, c);
 }
 
 /* Is the node in the chain, but not its members: does it sum the rows of one, or write what one gives? */
@@ -479,10 +491,11 @@ static bool may_fuse(Fuse *f, const Gradients *c)
     all[count++] = c->first_weights;
     all[count++] = c->second_weights;
     if (c->bias != NO_NODE) all[count++] = c->bias;
-    return !makes_circle(f->context->arena, f->from.graph, all, count) &&
-           gradients_stay_in_cache(f->context->target, f->from.graph, c->members,
-                                   c->member_count) &&
-           pass_may_rewrite(f->context);
+    if (makes_circle(f->context->arena, f->from.graph, all, count))
+        return missed(f, c, "what it takes is made of what it gives");
+    if (!gradients_stay_in_cache(f->context->target, f->from.graph, c->members, c->member_count))
+        return missed(f, c, "a unit would leave the cache");
+    return pass_may_rewrite(f->context);
 }
 
 Graph *pass_fuse_gradients(PassContext *context, const Graph *graph)
@@ -503,7 +516,9 @@ Graph *pass_fuse_gradients(PassContext *context, const Graph *graph)
     for (NodeId id = 0; id < graph->node_count; id++) add_node(&f, id);
     rewriter_copy_outputs(&f.r);
     Draft draft = draft_new(context->arena, f.r.to);
-    for (uint32_t i = 0; i < f.count; i++)
+    for (uint32_t i = 0; i < f.count; i++) {
+        draft.walk[draft.count] = f.list[i].in;
         draft_add(&draft, f.list[i].made, (int)f.list[i].made_count);
+    }
     return draft_finish(context, &draft);
 }

@@ -24,6 +24,7 @@ Draft draft_new(Arena *arena, const Graph *graph)
 {
     Draft draft = {.graph = graph, .uses = graph_uses(graph, arena)};
     draft.group = arena_array(arena, graph->node_count, sizeof *draft.group);
+    draft.walk = arena_array(arena, graph->node_count, sizeof *draft.walk);
     for (NodeId id = 0; id < graph->node_count; id++) draft.group[id] = -1;
     return draft;
 }
@@ -143,54 +144,6 @@ static void find_kernel_axes(Graph *to, int kernel)
     }
 }
 
-/* Does one write alone take what the linear gives? */
-static bool is_only_written(const Graph *to, NodeId id, NodeId end)
-{
-    int writes = 0;
-    for (NodeId user = id + 1; user < end; user++)
-        for (uint32_t i = 0; i < to->nodes[user].operand_count; i++) {
-            if (to->nodes[user].operands[i] != id) continue;
-            if (to->nodes[user].op != OP_WRITE || to->nodes[user].layout.rank > 0) return false;
-            writes++;
-        }
-    return writes == 1;
-}
-
-/* Could the kernel walk the axis: do sums over it alone mix what a unit has along it, and is something written that has it? */
-static bool can_walk(const Graph *to, NodeId first, NodeId end, const Axis *axis)
-{
-    bool written = false;
-    for (NodeId id = first; id < end; id++) {
-        const Node *node = &to->nodes[id];
-        if (node->op == OP_WRITE)
-            written |= type_find(graph_type(to, node->operands[0]), axis->name) >= 0;
-        else if (node->op != OP_READ && node_mixes(to, node, axis->name) &&
-                 (node->op != OP_LINEAR || !is_only_written(to, id, end)))
-            return false;
-    }
-    return written;
-}
-
-/* The first axis that a product sums over and that can be walked. */
-static void find_walk(Graph *to, int kernel)
-{
-    Kernel *k = &to->kernels[kernel];
-    NodeId first, end;
-    kernel_range(to, kernel, &first, &end);
-    for (NodeId id = first; id < end; id++) {
-        const Node *node = &to->nodes[id];
-        if (node->op != OP_LINEAR) continue;
-        const Type *x = graph_type(to, node->operands[0]);
-        for (int i = 0; i < node->attributes.over.count; i++) {
-            const Axis *axis = &x->axis[type_find(x, node->attributes.over.name[i])];
-            if (axis->symbol[0] || !can_walk(to, first, end, axis)) continue;
-            memcpy(k->walk, axis->name, NAME_SIZE);
-            k->step = 1;
-            return;
-        }
-    }
-}
-
 static NodeId copy_member(Finish *f, int unit, int kernel, NodeId id)
 {
     const Node *node = graph_node(f->draft->graph, id);
@@ -247,7 +200,10 @@ static void emit_draft(Finish *f, int unit)
         }
     }
     find_kernel_axes(to, kernel);
-    find_walk(to, kernel);
+    const char *walk = f->draft->walk[unit - (int)f->draft->graph->kernel_count];
+    if (!walk) return;
+    snprintf(to->kernels[kernel].walk, NAME_SIZE, "%s", walk);
+    to->kernels[kernel].step = 1;
 }
 
 static void emit_node(Finish *f, NodeId id)

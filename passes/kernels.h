@@ -6,11 +6,12 @@
 #include "passes/pass.h"
 
 /* Which nodes are to become kernels. group[id]: a draft number, or -1. Nodes that are in a kernel
- * of the graph already have none. */
+ * of the graph already have none. walk[group]: the axis that its kernel walks, or NULL. */
 typedef struct Draft {
     const Graph *graph;
     uint32_t *uses;
     int *group;
+    const char **walk;
     int count;
 } Draft;
 

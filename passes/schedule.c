@@ -79,7 +79,7 @@ static int64_t unit_extent(const Schedule *s, const Axis *axis)
     int at = schedule_axis(s, axis->name);
     const Kernel *kernel = &s->graph->kernels[s->kernel];
     if (at >= 0) return kernel->tile[at];
-    if (strcmp(axis->name, kernel->walk) == 0) return kernel->step;
+    if (schedule_walks(s) && strcmp(axis->name, kernel->walk) == 0) return kernel->step;
     return axis->symbol[0] ? -1 : axis->extent;
 }
 
@@ -155,8 +155,8 @@ static void make_window(Schedule *s, NodeId id)
 /* Does node `user` take vectors of the value along its own lanes, though others run along another axis? */
 static bool takes_turned(const Schedule *s, NodeId id, NodeId user)
 {
-    bool turns = sums_walk(s->graph, user) || (node_at(s, user)->op == OP_SUM && schedule_walks(s));
-    if (!turns) return false;
+    if (!schedule_walks(s) || (!sums_walk(s->graph, user) && node_at(s, user)->op != OP_SUM))
+        return false;
     const char *lane = schedule_lane(s, user), *own = schedule_lane(s, id);
     return lane && own && strcmp(lane, own) != 0 && type_find(&node_at(s, id)->type, lane) >= 0;
 }
@@ -178,7 +178,7 @@ static bool is_kept(const Schedule *s, NodeId id)
 {
     const Node *node = node_at(s, id);
     if (node->op == OP_WRITE) return false;
-    if (node->op == OP_READ) return is_read_again(s, id);
+    if (node->op == OP_READ) return schedule_walks(s) && is_read_again(s, id);
     int uses = 0;
     for (NodeId n = id + 1; n < s->end; n++) {
         const Node *user = node_at(s, n);

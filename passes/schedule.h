@@ -96,10 +96,10 @@ static inline bool schedule_holds(const Schedule *s, NodeId id)
 {
     return id >= s->first && id < s->end;
 }
-/* Does the kernel walk an axis? */
+/* Does a unit of the kernel walk an axis? Blocks of threads, which stage operands, have all of it at once. */
 static inline bool schedule_walks(const Schedule *s)
 {
-    return s->graph->kernels[s->kernel].walk[0] != 0;
+    return s->graph->kernels[s->kernel].walk[0] && !s->target->stages_operands;
 }
 /* Makes room in a unit for a tensor: row-major over `type` less `without`, the lane axis last.
  * Symbolic axes have one index in a unit. False where an axis has a symbol and is not split. */
