@@ -40,6 +40,11 @@ NodeId own_read(const Graph *graph, NodeId operand);
 /* The product that sums over the batch and takes value `id`, the gelu of its own read. NO_NODE: there is none. */
 NodeId product_of_gelu(const Graph *graph, NodeId id);
 
+/* Is it a sum over the batch, of what is read for it alone, that is taken part by part? */
+bool product_in_parts(const Graph *graph, NodeId linear, const Target *target);
+/* Do both operands differ from image to image? So they do in gradients of weights. */
+bool product_of_images(const Graph *graph, NodeId linear);
+
 /* Is an axis among those that the node sums over that of the batch? */
 bool sums_over_batch(const Graph *graph, NodeId id);
 /* Does the product add up what the steps of its kernel give, which walks an axis that it sums over? */

@@ -266,8 +266,9 @@ static bool report(const Options *options, const Summary *summary)
         bool seldom = !strcmp(pass->name, "fuse_elements") || !strcmp(pass->name, "order_axes");
         /* There is nothing like these in forwards, nor of one on CPUs, of the others on GPUs. */
         bool of_threads = !strcmp(pass->name, "split_sums");
-        bool of_gradients =
-            of_threads || !strcmp(pass->name, "sum_rows") || !strcmp(pass->name, "fuse_gelu");
+        bool of_gradients = of_threads || !strcmp(pass->name, "sum_rows") ||
+                            !strcmp(pass->name, "fuse_gradients") ||
+                            !strcmp(pass->name, "fuse_gelu");
         int64_t tried = of_gradients ? (options->cuda == of_threads ? options->training : 0)
                         : seldom     ? options->graphs
                                      : options->models;

@@ -128,10 +128,10 @@ static void dumps_are_numbered(void **state)
     run_well(place, "raftc cli/tiny.yaml --target reference --emit ir -o dumped --dump-ir=all "
                     "--dump-dir dumps");
     assert_int_equal(access(in_folder(place, "dumps/00-frontend.ir"), R_OK), 0);
-    assert_int_equal(access(in_folder(place, "dumps/12-form_kernels.ir"), R_OK), 0);
+    assert_int_equal(access(in_folder(place, "dumps/13-form_kernels.ir"), R_OK), 0);
     run_well(place, "raftc inspect dumps/00-frontend.ir --json");
     const char *before = read_text(&place->arena, in_folder(place, "dumps/00-frontend.ir"));
-    const char *after = read_text(&place->arena, in_folder(place, "dumps/12-form_kernels.ir"));
+    const char *after = read_text(&place->arena, in_folder(place, "dumps/13-form_kernels.ir"));
     assert_non_null(strstr(before, "rearrange"));
     assert_null(strstr(after, "rearrange"));
 }

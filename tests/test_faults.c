@@ -29,7 +29,7 @@ static const Scenario scenarios[] = {
     {"graph again",
      "raftc cli/block.ir --target reference --emit ir -o made -q --dump-ir form_kernels "
      "--dump-dir .",
-     {"made.ir", "12-form_kernels.ir"},
+     {"made.ir", "13-form_kernels.ir"},
      false},
     {"inspect", "raftc inspect data/weights/wrapped.pt --json", {NULL}, false},
     {"read .pt",
