@@ -8,6 +8,8 @@
  *           %3 = read %2 [b, w, group, k]; %5 = linear %3, %4 over (k); %6 = write %5 [b, w, raft, h, group]
  *   after   %2 = write %1 [b, w, k, group] : f32[b, w 56, k 224, group 32]
  *
+ * What a kernel adds up step by step stays as it is: it lies along the vectors of the product that makes it.
+ *
  * needs: every op in a kernel.  keeps: kernels and the order of their nodes.  breaks: nothing. Outputs stay as
  * they are, and so does all else that their kernels write.
  */
@@ -254,8 +256,10 @@ static void order_kernel(OrderAxes *o, NodeId first, NodeId end, const bool *par
         if (votes.weight[i] > votes.weight[best]) best = i;
     const char *name = votes.shape->axis[best].name;
     if (!has_other_lane(o, first, end, lane, name) || !pass_may_rewrite(o->context)) return;
-    for (NodeId id = first; id < end; id++)
-        if (graph_node(graph, id)->op == OP_WRITE) move_last(o, id, name);
+    for (NodeId id = first; id < end; id++) {
+        const Node *node = graph_node(graph, id);
+        if (node->op == OP_WRITE && !sums_walk(graph, node->operands[0])) move_last(o, id, name);
+    }
 }
 
 /* From the last kernel to the first, as the vectors of a kernel are along what it writes. */
