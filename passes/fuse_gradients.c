@@ -83,6 +83,19 @@ static NodeId find_weights(const Fuse *f, NodeId x, Op op, NodeId operand)
     return NO_NODE;
 }
 
+/* The sum of `x` over the batch, or NO_NODE. */
+static NodeId find_bias(const Fuse *f, NodeId x)
+{
+    const Graph *g = f->from.graph;
+    for (NodeId id = x + 1; id < g->node_count; id++) {
+        const Node *node = graph_node(g, id);
+        if (node->op == OP_SUM && node->operands[0] == x && sums_over_batch(g, id) &&
+            draft_free(&f->from, id) && f->role[id] == NOT_IN_CHAIN)
+            return id;
+    }
+    return NO_NODE;
+}
+
 static bool mixes(const Fuse *f, const Gradients *c, const char *axis)
 {
     const Graph *g = f->from.graph;
@@ -148,11 +161,17 @@ static bool stays_in_cache(const Fuse *f, const Gradients *c)
     return 2 * weights * (int64_t)sizeof(float) <= f->context->target->l2_bytes / 4;
 }
 
+/* Does the sum, if there is one, take all along the walk? */
+static bool sums_along(const Fuse *f, const Gradients *c, NodeId id)
+{
+    return id == NO_NODE || names_contain(&graph_node(f->from.graph, id)->attributes.over, c->walk);
+}
+
 /* The chain whose hidden values have gradient `id`. */
 static bool find_chain(const Fuse *f, NodeId id, Gradients *c)
 {
     const Graph *g = f->from.graph;
-    *c = (Gradients){.hidden = id, .bias = NO_NODE, .own_gelu = NO_NODE, .own_norm = NO_NODE};
+    *c = (Gradients){.hidden = id, .own_gelu = NO_NODE, .own_norm = NO_NODE};
     const Node *hidden = graph_node(g, id);
     if (hidden->op != OP_GELU_GRAD || !draft_free(&f->from, id)) return false;
     NodeId first = hidden->operands[1], second = NO_NODE;
@@ -175,13 +194,11 @@ static bool find_chain(const Fuse *f, NodeId id, Gradients *c)
     c->first_weights = find_weights(f, id, OP_LAYERNORM, graph_node(g, c->norm_grad)->operands[0]);
     c->second_weights = find_weights(f, c->dy, OP_GELU, c->before);
     if (c->first_weights == NO_NODE || c->second_weights == NO_NODE) return false;
-    for (NodeId n = id + 1; n < g->node_count && c->bias == NO_NODE; n++)
-        if (graph_node(g, n)->op == OP_SUM && graph_node(g, n)->operands[0] == id &&
-            sums_over_batch(g, n) && draft_free(&f->from, n))
-            c->bias = n;
+    c->bias = find_bias(f, id);
     if (!stays_in_cache(f, c))
         return missed(f, c, "weights and their gradients would leave the cache");
-    return choose_walk(f, c);
+    return choose_walk(f, c) && sums_along(f, c, c->first_weights) &&
+           sums_along(f, c, c->second_weights) && sums_along(f, c, c->bias);
 }
 
 /* Is the node in the chain, but not its members: does it sum the rows of one, or write what one gives? */
@@ -258,16 +275,19 @@ static Map cut_map(const Gradients *c, const Map *map, const Type *from, const T
     return cut;
 }
 
-/* The names in a list of axes, with the axis cut: `before` and the part of it, or NULL, come first. */
+static bool is_batch(const Fuse *f, const Gradients *c, const char *axis)
+{
+    const Type *hidden = graph_type(f->from.graph, c->hidden);
+    int at = type_find(hidden, axis);
+    return at >= 0 && hidden->axis[at].symbol[0];
+}
+
+/* The names in a list of axes, with the axis cut, with the batch and the parts or without. */
 static const char *names_after(Fuse *f, const Gradients *c, const AxisNames *over, bool batch)
 {
-    const Graph *g = f->from.graph;
-    const Type *hidden = graph_type(g, c->hidden);
     Text text = text_new(f->context->arena);
     for (int i = 0; i < over->count; i++) {
-        int at = type_find(hidden, over->name[i]);
-        bool symbol = at >= 0 && hidden->axis[at].symbol[0];
-        if (symbol && !batch) continue;
+        if (is_batch(f, c, over->name[i]) && !batch) continue;
         bool walked = c->parts > 1 && strcmp(over->name[i], c->walk) == 0;
         if (walked && batch) text_printf(&text, "%s ", c->part);
         text_printf(&text, "%s ", walked ? c->in : over->name[i]);
@@ -370,20 +390,18 @@ static void add_weights(Fuse *f, Gradients *c, NodeId id, NodeId x, NodeId w)
     sum_parts(f, id, partial, names.data);
 }
 
-/* A row are the axes that the batch and the walk leave. */
+/* Row by row first: a row are the axes that the batch and the walk leave. */
 static void add_bias(Fuse *f, Gradients *c, NodeId id)
 {
+    NodeId x = f->inside[c->hidden];
     const Node *node = graph_node(f->from.graph, id);
-    const Type *hidden = graph_type(f->from.graph, c->hidden);
     AxisNames row = {0}, others = {0};
     for (int i = 0; i < node->attributes.over.count; i++) {
         const char *name = node->attributes.over.name[i];
-        bool of_row =
-            strcmp(name, c->walk) != 0 && !hidden->axis[type_find(hidden, name)].symbol[0];
+        bool of_row = strcmp(name, c->walk) != 0 && !is_batch(f, c, name);
         AxisNames *to = of_row ? &row : &others;
         strcpy(to->name[to->count++], name);
     }
-    NodeId x = f->inside[c->hidden];
     if (row.count > 0)
         x = add_made(
             f, c, build_reduction(f->r.to, OP_SUM, x, names_after(f, c, &row, false), node->loc));
@@ -490,7 +508,7 @@ static bool may_fuse(Fuse *f, const Gradients *c)
     memcpy(all, c->members, sizeof c->members);
     all[count++] = c->first_weights;
     all[count++] = c->second_weights;
-    if (c->bias != NO_NODE) all[count++] = c->bias;
+    all[count++] = c->bias;
     if (makes_circle(f->context->arena, f->from.graph, all, count))
         return missed(f, c, "what it takes is made of what it gives");
     if (!gradients_stay_in_cache(f->context->target, f->from.graph, c->members, c->member_count))
