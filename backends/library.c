@@ -353,9 +353,10 @@ static void put_steps(Text *out, const char *table, const Plan *plan, const Step
             if (plan->steps[s].prepare == prepare) {
                 text_printf(out, "    {%s, ", program->code ? "NULL" : steps[s].symbol);
                 put_string(out, step->name);
-                text_printf(out, ", %lld, %d, %lld, %d, %u, %d, %s_argument + %d},\n",
+                text_printf(out, ", %lld, %d, %lld, %d, %d, %u, %d, %s_argument + %d},\n",
                             (long long)step->units, step->batched, (long long)step->piece,
-                            step->adds, step->entries, step->argument_count, table, argument);
+                            step->adds, step->waits, step->entries, step->argument_count, table,
+                            argument);
                 step++;
             }
             argument += plan->steps[s].argument_count;

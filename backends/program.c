@@ -158,6 +158,8 @@ static bool writes_for_none(const Plan *plan, const Step *step)
     return true;
 }
 
+_Static_assert((int)MOST_TOGETHER <= (int)RAFT_MOST_TOGETHER, "the runtime has numbers for each");
+
 /* The steps of prepare, or the others. The i-th step in the table is the i-th such of the plan. */
 static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, const Plan *plan,
                                   bool prepare, const StepCode *steps, RaftKernel *const *kernels,
@@ -177,6 +179,7 @@ static const RaftStep *list_steps(Arena *arena, const RaftProgram *program, cons
                                       .batched = steps[s].batched,
                                       .piece = steps[s].piece,
                                       .adds = steps[s].adds && writes_for_none(plan, step),
+                                      .waits = step->waits,
                                       .entries = step_entries(program, step),
                                       .argument_count = step->argument_count,
                                       .argument = step->arguments};

@@ -139,13 +139,16 @@ static int64_t planned_bytes(Session *session, const Compilation *c, PipelineOpt
 static Exit find_recompute(Session *session, const Compilation *c, PipelineOptions *pipeline)
 {
     const int64_t limit = session->options->memory_limit;
-    int64_t few = -1, enough = c->built->node_count;
+    int64_t few = 0, enough = c->built->node_count;
     int64_t all = planned_bytes(session, c, *pipeline, 0),
             least = planned_bytes(session, c, *pipeline, enough), bytes = least;
-    if (least > limit)
-        return session_fail(session, EXIT_UNDONE,
-                            "--memory-limit: %lld images take at least %s bytes",
-                            (long long)c->images, grouped(session->arena, least));
+    if (all <=
+        limit) /* which may be less than with all computed again: kernels do so of their own */
+        enough = 0, bytes = all;
+    else if (least > limit)
+        return session_fail(
+            session, EXIT_UNDONE, "--memory-limit: %lld images take at least %s bytes",
+            (long long)c->images, grouped(session->arena, all < least ? all : least));
     while (enough - few > 1) {
         int64_t middle = few + (enough - few) / 2;
         int64_t there = planned_bytes(session, c, *pipeline, middle);

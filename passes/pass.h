@@ -106,9 +106,13 @@ typedef struct Buffer {
     int first_step, last_step; /* live range, in forward steps */
 } Buffer;
 
+/* Steps from one that waits to before the next, at most. */
+enum { MOST_TOGETHER = 16 };
+
 typedef struct Step {
     int kernel;
-    bool prepare;     /* runs when parameters are set */
+    bool prepare; /* runs when parameters are set */
+    bool waits; /* for all steps before it; else those since the last that did may run beside it */
     unsigned entries; /* bit i: needed by entry i (Plan.entry) */
     int argument_count;
     int *arguments; /* buffer of each: what it reads in order of first use, then what it writes */

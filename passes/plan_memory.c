@@ -319,6 +319,39 @@ static void place_arena(Arena *arena, Plan *plan)
         place_by_size(list, count);
 }
 
+/* Do both lie, in part, in the same memory? */
+static bool in_same_memory(const Plan *plan, int one, int other)
+{
+    const Buffer *a = &plan->buffers[one], *b = &plan->buffers[other];
+    return one == other || (a->kind == BUFFER_ARENA && b->kind == BUFFER_ARENA &&
+                            a->offset < b->offset + round_up(b->elements) &&
+                            b->offset < a->offset + round_up(a->elements));
+}
+
+/* Does one of two steps write where the other reads or writes? */
+static bool are_in_order(const Plan *plan, const Step *a, const Step *b)
+{
+    for (int i = 0; i < a->argument_count; i++)
+        for (int k = 0; k < b->argument_count; k++)
+            if (in_same_memory(plan, a->arguments[i], b->arguments[k]) &&
+                (writes(plan, a, a->arguments[i]) || writes(plan, b, b->arguments[k])))
+                return true;
+    return false;
+}
+
+/* Sums that follow a kernel depend on what it wrote, but not on each other, nor the next kernel on them. */
+static void find_waits(Plan *plan)
+{
+    int first = 0; /* of the steps that may run beside each other */
+    for (int s = 0; s < plan->step_count; s++) {
+        Step *step = &plan->steps[s];
+        step->waits = step->prepare || s - first >= MOST_TOGETHER;
+        for (int t = first; t < s && !step->waits; t++)
+            step->waits = are_in_order(plan, &plan->steps[t], step);
+        if (step->waits) first = s;
+    }
+}
+
 Plan *plan_memory(Arena *arena, const Graph *graph)
 {
     Plan *plan = arena_alloc(arena, sizeof *plan);
@@ -336,6 +369,7 @@ Plan *plan_memory(Arena *arena, const Graph *graph)
         b->offset = plan->prepared_floats;
         plan->prepared_floats += round_up(b->elements);
     }
+    find_waits(plan);
     return plan;
 }
 

@@ -1,5 +1,6 @@
 /* verify_plan.c: whether all values of a plan lie within their block, and those that are alive at the same
- * time apart. When each is alive is found again from the steps: nothing of the plan is believed. */
+ * time apart; and whether steps that run beside each other leave alone what the others use. When each value is alive is found
+ * again from the steps: nothing of the plan is believed. */
 #include "passes/pass.h"
 
 typedef struct Life {
@@ -33,6 +34,39 @@ static bool fault(const Plan *plan, int buffer, Diag *diag, const char *what)
                       what);
 }
 
+static bool is_written_by(const Plan *plan, int buffer, const Step *step)
+{
+    return graph_node(plan->graph, plan->buffers[buffer].value)->kernel == step->kernel;
+}
+
+static bool share_memory(const Buffer *a, const Buffer *b)
+{
+    if (a == b) return true;
+    return a->kind == BUFFER_ARENA && b->kind == BUFFER_ARENA &&
+           a->offset < b->offset + b->elements && b->offset < a->offset + a->elements;
+}
+
+/* Is there a step that may run beside one before it, though one of them writes what the other uses? */
+static bool verify_waits(const Plan *plan, Diag *diag)
+{
+    for (int s = 0, first = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (step->waits) first = s;
+        if (s - first >= MOST_TOGETHER)
+            return fault(plan, step->arguments[0], diag, "is of too many steps together");
+        for (int t = first; t < s; t++)
+            for (int i = 0; i < step->argument_count; i++)
+                for (int k = 0; k < plan->steps[t].argument_count; k++) {
+                    int mine = step->arguments[i], other = plan->steps[t].arguments[k];
+                    if (share_memory(&plan->buffers[mine], &plan->buffers[other]) &&
+                        (is_written_by(plan, mine, step) ||
+                         is_written_by(plan, other, &plan->steps[t])))
+                        return fault(plan, mine, diag, "is used beside a step that it depends on");
+                }
+    }
+    return true;
+}
+
 bool plan_verify(const Plan *plan, Diag *diag)
 {
     const Life *life = find_lives(plan);
@@ -50,5 +84,5 @@ bool plan_verify(const Plan *plan, Diag *diag)
                 return fault(plan, i, diag, "overlaps another that is alive, too");
         }
     }
-    return true;
+    return verify_waits(plan, diag);
 }

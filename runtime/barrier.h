@@ -15,7 +15,7 @@
 /* Zero but for `taken` to begin with. In two cache lines, since waiting threads read `round` all the time. */
 typedef struct Barrier {
     _Alignas(64) atomic_int arrived;
-    Taken *taken; /* of each thread: zero once all are here */
+    Taken *taken; /* of each step since the last time, and thread: zero once all are here */
     _Alignas(64) atomic_uint round;
 } Barrier;
 
@@ -28,14 +28,14 @@ static inline void pause_processor(void)
 #endif
 }
 
-/* Returns when all `threads` threads have called it. What they wrote before can then be read. */
-static inline void wait_for_all(Barrier *barrier, int threads)
+/* Returns when all `threads` threads have called it, after `steps` steps. What they wrote before can then be read. */
+static inline void wait_for_all(Barrier *barrier, int threads, int steps)
 {
     enum { SPINS = 200 }; /* some 10 us, which threads that share work evenly end apart */
     unsigned round = atomic_load_explicit(&barrier->round, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == threads - 1) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        for (int i = 0; i < threads; i++)
+        for (int i = 0; i < steps * threads; i++)
             atomic_store_explicit(&barrier->taken[i].units, 0, memory_order_relaxed);
         atomic_store_explicit(&barrier->round, round + 1, memory_order_release);
         return;

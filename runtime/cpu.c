@@ -27,7 +27,7 @@ typedef struct CpuState {
     void *part_block;
     char *scratch; /* of each thread: scratch of its kernels, then the arguments of its step */
     size_t scratch_stride, argument_offset;
-    Taken *taken; /* of each thread: units of the present step */
+    Taken *taken; /* of each step that may run beside the present one, and thread */
     Pool pool;    /* starts with the first run that takes several threads */
 } CpuState;
 
@@ -256,7 +256,8 @@ static RaftStatus open_cpu(RaftShell *shell, const RaftShellOptions *options)
         cpu->scratch = allocate_zeroed(scratch_bytes, &cpu->scratch_block);
     if (raft_float_bytes(program->prepared_floats, 1, &prepared_bytes))
         cpu->prepared = allocate_zeroed(prepared_bytes, &cpu->prepared_block);
-    cpu->taken = allocate_zeroed((size_t)cpu->threads * sizeof(Taken), &cpu->taken_block);
+    cpu->taken = allocate_zeroed((size_t)cpu->threads * RAFT_MOST_TOGETHER * sizeof(Taken),
+                                 &cpu->taken_block);
     if (!cpu->scratch || !cpu->prepared || !cpu->taken)
         return raft_shell_fail(shell, RAFT_NO_MEMORY,
                                "out of memory: packed parameters, and scratch of %d threads",
@@ -355,7 +356,17 @@ static void add_parts(const Run *run, int s, int thread, int threads)
         for (int64_t k = elements * thread / threads; k < end; k++) sum[k] += part[k];
         added = true;
     }
-    if (added) wait_for_all(run->barrier, threads);
+    if (added) wait_for_all(run->barrier, threads, 0);
+}
+
+/* Is there anything to be done between a step and the next, of a chunk that begins at image `first`? */
+static bool stops_between(const Run *run, int64_t first)
+{
+    const RaftProgram *program = run->shell->program;
+    bool stops = run->watch;
+    for (int i = 0; first > 0 && program->fixed && i < program->output_count; i++)
+        stops |= has_part(run->shell, i);
+    return stops;
 }
 
 /* What thread `thread` of `threads` does for the `images` images from the `first` on. */
@@ -365,26 +376,37 @@ static void run_share(const Run *run, int64_t first, int64_t images, int thread,
     const RaftProgram *program = run->shell->program;
     char *scratch = cpu->scratch + (size_t)thread * cpu->scratch_stride;
     float **argument = (float **)(scratch + cpu->argument_offset);
-    bool timed = run->seconds;
+    bool timed = run->seconds, waits = false, stops = stops_between(run, first);
+    int steps = 0; /* since all threads have waited for each other */
     for (int s = 0; s < run->step_count; s++) {
         const RaftStep *step = &run->step[s];
+        waits |= step->waits;
         if (run->entry && !(step->entries & run->entry)) continue;
+        if (waits && steps > 0) {
+            wait_for_all(run->barrier, threads, steps);
+            steps = 0;
+        }
+        waits = false;
+        Taken *taken = cpu->taken + (int64_t)steps++ * threads;
         int64_t units = step->batched ? step->units * images : step->units;
         int owner = 0;
         for (int i = 0; i < step->argument_count; i++)
             argument[i] = locate(run, &program->buffer[step->argument[i]], first, images);
         argument[step->argument_count] = step->adds && first ? (float *)scratch : NULL;
         double began = timed ? omp_get_wtime() : 0;
-        for (Units some; some = take_units(cpu->taken, units, step->piece, thread, threads, &owner),
+        for (Units some; some = take_units(taken, units, step->piece, thread, threads, &owner),
                          some.begin < some.end;)
             step->kernel(argument, images, some.begin, some.end, scratch);
         if (timed) note_time(run, (size_t)thread * (size_t)run->step_count + (size_t)s, began);
-        wait_for_all(run->barrier, threads);
+        if (!stops) continue;
+        wait_for_all(run->barrier, threads, steps);
+        steps = 0;
         if (first > 0 && program->fixed) add_parts(run, s, thread, threads);
         if (!run->watch) continue;
         if (thread == 0) run->watch(run->shell->watch_user, s, argument, first, images);
-        wait_for_all(run->barrier, threads);
+        wait_for_all(run->barrier, threads, 0);
     }
+    wait_for_all(run->barrier, threads, steps);
 }
 
 /* Images that one pass over the steps takes: all of them, where another run goes on from there. */

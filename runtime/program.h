@@ -25,8 +25,8 @@ enum {
     RAFT_BUFFER_ARENA     /* offset in floats per image: multiplied by the batch */
 };
 
-/* Images that one pass over the steps of any program takes at most. */
-enum { RAFT_MOST_AT_ONCE = 1024 };
+/* Images that one pass over the steps of any program takes at most; steps that run beside each other, from one that waits. */
+enum { RAFT_MOST_AT_ONCE = 1024, RAFT_MOST_TOGETHER = 16 };
 
 typedef struct RaftBuffer {
     int kind;
@@ -43,6 +43,7 @@ typedef struct RaftStep {
     /* not 0: the step writes sums over the images alone, which no other step reads, and its kernel can add those
      * of a chunk to those of the chunks before */
     int adds;
+    int waits;        /* 0: it may run beside the steps before it, back to the last that waits */
     unsigned entries; /* bit i: run by entry i */
     int argument_count;
     const int *argument; /* indices into RaftProgram.buffer */

@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-/* How many units of the share of a thread somebody has taken, or more. Zero before each step. */
+/* How many units of the share of a thread in a step somebody has taken, or more. Zero before the step. */
 typedef struct Taken {
     _Alignas(64) atomic_llong units;
 } Taken;

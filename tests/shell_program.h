@@ -70,15 +70,15 @@ static const RaftBuffer buffers[BUFFERS] = {
 };
 #define ARGUMENTS(...) sizeof((const int[]){__VA_ARGS__}) / sizeof(int), (const int[]){__VA_ARGS__}
 static const RaftStep prepare_steps[] = {
-    {kernel_pack, "pack", CLASSES, 0, 1, 0, 0, ARGUMENTS(WEIGHT, SCALE, PACKED)},
-    {kernel_sum, "sum", CLASSES, 0, 1, 0, 0, ARGUMENTS(PACKED, SUMS)},
+    {kernel_pack, "pack", CLASSES, 0, 1, 0, 1, 0, ARGUMENTS(WEIGHT, SCALE, PACKED)},
+    {kernel_sum, "sum", CLASSES, 0, 1, 0, 1, 0, ARGUMENTS(PACKED, SUMS)},
 };
 static const RaftStep steps[] = {
-    {kernel_hidden, "hidden", PIXELS, 1, 1, 0, FORWARD | FEATURES, ARGUMENTS(IMAGE, HIDDEN)},
-    {kernel_double, "double", PIXELS, 1, 1, 0, FEATURES, ARGUMENTS(HIDDEN, MAP0)},
-    {kernel_shifted, "shifted", PIXELS, 1, 1, 0, FORWARD | FEATURES, ARGUMENTS(HIDDEN, SHIFTED)},
-    {kernel_copy, "copy", PIXELS, 1, 1, 0, FEATURES, ARGUMENTS(SHIFTED, MAP1)},
-    {kernel_logits, "logits", CLASSES, 1, 1, 0, FORWARD, ARGUMENTS(SHIFTED, PACKED, SUMS, BIAS, LOGITS)},
+    {kernel_hidden, "hidden", PIXELS, 1, 1, 0, 1, FORWARD | FEATURES, ARGUMENTS(IMAGE, HIDDEN)},
+    {kernel_double, "double", PIXELS, 1, 1, 0, 1, FEATURES, ARGUMENTS(HIDDEN, MAP0)},
+    {kernel_shifted, "shifted", PIXELS, 1, 1, 0, 1, FORWARD | FEATURES, ARGUMENTS(HIDDEN, SHIFTED)},
+    {kernel_copy, "copy", PIXELS, 1, 1, 0, 1, FEATURES, ARGUMENTS(SHIFTED, MAP1)},
+    {kernel_logits, "logits", CLASSES, 1, 1, 0, 1, FORWARD, ARGUMENTS(SHIFTED, PACKED, SUMS, BIAS, LOGITS)},
 };
 static const RaftTensorInfo parameters[] = {
     {"head.weight", 2, {CLASSES, PIXELS}, CLASSES * PIXELS},

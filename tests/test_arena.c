@@ -22,11 +22,15 @@ typedef struct Trained {
     const RaftProgram *program;
 } Trained;
 
-/* A tiny model with its backward pass. */
-static void open_trained(Trained *t, int model, int64_t recompute)
+/* A tiny model with its backward pass, without the pass `disabled` if that is not NULL. */
+static void open_trained_without(Trained *t, int model, int64_t recompute, const char *disabled)
 {
-    const PipelineOptions options = {
-        .train = true, .given = true, .rewrite_limit = INT64_MAX, .recompute = recompute};
+    const PipelineOptions options = {.train = true,
+                                     .given = true,
+                                     .rewrite_limit = INT64_MAX,
+                                     .recompute = recompute,
+                                     .disabled = &disabled,
+                                     .disabled_count = disabled != NULL};
     const CpuOptions cpu = {0};
     Target target = wide_target;
     *t = (Trained){0};
@@ -41,6 +45,11 @@ static void open_trained(Trained *t, int model, int64_t recompute)
     t->code = llvm_compile(&t->arena, t->plan, &cpu, &t->diag);
     t->program = t->code ? llvm_load(t->code, &t->diag) : NULL;
     assert_non_null(t->program);
+}
+
+static void open_trained(Trained *t, int model, int64_t recompute)
+{
+    open_trained_without(t, model, recompute, NULL);
 }
 
 static void close_trained(Trained *t)
@@ -87,11 +96,12 @@ static PlanWatch run_watched(Trained *t, const RaftProgram *program)
 static void test_as_planned(void **state)
 {
     (void)state;
-    int64_t kept[2];
-    for (int again = 0; again < 2; again++) {
+    int64_t kept[3];
+    for (int i = 0; i < 3;
+         i++) { /* fused gradients compute again of their own what would be asked for */
         Trained t;
-        open_trained(&t, 0, again ? INT64_MAX : 0);
-        kept[again] = t.plan->arena_floats;
+        open_trained_without(&t, 0, i == 1 ? INT64_MAX : 0, i < 2 ? "fuse_gradients" : NULL);
+        kept[i] = t.plan->arena_floats;
         if (t.program) {
             assert_int_equal(t.program->arena_floats, t.plan->arena_floats);
             PlanWatch watch = run_watched(&t, t.program);
@@ -101,6 +111,7 @@ static void test_as_planned(void **state)
         close_trained(&t);
     }
     assert_true(kept[1] < kept[0]);
+    assert_true(kept[2] < kept[0]);
 }
 
 /* Two values of the arena of which the second is written while the first is yet to be read. */
@@ -153,6 +164,35 @@ static void test_planted_overlap(void **state)
     close_trained(&t);
 }
 
+/* Most steps of a backward pass need not wait; of those that do each has a reason. */
+static void test_waits(void **state)
+{
+    (void)state;
+    Trained t;
+    int steps = 0, waits = 0, first = 0;
+    open_trained(&t, 0, 0);
+    Plan *plan = (Plan *)t.plan;
+    for (int s = 0; s < plan->step_count; s++) {
+        if (plan->steps[s].prepare) continue;
+        steps++;
+        waits += plan->steps[s].waits;
+    }
+    assert_in_range(2 * waits, 2, steps);
+    for (int s = 0; s < plan->step_count; s++) {
+        bool full = s - first >= MOST_TOGETHER;
+        if (!plan->steps[s].waits) continue;
+        if (!plan->steps[s].prepare && s > 0 && !plan->steps[s - 1].prepare) {
+            plan->steps[s].waits = false;
+            expect_fault(plan, full ? "is of too many steps together"
+                                    : "is used beside a step that it depends on");
+            plan->steps[s].waits = true;
+        }
+        first = s;
+    }
+    assert_true(plan_verify(plan, &t.diag));
+    close_trained(&t);
+}
+
 /* Of every tiny model, at sizes that make all layers resample. */
 static void test_models(void **state)
 {
@@ -177,6 +217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_as_planned),
         cmocka_unit_test(test_planted_overlap),
+        cmocka_unit_test(test_waits),
         cmocka_unit_test(test_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

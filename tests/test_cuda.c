@@ -189,7 +189,7 @@ static const RaftCudaKernel total_launches[] = {{"total", 128, 0, 0, 1, 1, 0, 0}
 static const RaftCudaCode total_code = {1, total_images, NULL, total_launches};
 static const RaftBuffer total_buffers[] = {{RAFT_BUFFER_INPUT, 0}, {RAFT_BUFFER_OUTPUT, 0}};
 static const RaftStep total_steps[] = {
-    {NULL, "total", PIXELS, 0, 1, 0, FORWARD, ARGUMENTS(0, 1)},
+    {NULL, "total", PIXELS, 0, 1, 0, 1, FORWARD, ARGUMENTS(0, 1)},
 };
 static const RaftProgram total_table = {
     .device = &raft_cuda,

@@ -30,8 +30,8 @@ static void test_parameters_set_again(void **state)
 
 /* Each weight is packed times one of the first, scale is not used, and bias as it is. */
 static const RaftStep lone_prepare[] = {
-    {kernel_pack, "pack", CLASSES, 0, 1, 0, 0, ARGUMENTS(WEIGHT, WEIGHT, PACKED)},
-    {kernel_sum, "sum", CLASSES, 0, 1, 0, 0, ARGUMENTS(PACKED, SUMS)},
+    {kernel_pack, "pack", CLASSES, 0, 1, 0, 1, 0, ARGUMENTS(WEIGHT, WEIGHT, PACKED)},
+    {kernel_sum, "sum", CLASSES, 0, 1, 0, 1, 0, ARGUMENTS(PACKED, SUMS)},
 };
 
 /* A parameter that is packed alone is packed from the caller's data when it is set: no copy is made,

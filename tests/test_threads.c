@@ -126,7 +126,7 @@ static void kernel_late(float *const *arguments, int64_t images, int64_t begin, 
 static void test_late_thread_is_helped(void **state)
 {
     enum { STEPS = 3 };
-    const RaftStep late = {kernel_late, "late", LATE_UNITS, 0, LATE_PIECE, 0, FORWARD, 0, NULL};
+    const RaftStep late = {kernel_late, "late", LATE_UNITS, 0, LATE_PIECE, 0, 1, FORWARD, 0, NULL};
     const RaftStep three[STEPS] = {late, late, late};
     RaftProgram program = table;
     Values v;
@@ -143,6 +143,66 @@ static void test_late_thread_is_helped(void **state)
     }
     assert_int_equal(atomic_load(&late_alone), 0);
     assert_int_equal(atomic_load(&late_small), 0);
+    raft_shell_destroy(shell);
+}
+
+/* A thread goes on to a step that waits for nothing while another is still at the one before; the third waits for both, in every
+ * chunk. */
+static atomic_int first_done, second_done, third_early, never_beside;
+
+static void kernel_first(float *const *arguments, int64_t images, int64_t begin, int64_t end,
+                         void *scratch)
+{
+    const struct timespec moment = {.tv_nsec = 100000};
+    (void)arguments, (void)images, (void)scratch;
+    int before = atomic_load(&first_done) / 2 * 2;
+    for (int i = 0; begin == 0 && atomic_load(&second_done) < before + 1; i++) {
+        if (i == 50000) atomic_fetch_add(&never_beside, 1);
+        if (i >= 50000) break;
+        nanosleep(&moment, NULL);
+    }
+    atomic_fetch_add(&first_done, (int)(end - begin));
+}
+
+static void kernel_second(float *const *arguments, int64_t images, int64_t begin, int64_t end,
+                          void *scratch)
+{
+    (void)arguments, (void)images, (void)scratch;
+    atomic_fetch_add(&second_done, (int)(end - begin));
+}
+
+static void kernel_third(float *const *arguments, int64_t images, int64_t begin, int64_t end,
+                         void *scratch)
+{
+    (void)arguments, (void)images, (void)scratch, (void)begin, (void)end;
+    int first = atomic_load(&first_done), second = atomic_load(&second_done);
+    if (first % 2 != 0 || first != second) atomic_fetch_add(&third_early, 1);
+}
+
+static void test_steps_run_beside_each_other(void **state)
+{
+    const RaftStep three[] = {
+        {kernel_first, "first", 2, 0, 1, 0, 1, FORWARD, 0, NULL},
+        {kernel_second, "second", 2, 0, 1, 0, 0, FORWARD, 0, NULL},
+        {kernel_third, "third", 2, 0, 1, 0, 1, FORWARD, 0, NULL},
+    };
+    RaftProgram program = table;
+    Values v;
+    float logits[MOST_BATCH * CLASSES];
+    (void)state;
+    make_values(&v, 1);
+    program.step = three;
+    program.step_count = ARRAY_SIZE(three);
+    program.chunk = 1;
+    RaftShell *shell = create(&program, 2);
+    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    for (int run = 1; run <= 4; run++) {
+        assert_int_equal(raft_shell_forward(shell, 2, v.image, logits), RAFT_OK);
+        assert_int_equal(atomic_load(&first_done), 4 * run);
+        assert_int_equal(atomic_load(&second_done), 4 * run);
+    }
+    assert_int_equal(atomic_load(&third_early), 0);
+    assert_int_equal(atomic_load(&never_beside), 0);
     raft_shell_destroy(shell);
 }
 
@@ -164,8 +224,8 @@ static void test_sums_of_chunks(void **state)
     const RaftBuffer buffer[] = {
         {RAFT_BUFFER_INPUT, 0}, {RAFT_BUFFER_OUTPUT, 0}, {RAFT_BUFFER_OUTPUT, 1}};
     const RaftStep two[] = {
-        {kernel_total, "goes on", PIXELS, 0, 1, 1, FORWARD, ARGUMENTS(0, 1)},
-        {kernel_total, "is added", PIXELS, 0, 1, 0, FORWARD, ARGUMENTS(0, 2)},
+        {kernel_total, "goes on", PIXELS, 0, 1, 1, 1, FORWARD, ARGUMENTS(0, 1)},
+        {kernel_total, "is added", PIXELS, 0, 1, 0, 1, FORWARD, ARGUMENTS(0, 2)},
     };
     const RaftTensorInfo total[] = {{"goes_on", 1, {PIXELS}, PIXELS},
                                     {"is_added", 1, {PIXELS}, PIXELS}};
@@ -244,6 +304,7 @@ int main(void)
         cmocka_unit_test(test_more_threads_than_processors),
         cmocka_unit_test(test_affinity_is_respected),
         cmocka_unit_test(test_late_thread_is_helped),
+        cmocka_unit_test(test_steps_run_beside_each_other),
         cmocka_unit_test(test_sums_of_chunks),
         cmocka_unit_test(test_thread_count_is_respected),
         cmocka_unit_test(test_forked_process_runs),
