@@ -99,9 +99,12 @@ static NodeId find_packed(const Graph *to, const Node *read, NodeId stored, cons
 static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const Layout *layout)
 {
     Kernel kernel = {.rank = read->type.rank};
+    const int last = layout->rank - 1; /* what lies together is copied by one unit */
     for (int i = 0; i < kernel.rank; i++) {
+        int64_t extent = read->type.axis[i].extent,
+                together = layout->dim[last].axis == 0 ? layout->dim[last].extent : 1;
         kernel.axis[i] = read->type.axis[i];
-        kernel.tile[i] = i == 0 ? 1 : read->type.axis[i].extent;
+        kernel.tile[i] = i > 0 || together > extent ? extent : together;
     }
     int index = (int)to->kernel_count;
     *ARENA_PUSH(to->arena, to->kernels, to->kernel_count, to->kernel_capacity) = kernel;

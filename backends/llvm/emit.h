@@ -277,9 +277,18 @@ typedef struct PartFetch {
 void fetch_begin(PartFetch *fetch, const Nest *tiles, const Dim *lanes);
 void fetch_turn(Emitter *e, const PartFetch *fetch, LLVMValueRef turn, int64_t turns);
 void emit_parts(Emitter *e, const Stage *stage); /* parts.c: one whose sum is taken in parts */
-void emit_turn(Emitter *e, const Stage *stage);  /* parts.c: a value again, with other lanes */
 /* Stores the end of a stage, lanes at the present coordinates. */
 void store_end(Emitter *e, const Stage *stage, Lanes lanes);
+
+/* ---- turn.c ----------------------------------------------------------------------------------- */
+
+/* Swaps element j of vector i with element i of vector j, of `width` vectors so wide. */
+void emit_transpose(Emitter *e, LLVMValueRef *vector, int width);
+/* The dim of the nest along the axis, which it has. */
+const Dim *dim_of(const Nest *nest, const char *axis);
+void emit_turn(Emitter *e, const Stage *stage); /* a value again, with other lanes, to its slot */
+/* A copy of what is read to where elements lie side by side along another axis; false: it is none. */
+bool emit_turned_copy(Emitter *e, const Stage *stage);
 
 /* ---- chain.c --------------------------------------------------------------------------------- */
 

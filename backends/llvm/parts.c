@@ -41,35 +41,6 @@ static void apply_gelu(const Fill *fill, LLVMValueRef *vector, int count, int wi
     }
 }
 
-/* Swaps element j of vector i with element i of vector j, of `width` vectors so wide: blocks of 1, 2,
- * 4 .. elements change places. */
-static void transpose(Emitter *e, LLVMValueRef *vector, int width)
-{
-    for (int block = 1; block < width; block *= 2) {
-        LLVMValueRef low[MAX_TILE], high[MAX_TILE];
-        for (int i = 0; i < width; i++) {
-            bool second = i & block;
-            low[i] = LLVMConstInt(e->i32, (unsigned)(second ? width + i - block : i), false);
-            high[i] = LLVMConstInt(e->i32, (unsigned)(second ? width + i : i + block), false);
-        }
-        LLVMValueRef mask[] = {LLVMConstVector(low, (unsigned)width),
-                               LLVMConstVector(high, (unsigned)width)};
-        for (int i = 0; i < width; i++) {
-            if (i & block) continue;
-            LLVMValueRef a = vector[i], b = vector[i + block];
-            vector[i] = LLVMBuildShuffleVector(e->builder, a, b, mask[0], "");
-            vector[i + block] = LLVMBuildShuffleVector(e->builder, a, b, mask[1], "");
-        }
-    }
-}
-
-static const Dim *dim_of(const Nest *nest, const char *axis)
-{
-    int i = 0;
-    while (strcmp(nest->dim[i].axis, axis) != 0) i++;
-    return &nest->dim[i];
-}
-
 /* A square of the operand, loaded along `lane` and stored along `last`. */
 static void fill_square(Fill *fill)
 {
@@ -86,7 +57,7 @@ static void fill_square(Fill *fill)
         e->coordinate_count = mark;
     }
     apply_gelu(fill, vector, (int)last->count, width);
-    transpose(e, vector, width);
+    emit_transpose(e, vector, width);
     for (int i = 0; i < lane->count; i++) {
         Affine at = lane->start;
         at.constant += i;
@@ -505,52 +476,4 @@ void emit_parts(Emitter *e, const Stage *stage)
     e->parted = NULL;
     if (e->sums) finish_parts(e, stage);
     e->step_of_sums = SUMS_WHOLE;
-}
-
-/* A square, loaded along the lanes of the value and stored along the other axis. */
-static void turn_leaf(Nest *nest)
-{
-    Emitter *e = nest->e;
-    NodeId id = nest->stage->root;
-    const Node *node = graph_node(e->graph, id);
-    const Slot *slot = &schedule_place(&e->schedule, id)->turned;
-    const char *lane = schedule_lane(&e->schedule, id), *other = slot->dim[slot->rank - 1].axis;
-    const Dim *along = dim_of(nest, lane), *last = dim_of(nest, other);
-    int width = e->target->vector_floats, mark = e->coordinate_count;
-    bool gelu = node->op == OP_GELU && !schedule_place(&e->schedule, id)->value.elements;
-    LLVMValueRef vector[MAX_TILE];
-    for (int i = 0; i < width; i++) {
-        Affine at = last->start;
-        at.constant += i;
-        coordinate_push(e, other, at);
-        vector[i] = i < last->count ? emit_value(e, gelu ? node->operands[0] : id,
-                                                 tile_lanes(e, lane, along->count))
-                                    : LLVMConstNull(float_type(e, width));
-        e->coordinate_count = mark;
-    }
-    for (int i = 0; gelu && i < last->count; i += gelus_together(e)) {
-        int left = (int)last->count - i, most = gelus_together(e);
-        emit_gelu_together(e, vector + i, left < most ? left : most, width);
-    }
-    transpose(e, vector, width);
-    for (int i = 0; i < along->count; i++) {
-        Affine at = along->start;
-        at.constant += i;
-        coordinate_push(e, lane, at);
-        Affine to = slot_offset(e, slot);
-        store_lanes(e, vector[i], e->scratch, &to, &(Lanes){other, width, width}, true);
-        e->coordinate_count = mark;
-    }
-}
-
-void emit_turn(Emitter *e, const Stage *stage)
-{
-    const Slot *slot = &schedule_place(&e->schedule, stage->root)->turned;
-    const char *other = slot->dim[slot->rank - 1].axis;
-    Nest nest = {.e = e, .stage = stage, .leaf = turn_leaf};
-    add_dims(&nest, graph_type(e->graph, stage->root), NULL,
-             schedule_lane(&e->schedule, stage->root));
-    for (int i = 0; i < nest.count; i++)
-        if (strcmp(nest.dim[i].axis, other) == 0) nest.dim[i].tile = e->target->vector_floats;
-    emit_nest(&nest, 0);
 }

@@ -147,6 +147,7 @@ static void gelu_leaf(Nest *nest)
 
 static void emit_map(Emitter *e, const Stage *stage)
 {
+    if (emit_turned_copy(e, stage)) return;
     Nest nest = {.e = e, .stage = stage, .leaf = map_leaf};
     const Node *node = graph_node(e->graph, stage->end);
     const char *lane = schedule_lane(&e->schedule, stage->end);

@@ -72,7 +72,7 @@ void emit_write(Emitter *e, NodeId write, LLVMValueRef value, Lanes lanes)
     for (int d = 0; d < node->type.rank; d++)
         if (axis >= 0 && node->attributes.map.dim[d].coefficient[axis] == 1) lane_dim = d;
     if (lanes.width == 1 ||
-        (lane_dim >= 0 && is_contiguous(e, write, lane_dim, &at[lane_dim], lanes.width))) {
+        (lane_dim >= 0 && is_contiguous(e, write, lane_dim, &at[lane_dim], lanes.active))) {
         store_written(e, write, add_written(e, write, value, lanes), lanes);
         return;
     }
