@@ -94,15 +94,15 @@ static NodeId find_packed(const Graph *to, const Node *read, NodeId stored, cons
     return NO_NODE;
 }
 
-/* A kernel that stores what `read`, of another graph, reads; its operand is `stored` in this one.
+/* A kernel that stores what `read`, of another graph, reads; its operand is `stored` in this one. A unit has `together` indices
+ * of the first axis.
  */
-static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const Layout *layout)
+static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const Layout *layout,
+                              int64_t together)
 {
     Kernel kernel = {.rank = read->type.rank};
-    const int last = layout->rank - 1; /* what lies together is copied by one unit */
     for (int i = 0; i < kernel.rank; i++) {
-        int64_t extent = read->type.axis[i].extent,
-                together = layout->dim[last].axis == 0 ? layout->dim[last].extent : 1;
+        int64_t extent = read->type.axis[i].extent;
         kernel.axis[i] = read->type.axis[i];
         kernel.tile[i] = i > 0 || together > extent ? extent : together;
     }
@@ -114,6 +114,13 @@ static NodeId add_pack_kernel(Graph *to, const Node *read, NodeId stored, const 
     graph_node(to, view)->kernel = graph_node(to, write)->kernel = index;
     graph_node(to, write)->layout = *layout;
     return write;
+}
+
+/* Indices of the first axis that a unit copies: on CPUs those that will lie together, which it turns in registers. */
+static int64_t unit_of_copy(const Layout *layout, const Target *target)
+{
+    int last = layout->rank - 1;
+    return layout->dim[last].axis == 0 && !target->stages_operands ? layout->dim[last].extent : 1;
 }
 
 /* Adds pack kernels for the constant operands of node `n`; packed[operand - first] is what is to be
@@ -143,8 +150,10 @@ static void pack_operands(PassContext *context, Rewriter *r, const bool *param_o
         if (!packs || !pass_may_rewrite(context)) continue;
         NodeId stored = rewriter_value(r, read->operands[0]),
                made = find_packed(r->to, read, stored, &layout);
-        packed[operand - first] =
-            made != NO_NODE ? made : add_pack_kernel(r->to, read, stored, &layout);
+        packed[operand - first] = made != NO_NODE
+                                      ? made
+                                      : add_pack_kernel(r->to, read, stored, &layout,
+                                                        unit_of_copy(&layout, context->target));
     }
 }
 
