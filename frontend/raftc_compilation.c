@@ -142,8 +142,8 @@ static Exit find_recompute(Session *session, const Compilation *c, PipelineOptio
     int64_t few = 0, enough = c->built->node_count;
     int64_t all = planned_bytes(session, c, *pipeline, 0),
             least = planned_bytes(session, c, *pipeline, enough), bytes = least;
-    if (all <=
-        limit) /* which may be less than with all computed again: kernels do so of their own */
+    /* Kernels compute again of their own: with all of it asked for, more may be kept. */
+    if (all <= limit)
         enough = 0, bytes = all;
     else if (least > limit)
         return session_fail(
