@@ -36,14 +36,13 @@ typedef struct Slot {
 
 typedef struct Place {
     Slot value;      /* of the node's own value */
+    Slot turned;     /* of the same again, with its vectors along another axis */
     Slot mean, rstd; /* of a layernorm and its like: its statistics, */
     bool shared;     /* which another, before it, has computed */
     Slot first,
         second; /* of a layernorm_grad: the means of g and of g * n; of a cross_entropy and its gradient:
                            the logarithm, and the loss or the sum of the target */
-    Slot sums; /* of a product whose sum is taken in parts */
-    Slot
-        turned; /* of its own value again, with its vectors along another axis, as a product takes it */
+    Slot sums;  /* of a product whose sum is taken in parts */
     Slot lines; /* of an operand of such a product: where lies in memory what the next part takes */
     Slot window; /* of a read that may leave its tensor: what a unit reads, with zeros around;
                         its axes are those of the tensor */
