@@ -76,7 +76,7 @@ bool program_adds_up(Arena *arena, const Graph *graph)
 
 int64_t program_part(const Graph *graph)
 {
-    const int64_t floats = (2 << 20) / sizeof(float), small = 1 << 20, most = PROGRAM_MOST_AT_ONCE;
+    const int64_t floats = (2 << 20) / sizeof(float), least = 4, most = PROGRAM_MOST_AT_ONCE;
     int64_t greatest = 1;
     for (NodeId id = 0; id < graph->node_count; id++) {
         const Node *node = graph_node(graph, id);
@@ -84,6 +84,6 @@ int64_t program_part(const Graph *graph)
         int64_t elements = type_elements(&node->type, NULL);
         if (!moves && is_batched(&node->type) && elements > greatest) greatest = elements;
     }
-    int64_t images = floats / greatest, least = greatest < small ? 8 : 4;
+    int64_t images = floats / greatest;
     return images < least ? least : images < most ? images : most;
 }
