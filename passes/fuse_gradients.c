@@ -154,7 +154,7 @@ static bool choose_walk(const Fuse *f, Gradients *c)
 }
 
 /* Do weights and their gradients stay in the L2 cache, beside all that a unit keeps and takes? With more than a quarter nothing was
- * gained (bench/results/kernels-2026-11-27.md). */
+ * gained (bench/results/kernels-2026-11-28.md). */
 static bool stays_in_cache(const Fuse *f, const Gradients *c)
 {
     int64_t weights = elements_of(f, c->first_weights) + elements_of(f, c->second_weights);
