@@ -108,18 +108,40 @@ static void test_affinity_is_respected(void **state)
 enum { LATE_UNITS = 64, LATE_PIECE = 5 };
 static atomic_int late_done, late_alone, late_small;
 
+/* Until `done` is `enough`; after 5 seconds it counts that nobody came. */
+static void wait_until(atomic_int *done, int enough, atomic_int *alone)
+{
+    const struct timespec moment = {.tv_nsec = 100000};
+    for (int i = 0; atomic_load(done) < enough; i++) {
+        if (i == 50000) {
+            atomic_fetch_add(alone, 1);
+            return;
+        }
+        nanosleep(&moment, NULL);
+    }
+}
+
+/* An instance on two threads whose forward has these steps instead. */
+static RaftShell *create_with_steps(const RaftStep *own, int count, int64_t chunk, Values *v)
+{
+    static RaftProgram program; /* it is looked at until the instance is gone */
+    program = table;
+    program.step = own;
+    program.step_count = count;
+    program.chunk = chunk;
+    make_values(v, 1);
+    RaftShell *shell = create(&program, 2);
+    assert_int_equal(set_all(shell, v), RAFT_OK);
+    return shell;
+}
+
 static void kernel_late(float *const *arguments, int64_t images, int64_t begin, int64_t end,
                         void *scratch)
 {
-    const struct timespec moment = {.tv_nsec = 100000};
     (void)arguments, (void)images, (void)scratch;
     int mine = (int)(end - begin), before = atomic_load(&late_done) / LATE_UNITS * LATE_UNITS;
     if (mine < LATE_PIECE && end % (LATE_UNITS / 2) != 0) atomic_fetch_add(&late_small, 1);
-    for (int i = 0; begin == 0 && atomic_load(&late_done) < before + LATE_UNITS - mine; i++) {
-        if (i == 50000) atomic_fetch_add(&late_alone, 1);
-        if (i >= 50000) break; /* 5 seconds, and nobody has helped */
-        nanosleep(&moment, NULL);
-    }
+    if (begin == 0) wait_until(&late_done, before + LATE_UNITS - mine, &late_alone);
     atomic_fetch_add(&late_done, mine);
 }
 
@@ -128,15 +150,10 @@ static void test_late_thread_is_helped(void **state)
     enum { STEPS = 3 };
     const RaftStep late = {kernel_late, "late", LATE_UNITS, 0, LATE_PIECE, 0, 1, FORWARD, 0, NULL};
     const RaftStep three[STEPS] = {late, late, late};
-    RaftProgram program = table;
     Values v;
     float logits[MOST_BATCH * CLASSES];
     (void)state;
-    make_values(&v, 1);
-    program.step = three;
-    program.step_count = STEPS;
-    RaftShell *shell = create(&program, 2);
-    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    RaftShell *shell = create_with_steps(three, STEPS, table.chunk, &v);
     for (int run = 1; run <= 4; run++) {
         assert_int_equal(raft_shell_forward(shell, 1, v.image, logits), RAFT_OK);
         assert_int_equal(atomic_load(&late_done), run * STEPS * LATE_UNITS);
@@ -153,14 +170,9 @@ static atomic_int first_done, second_done, third_early, never_beside;
 static void kernel_first(float *const *arguments, int64_t images, int64_t begin, int64_t end,
                          void *scratch)
 {
-    const struct timespec moment = {.tv_nsec = 100000};
     (void)arguments, (void)images, (void)scratch;
     int before = atomic_load(&first_done) / 2 * 2;
-    for (int i = 0; begin == 0 && atomic_load(&second_done) < before + 1; i++) {
-        if (i == 50000) atomic_fetch_add(&never_beside, 1);
-        if (i >= 50000) break;
-        nanosleep(&moment, NULL);
-    }
+    if (begin == 0) wait_until(&second_done, before + 1, &never_beside);
     atomic_fetch_add(&first_done, (int)(end - begin));
 }
 
@@ -186,16 +198,10 @@ static void test_steps_run_beside_each_other(void **state)
         {kernel_second, "second", 2, 0, 1, 0, 0, FORWARD, 0, NULL},
         {kernel_third, "third", 2, 0, 1, 0, 1, FORWARD, 0, NULL},
     };
-    RaftProgram program = table;
     Values v;
     float logits[MOST_BATCH * CLASSES];
     (void)state;
-    make_values(&v, 1);
-    program.step = three;
-    program.step_count = ARRAY_SIZE(three);
-    program.chunk = 1;
-    RaftShell *shell = create(&program, 2);
-    assert_int_equal(set_all(shell, &v), RAFT_OK);
+    RaftShell *shell = create_with_steps(three, ARRAY_SIZE(three), 1, &v);
     for (int run = 1; run <= 4; run++) {
         assert_int_equal(raft_shell_forward(shell, 2, v.image, logits), RAFT_OK);
         assert_int_equal(atomic_load(&first_done), 4 * run);
