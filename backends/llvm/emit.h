@@ -214,8 +214,8 @@ bool adds_up(const Emitter *e);
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width);
 /* Values whose polynomials are best taken together: registers hold them. */
 int gelus_together(const Emitter *e);
-/* The same of so few. */
-void emit_gelu_together(Emitter *e, LLVMValueRef *x, int count, int width);
+/* The same, by groups of so many. */
+void emit_gelu_groups(Emitter *e, LLVMValueRef *x, int count, int width);
 void emit_gelu_slope(Emitter *e, LLVMValueRef *x, int count, int width);
 
 /* ---- elementary.c ---------------------------------------------------------------------------- */

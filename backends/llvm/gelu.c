@@ -158,9 +158,11 @@ static void emit_curve(Emitter *e, const Curve *c, LLVMValueRef *x, int count, i
     }
 }
 
-void emit_gelu_together(Emitter *e, LLVMValueRef *x, int count, int width)
+void emit_gelu_groups(Emitter *e, LLVMValueRef *x, int count, int width)
 {
-    emit_together(e, &gelu, x, count, width);
+    const int most = gelus_together(e);
+    for (int i = 0; i < count; i += most)
+        emit_together(e, &gelu, x + i, count - i < most ? count - i : most, width);
 }
 
 void emit_gelu(Emitter *e, LLVMValueRef *x, int count, int width)

@@ -34,11 +34,8 @@ static LLVMValueRef operand_value(Fill *fill, Lanes lanes)
 static void apply_gelu(const Fill *fill, LLVMValueRef *vector, int count, int width)
 {
     Emitter *e = fill->nest.e;
-    if (graph_node(e->graph, fill->operand)->op != OP_GELU) return;
-    for (int i = 0; i < count; i += gelus_together(e)) {
-        int left = count - i, most = gelus_together(e);
-        emit_gelu_together(e, vector + i, left < most ? left : most, width);
-    }
+    if (graph_node(e->graph, fill->operand)->op == OP_GELU)
+        emit_gelu_groups(e, vector, count, width);
 }
 
 /* A square of the operand, loaded along `lane` and stored along `last`. */

@@ -140,7 +140,7 @@ static void gelu_leaf(Nest *nest)
                 store_end(e, nest->stage, lanes);
             e->coordinate_count = mark;
         }
-        if (pass == 0) emit_gelu_together(e, value, (int)vectors, width);
+        if (pass == 0) emit_gelu_groups(e, value, (int)vectors, width);
     }
     e->computed[end - e->schedule.first] = NULL;
 }

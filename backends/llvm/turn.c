@@ -57,10 +57,7 @@ static void load_square(const Turn *turn, int64_t first, int64_t count, LLVMValu
                               : LLVMConstNull(float_type(e, width));
         e->coordinate_count = mark;
     }
-    for (int i = 0; gelu && i < count; i += gelus_together(e)) {
-        int left = (int)count - i, most = gelus_together(e);
-        emit_gelu_together(e, vector + i, left < most ? left : most, width);
-    }
+    if (gelu) emit_gelu_groups(e, vector, (int)count, width);
 }
 
 static void store_square(const Turn *turn, int64_t first, int64_t count, LLVMValueRef *vector)
