@@ -57,7 +57,7 @@ static bool depends_on(Groups *g, NodeId id, NodeId leader)
 }
 
 /* Would one of the two groups, made one, need a value that is made of another of its own? */
-static bool would_circle(Groups *g, NodeId into, NodeId other, Arena *arena)
+static bool groups_make_circle(Groups *g, NodeId into, NodeId other, Arena *arena)
 {
     const Graph *graph = g->draft->graph;
     const NodeId pair[] = {into, other};
@@ -151,7 +151,8 @@ static void join_operands(PassContext *context, Groups *g, NodeId id)
             (has_start(g, mine) && has_start(g, other)))
             continue;
         NodeId first = mine < other ? mine : other, second = mine < other ? other : mine;
-        if (would_circle(g, first, second, context->arena) || !pass_may_rewrite(context)) continue;
+        if (groups_make_circle(g, first, second, context->arena) || !pass_may_rewrite(context))
+            continue;
         merge(g, first, second);
     }
 }

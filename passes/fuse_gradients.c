@@ -83,13 +83,13 @@ static NodeId find_weights(const Fuse *f, NodeId x, Op op, NodeId operand)
     return NO_NODE;
 }
 
-/* The sum of `x` over the batch, or NO_NODE. */
-static NodeId find_bias(const Fuse *f, NodeId x)
+/* The product or sum that takes `x` first, over the batch or not, and is in no chain; or NO_NODE. */
+static NodeId find_taker(const Fuse *f, NodeId x, Op op, bool over_batch)
 {
     const Graph *g = f->from.graph;
     for (NodeId id = x + 1; id < g->node_count; id++) {
         const Node *node = graph_node(g, id);
-        if (node->op == OP_SUM && node->operands[0] == x && sums_over_batch(g, id) &&
+        if (node->op == op && node->operands[0] == x && sums_over_batch(g, id) == over_batch &&
             draft_free(&f->from, id) && f->role[id] == NOT_IN_CHAIN)
             return id;
     }
@@ -174,15 +174,10 @@ static bool find_chain(const Fuse *f, NodeId id, Gradients *c)
     *c = (Gradients){.hidden = id, .own_gelu = NO_NODE, .own_norm = NO_NODE};
     const Node *hidden = graph_node(g, id);
     if (hidden->op != OP_GELU_GRAD || !draft_free(&f->from, id)) return false;
-    NodeId first = hidden->operands[1], second = NO_NODE;
-    if (graph_node(g, first)->op != OP_LINEAR || !draft_free(&f->from, first) ||
-        f->from.uses[first] != 1 || sums_over_batch(g, first))
+    NodeId first = hidden->operands[1], second = find_taker(f, id, OP_LINEAR, false);
+    if (!draft_is_link(&f->from, first, OP_LINEAR) || sums_over_batch(g, first) ||
+        second == NO_NODE)
         return false;
-    for (NodeId n = id + 1; n < g->node_count && second == NO_NODE; n++) {
-        const Node *node = graph_node(g, n);
-        if (node->op == OP_LINEAR && node->operands[0] == id && !sums_over_batch(g, n)) second = n;
-    }
-    if (second == NO_NODE || !draft_free(&f->from, second)) return false;
     c->before = hidden->operands[0];
     c->dy = graph_node(g, first)->operands[0];
     const NodeId products[] = {first, id, second};
@@ -194,7 +189,7 @@ static bool find_chain(const Fuse *f, NodeId id, Gradients *c)
     c->first_weights = find_weights(f, id, OP_LAYERNORM, graph_node(g, c->norm_grad)->operands[0]);
     c->second_weights = find_weights(f, c->dy, OP_GELU, c->before);
     if (c->first_weights == NO_NODE || c->second_weights == NO_NODE) return false;
-    c->bias = find_bias(f, id);
+    c->bias = find_taker(f, id, OP_SUM, true);
     if (!stays_in_cache(f, c))
         return missed(f, c, "weights and their gradients would leave the cache");
     return choose_walk(f, c) && sums_along(f, c, c->first_weights) &&

@@ -116,7 +116,7 @@ const char **kernel_lanes(const Graph *graph, int kernel, const Target *target, 
         const Node *node = graph_node(graph, id);
         if (node->op == OP_WRITE) lane[id - first] = written_lane(graph, node);
         if (node->op == OP_READ) continue;
-        const char *own = lane[id - first] ? lane[id - first] : NULL;
+        const char *own = lane[id - first];
         if (!own) own = lane_of_operand(graph, id, first, lane);
         if (!own) own = last_axis(&node->type);
         if (node->op == OP_LINEAR &&

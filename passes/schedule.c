@@ -79,7 +79,7 @@ static int64_t unit_extent(const Schedule *s, const Axis *axis)
     int at = schedule_axis(s, axis->name);
     const Kernel *kernel = &s->graph->kernels[s->kernel];
     if (at >= 0) return kernel->tile[at];
-    if (schedule_walks(s) && strcmp(axis->name, kernel->walk) == 0) return kernel->step;
+    if (schedule_walks_along(s, axis->name)) return kernel->step;
     return axis->symbol[0] ? -1 : axis->extent;
 }
 

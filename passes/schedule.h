@@ -19,6 +19,8 @@
 
 #include "passes/products.h"
 
+#include <string.h>
+
 enum { MAX_WRITES = 8 };
 
 /* Memory of one unit for one tensor: row-major over `dim`, the lane axis last and padded to whole
@@ -99,6 +101,11 @@ static inline bool schedule_holds(const Schedule *s, NodeId id)
 static inline bool schedule_walks(const Schedule *s)
 {
     return s->graph->kernels[s->kernel].walk[0] && !s->target->stages_operands;
+}
+/* Is this the axis that it walks? */
+static inline bool schedule_walks_along(const Schedule *s, const char *axis)
+{
+    return schedule_walks(s) && strcmp(axis, s->graph->kernels[s->kernel].walk) == 0;
 }
 /* Makes room in a unit for a tensor: row-major over `type` less `without`, the lane axis last.
  * Symbolic axes have one index in a unit. False where an axis has a symbol and is not split. */

@@ -46,7 +46,20 @@ static bool share_memory(const Buffer *a, const Buffer *b)
            a->offset < b->offset + b->elements && b->offset < a->offset + a->elements;
 }
 
-/* Is there a step that may run beside one before it, though one of them writes what the other uses? */
+/* What the step uses of which the other writes something, or the other way round: number of a buffer; -1: nothing. */
+static int find_conflict(const Plan *plan, const Step *step, const Step *other)
+{
+    for (int i = 0; i < step->argument_count; i++)
+        for (int k = 0; k < other->argument_count; k++) {
+            int mine = step->arguments[i], its = other->arguments[k];
+            if (share_memory(&plan->buffers[mine], &plan->buffers[its]) &&
+                (is_written_by(plan, mine, step) || is_written_by(plan, its, other)))
+                return mine;
+        }
+    return -1;
+}
+
+/* Does every step wait that depends on one since the last that does? */
 static bool verify_waits(const Plan *plan, Diag *diag)
 {
     for (int s = 0, first = 0; s < plan->step_count; s++) {
@@ -54,15 +67,11 @@ static bool verify_waits(const Plan *plan, Diag *diag)
         if (step->waits) first = s;
         if (s - first >= MOST_TOGETHER)
             return fault(plan, step->arguments[0], diag, "is of too many steps together");
-        for (int t = first; t < s; t++)
-            for (int i = 0; i < step->argument_count; i++)
-                for (int k = 0; k < plan->steps[t].argument_count; k++) {
-                    int mine = step->arguments[i], other = plan->steps[t].arguments[k];
-                    if (share_memory(&plan->buffers[mine], &plan->buffers[other]) &&
-                        (is_written_by(plan, mine, step) ||
-                         is_written_by(plan, other, &plan->steps[t])))
-                        return fault(plan, mine, diag, "is used beside a step that it depends on");
-                }
+        for (int t = first; t < s; t++) {
+            int buffer = find_conflict(plan, step, &plan->steps[t]);
+            if (buffer >= 0)
+                return fault(plan, buffer, diag, "is used beside a step that it depends on");
+        }
     }
     return true;
 }

@@ -16,7 +16,7 @@ static void move_to(Emitter *e, const Affine *later)
         Affine at = affine_add(e, *coordinate_of(e, kernel->axis[i].name), &e->base[i], -1);
         coordinate_push(e, kernel->axis[i].name, affine_add(e, at, &later[i], 1));
     }
-    if (!kernel->walk[0]) return;
+    if (!schedule_walks(&e->schedule)) return;
     Affine at = *coordinate_of(e, kernel->walk);
     at.constant += kernel->step;
     coordinate_push(e, kernel->walk, at);
@@ -29,8 +29,9 @@ static void add_fetch(Tile *tile, TileFetch fetch)
     const Type *result = graph_type(e->graph, tile->nest.stage->root);
     for (int i = 0; i < fetch.space->rank; i++) {
         const char *axis = fetch.space->axis[i].name;
-        bool walked = strcmp(axis, e->graph->kernels[e->schedule.kernel].walk) == 0;
-        if (schedule_axis(&e->schedule, axis) < 0 && type_find(result, axis) < 0 && !walked) return;
+        if (schedule_axis(&e->schedule, axis) < 0 && type_find(result, axis) < 0 &&
+            !schedule_walks_along(&e->schedule, axis))
+            return;
     }
     if (tile->fetch_count < MAX_FETCHES) tile->fetch[tile->fetch_count++] = fetch;
 }

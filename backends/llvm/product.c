@@ -150,11 +150,11 @@ static void add_products(Tile *tile, const Node *linear)
 static int64_t contracted_extent(const Tile *tile, const Node *linear, int axis)
 {
     const Emitter *e = tile->nest.e;
-    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
+    const char *name = linear->attributes.over.name[axis];
     if (e->step_of_sums == SUMS_ADD) return e->chain.count;
-    if (strcmp(linear->attributes.over.name[axis], kernel->walk) == 0) return kernel->step;
+    if (schedule_walks_along(&e->schedule, name)) return e->graph->kernels[e->schedule.kernel].step;
     const Type *x = graph_type(e->graph, linear->operands[0]);
-    return x->axis[type_find(x, linear->attributes.over.name[axis])].extent;
+    return x->axis[type_find(x, name)].extent;
 }
 
 /* A turn of the innermost loop takes up to four steps, of some 48 multiply-adds in all, beside which what
@@ -206,7 +206,7 @@ static int64_t turns_in_all(const Tile *tile, const Node *linear)
 /* Where the sum, or the present part of it in a chain or step of a walk, starts along contracted axis `name`. */
 static Affine contraction_start(const Emitter *e, const char *name)
 {
-    if (strcmp(name, e->graph->kernels[e->schedule.kernel].walk) == 0) return e->walked;
+    if (schedule_walks_along(&e->schedule, name)) return e->walked;
     return e->step_of_sums == SUMS_ADD ? e->chain.start : affine_constant(0);
 }
 

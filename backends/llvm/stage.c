@@ -12,10 +12,9 @@ Dim unit_dim(Emitter *e, const Axis *axis, int64_t tile)
         dim.base = e->base[k];
         dim.extent = e->extent[k];
     }
-    const Kernel *kernel = &e->graph->kernels[e->schedule.kernel];
-    if (strcmp(kernel->walk, axis->name) == 0) {
+    if (schedule_walks_along(&e->schedule, axis->name)) {
         dim.base = e->walked;
-        dim.extent = kernel->step;
+        dim.extent = e->graph->kernels[e->schedule.kernel].step;
     }
     return dim;
 }

@@ -277,8 +277,7 @@ static Affine local_index(Emitter *e, const char *axis)
     for (int i = 0; over && i < over->count; i++)
         if (strcmp(over->name[i], axis) == 0) return affine_add(e, at, &e->part_start[i], -1);
     if (k >= 0) return affine_add(e, at, &e->base[k], -1);
-    bool walked = strcmp(axis, e->graph->kernels[e->schedule.kernel].walk) == 0;
-    return walked ? affine_add(e, at, &e->walked, -1) : at;
+    return schedule_walks_along(&e->schedule, axis) ? affine_add(e, at, &e->walked, -1) : at;
 }
 
 Affine slot_offset(Emitter *e, const Slot *slot)
