@@ -139,16 +139,16 @@ static int64_t planned_bytes(Session *session, const Compilation *c, PipelineOpt
 static Exit find_recompute(Session *session, const Compilation *c, PipelineOptions *pipeline)
 {
     const int64_t limit = session->options->memory_limit;
-    int64_t few = 0, enough = c->built->node_count;
-    int64_t all = planned_bytes(session, c, *pipeline, 0),
-            least = planned_bytes(session, c, *pipeline, enough), bytes = least;
-    /* Kernels compute again of their own: with all of it asked for, more may be kept. */
-    if (all <= limit)
-        enough = 0, bytes = all;
-    else if (least > limit)
+    int64_t few = 0, enough = 0;
+    int64_t all = planned_bytes(session, c, *pipeline, 0), bytes = all;
+    if (all > limit) {
+        enough = c->built->node_count;
+        bytes = planned_bytes(session, c, *pipeline, enough);
+    }
+    if (bytes > limit) /* kernels compute again of their own: all of it asked for may keep more */
         return session_fail(
             session, EXIT_UNDONE, "--memory-limit: %lld images take at least %s bytes",
-            (long long)c->images, grouped(session->arena, all < least ? all : least));
+            (long long)c->images, grouped(session->arena, all < bytes ? all : bytes));
     while (enough - few > 1) {
         int64_t middle = few + (enough - few) / 2;
         int64_t there = planned_bytes(session, c, *pipeline, middle);
