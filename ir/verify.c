@@ -332,12 +332,21 @@ static bool verify_step(const Graph *graph, NodeId id, NodeId end, const Kernel 
     if (node->op == OP_WRITE) return true;
     if (at >= 0 &&
         (node->type.axis[at].symbol[0] || node->type.axis[at].extent % kernel->step != 0))
-        return node_error(diag, node, "steps of %" PRId64 " along '%s' do not come out even",
+        return node_error(diag, node,
+                          "steps of %" PRId64
+                          " do not divide the extent of '%s', which its kernel walks",
                           kernel->step, kernel->walk);
     bool mixes = op_info[node->op].mixes != MIX_NONE && node->op != OP_READ &&
                  names_contain(&node->attributes.over, kernel->walk);
-    return !mixes || (node->op == OP_LINEAR && is_only_written(graph, id, end)) ||
-           node_error(diag, node, "mixes values along '%s', which its kernel walks", kernel->walk);
+    if (mixes && node->op != OP_LINEAR)
+        return node_error(diag, node,
+                          "mixes values along '%s', which its kernel walks: only a linear may",
+                          kernel->walk);
+    return !mixes || is_only_written(graph, id, end) ||
+           node_error(diag, node,
+                      "sums over '%s', which its kernel walks: then one write, not packed, and "
+                      "nothing else takes the result",
+                      kernel->walk);
 }
 
 static void verify_walk(const Graph *graph, NodeId first, NodeId end, Diag *diag)
@@ -346,8 +355,11 @@ static void verify_walk(const Graph *graph, NodeId first, NodeId end, Diag *diag
     bool any = false;
     if (!is_axis_name(kernel->walk, strnlen(kernel->walk, NAME_SIZE)) ||
         !in_range(kernel->step, 1) || kernel_find(kernel, kernel->walk) >= 0) {
-        diag_error(diag, graph->nodes[first].loc, "the kernel cannot walk '%.*s' by %" PRId64,
-                   NAME_SIZE - 1, kernel->walk, kernel->step);
+        diag_error(
+            diag, graph->nodes[first].loc,
+            "a kernel walks an axis that is none of its own, by 1 index or more at a time, not "
+            "'%.*s' by %" PRId64,
+            NAME_SIZE - 1, kernel->walk, kernel->step);
         return;
     }
     for (NodeId id = first; id < end; id++) {
@@ -357,7 +369,8 @@ static void verify_walk(const Graph *graph, NodeId first, NodeId end, Diag *diag
                type_find(graph_type(graph, node->operands[0]), kernel->walk) >= 0;
     }
     if (!any)
-        diag_error(diag, graph->nodes[first].loc, "no value that the kernel writes has axis '%s'",
+        diag_error(diag, graph->nodes[first].loc,
+                   "no value that the kernel writes has the axis that it walks, '%s'",
                    kernel->walk);
 }
 
